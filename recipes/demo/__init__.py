@@ -1,0 +1,1 @@
+"""The main job on faces drawn in code: nothing to download, nothing personal, the same on every machine."""

@@ -1,0 +1,67 @@
+"""The training images in the order and the mirror images that a seed decides, however many workers decode them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from reparam_kit import InputError
+
+Images = Dataset[tuple[Tensor, int, int]]
+View = tuple[int, bool]
+
+
+class Views(Dataset[tuple[Tensor, int, bool]]):
+    """``views[index, mirrored]`` is ``(image uint8 [3, H, W], index, mirrored)``, of a dataset ``(image, label, index)``.
+
+    Raises:
+        InputError: there is no image, or it differs when it is read again. Items raise it where an image is not uint8 of
+            the first one's shape.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        if not len(self):
+            raise InputError("the training data has no image")
+        first = images[0][0]
+        self.shape = first.shape
+        if not torch.equal(first, images[0][0]):
+            raise InputError(
+                "the training data gives another image each time it is asked for image 0: the teacher's embeddings are "
+                "computed once, so leave augmentation out of the dataset (flip=True mirrors images)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, view: View) -> tuple[Tensor, int, bool]:
+        index, mirrored = view
+        image = self.images[index][0]
+        if image.dtype != torch.uint8 or image.shape != self.shape:
+            raise InputError(
+                f"training image {index} is {image.dtype} {list(image.shape)}; all must be torch.uint8 and of the size "
+                f"of image 0, {list(self.shape)}: align the faces first"
+            )
+        return (image.flip(-1) if mirrored else image), index, mirrored
+
+    def batches(
+        self, order: Sequence[View], batch_size: int, workers: int, *, drop_last: bool = False
+    ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
+        return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in an epoch, so that training can go on at any epoch as if never interrupted."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def epoch_order(length: int, flip: bool, seed: int) -> list[View]:
+    """All images once, in an order, and with ``flip`` about half of them mirrored, as ``seed`` decides."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(length, generator=generator).tolist()
+    mirrored = (torch.rand(length, generator=generator) < 0.5).tolist()
+    return [(index, flip and side) for index, side in zip(order, mirrored, strict=True)]

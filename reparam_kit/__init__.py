@@ -1,0 +1,57 @@
+"""Better weights for a deployed CNN, without changing anything but its weights.
+
+Names are imported on first use, so that ``import reparam_kit`` and ``reparam-kit --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "inspect": "reparam_kit.sites",
+    "expand": "reparam_kit.surgery",
+    "fold": "reparam_kit.surgery",
+    "verify": "reparam_kit.verify",
+    "diff": "reparam_kit.onnx",
+    "load": "reparam_kit.formats",
+    "save": "reparam_kit.formats",
+    "ReparamError": "reparam_kit.errors",
+    "InputError": "reparam_kit.errors",
+    "UnsafeFileError": "reparam_kit.errors",
+    "ExpressionError": "reparam_kit.errors",
+    "UnsupportedError": "reparam_kit.errors",
+    "NothingToDoError": "reparam_kit.errors",
+    "VerificationError": "reparam_kit.errors",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'reparam_kit' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from reparam_kit.errors import (
+        ExpressionError,
+        InputError,
+        NothingToDoError,
+        ReparamError,
+        UnsafeFileError,
+        UnsupportedError,
+        VerificationError,
+    )
+    from reparam_kit.formats import load, save
+    from reparam_kit.onnx import diff
+    from reparam_kit.sites import inspect
+    from reparam_kit.surgery import expand, fold
+    from reparam_kit.verify import verify

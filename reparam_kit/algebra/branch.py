@@ -1,0 +1,190 @@
+"""A chain of factors at one site: how it fits, what it trains, and the one kernel that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reparam_kit.algebra.expression import Block
+from reparam_kit.algebra.factors import Conv, Factor, Fixed, Misfit
+from reparam_kit.algebra.kernel import Geometry, Kernel, span
+
+Norm = Literal["scale", "batch", "none"]
+NORMS: tuple[Norm, ...] = ("scale", "batch", "none")
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class Link(NamedTuple):
+    """A factor with the shape that it takes at a site."""
+
+    factor: Factor
+    shape: Geometry
+
+
+Chain = tuple[Link, ...]
+
+
+def resolve(factors: Sequence[Factor], site: Geometry) -> Chain:
+    """Give each factor of a chain its shape at ``site``. Raises Misfit with the reason where the chain cannot stand."""
+    text = " >> ".join(map(str, factors))
+    taps = [factor.taps(site) for factor in factors]
+    if any(have > room for have, room in zip(span(taps), site.taps, strict=True)):
+        raise Misfit(f"{text} spans {_times(span(taps))} taps, the site has {_times(site.taps)}")
+    last = max((i for i, factor in enumerate(factors) if factor.mixes), default=None)
+    links = []
+    channels = site.in_channels
+    for i, factor in enumerate(factors):
+        out = site.out_channels if i == last else factor.out_channels(channels, site)
+        groups = site.groups if factor.mixes else channels
+        links.append(Link(factor, Geometry(channels, out, taps[i], groups)))
+        channels = out
+    if channels != site.out_channels:
+        raise Misfit(f"{text} gives {channels} channels, the site gives {site.out_channels}")
+    needed = [link for link in links if not (isinstance(link.factor, Fixed) and _is_identity(link))]
+    return tuple(needed or links[:1])
+
+
+def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str]]:
+    """The branches that ``block`` adds at ``site``, and the reason of each of its terms that adds none.
+
+    The first plain convolution of the site's own size is the deployed kernel itself. Terms that come to the same at
+    this site are taken once: at a 1x1 site ``conv(1)`` and ``conv(k)`` are one branch, at which copies do no more
+    than rescale the learning rate.
+    """
+    deployed = (Link(Conv("k"), site),)
+    chains: list[Chain] = []
+    reasons: list[str] = []
+    seen: set[tuple[tuple[type[Factor], Geometry], ...]] = set()
+    for term in block.terms:
+        try:
+            chain = resolve(term.chain, site)
+        except Misfit as misfit:
+            reasons.append(str(misfit))
+            continue
+        key = tuple((type(link.factor), link.shape) for link in chain)
+        is_deployed = key == tuple((type(link.factor), link.shape) for link in deployed)
+        if key in seen:
+            reasons.append(f"{term} is the same here as another branch")
+        elif norm == "none" and all(isinstance(link.factor, Fixed) for link in chain):
+            reasons.append(f"{term} has nothing to train without a norm")
+        else:
+            chains += [chain] * (term.copies - is_deployed)
+        seen.add(key)
+    return chains, reasons
+
+
+class Branch(nn.Module):
+    """A chain with its parameters. Every branch starts as the zero operator, in one place only.
+
+    The last thing that a branch trains starts at zero (its ``scale``, its last BatchNorm's weight, or its last
+    factor), all before it at random. So the deployed function is untouched, to the bit and in train mode too; the
+    gradient of what starts at zero is alive, and soon wakes the rest.
+
+    With ``norm="scale"`` the branch ends in a factor per output channel, in units of the deployed kernel: at
+    ``scale = 1`` each channel's kernel has the norm of the deployed one. With ``"batch"`` every factor is followed
+    by a BatchNorm, as in the papers.
+
+    Args:
+        chain: what ``fit`` returned.
+        norm: what the output passes before the sum.
+        deployed: kernel of the site, ``[O, C / groups, *taps]``; gives dtype and device.
+    """
+
+    def __init__(self, chain: Chain, norm: Norm, deployed: Tensor) -> None:
+        super().__init__()
+        self.chain = chain
+        self.norm = norm
+        for i, (factor, shape) in enumerate(chain):
+            start = factor.start(shape)
+            parameter = None if start is None else nn.Parameter(start.to(deployed))
+            self.register_parameter(f"factor{i}", parameter)
+        if norm == "scale":
+            self.scale = nn.Parameter(deployed.new_zeros(deployed.shape[0]))
+            with torch.no_grad():
+                self.rescale(_norms(deployed) / _norms(self.product().weight))
+        elif norm == "batch":
+            layer = _BATCH_NORM[deployed.dim() - 2]
+            self.norms = nn.ModuleList(layer(shape.out_channels) for _, shape in chain).to(deployed)
+            nn.init.zeros_(self.norms[-1].weight)
+        else:
+            nn.init.zeros_(list(self.parameters())[-1])
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Extent of the whole chain on the site's tap grid."""
+        return span([shape.taps for _, shape in self.chain])
+
+    def product(self, dtype: torch.dtype | None = None) -> Kernel:
+        """The chain multiplied out, before the scale; with ``norm="batch"`` as it is in eval mode."""
+        like = next(self.parameters()).to(dtype)
+        total: Kernel | None = None
+        for i, (factor, shape) in enumerate(self.chain):
+            parameter = getattr(self, f"factor{i}")
+            kernel = factor.kernel(None if parameter is None else parameter.to(dtype), shape, like)
+            if self.norm == "batch":
+                kernel = kernel.scale(*affine(self.norms[i], dtype))
+            total = kernel if total is None else total >> kernel
+        assert total is not None
+        return total
+
+    def kernel(self, dtype: torch.dtype | None = None) -> Kernel:
+        """The one kernel that the branch stands for, in ``dtype`` (default: that of its parameters)."""
+        product = self.product(dtype)
+        return product.scale(self.scale.to(dtype)) if self.norm == "scale" else product
+
+    def forward(self, x: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+        """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides."""
+        conv = _CONV[len(stride)]
+        last = len(self.chain) - 1
+        for i, (factor, shape) in enumerate(self.chain):
+            kernel = factor.kernel(getattr(self, f"factor{i}"), shape, x)
+            x = conv(x, kernel.weight, None, stride if i == last else 1, 0, dilation, kernel.groups)
+            if self.norm == "batch":
+                x = self.norms[i](x)
+        return x
+
+    def rescale(self, factor: Tensor) -> None:
+        """Multiply the product by ``factor`` ``[O]`` where that is finite and positive, in place.
+
+        The last convolution that gives the site's channels takes it up; a branch without one stays as it is.
+        """
+        for i, (_, shape) in reversed(list(enumerate(self.chain))):
+            parameter = getattr(self, f"factor{i}")
+            if parameter is not None and shape.out_channels == factor.numel():
+                usable = torch.where(factor.isfinite() & (factor > 0), factor, 1)
+                with torch.no_grad():
+                    parameter.mul_(usable.reshape(-1, *[1] * (parameter.dim() - 1)))
+                return
+
+    def extra_repr(self) -> str:
+        return f"{' >> '.join(str(factor) for factor, _ in self.chain)}, norm={self.norm}"
+
+
+def _norms(weight: Tensor) -> Tensor:
+    """Euclidean norm of the kernel of each output channel, ``[O]``."""
+    return weight.flatten(1).norm(dim=1)
+
+
+def affine(norm: nn.Module, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """``(factor, shift)``, each ``[C]``, of a BatchNorm in eval mode: ``y -> factor * y + shift``."""
+    mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)
+    factor = torch.rsqrt(variance + norm.eps)
+    shift = -mean * factor
+    if norm.weight is not None:
+        factor, shift = factor * norm.weight.to(dtype), shift * norm.weight.to(dtype) + norm.bias.to(dtype)
+    return factor, shift
+
+
+def _is_identity(link: Link) -> bool:
+    return prod(link.shape.taps) == 1 and not link.factor.mixes
+
+
+def _times(taps: tuple[int, ...]) -> str:
+    return "x".join(map(str, taps))

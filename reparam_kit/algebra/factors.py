@@ -1,0 +1,222 @@
+"""The linear factors that a chain is made of. A new factor is one class here; parser and tests find it by its name.
+
+A factor says how many taps it has, how many channels come out, what it trains (``start``) and which kernel that
+parameter stands for (``kernel``). Sizes are numbers of taps or ``"k"``, the site's own; one size serves all dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import prod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from reparam_kit.algebra.expression import Expression, Term
+from reparam_kit.algebra.kernel import Geometry, Kernel
+from reparam_kit.errors import ExpressionError
+
+Size = int | Literal["k"]
+
+
+class Misfit(Exception):
+    """A chain that cannot stand at a site; its text says why."""
+
+
+@dataclass(frozen=True)
+class Factor(Expression):
+    """Base of all factors. Channelwise unless a subclass mixes channels (``mixes``)."""
+
+    registry: ClassVar[dict[str, type[Factor]]] = {}
+    name: ClassVar[str]
+    mixes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            cls.name = name
+            Factor.registry[name] = cls
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return (Term((self,)),)
+
+    def taps(self, site: Geometry) -> tuple[int, ...]:
+        """Extent on the site's tap grid. Raises Misfit where the site has the wrong number of dimensions."""
+        return (1,) * len(site.taps)
+
+    def out_channels(self, in_channels: int, site: Geometry) -> int:
+        """Channels that come out, unless this is the chain's last mixing factor (then it is the site's number)."""
+        return in_channels
+
+    def start(self, shape: Geometry) -> Tensor | None:
+        """What the factor trains, at its start, float64; None if it has nothing to train."""
+        return None
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        """The kernel for a value of the parameter; fixed kernels take dtype and device from ``like``."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, init=False)
+class Sized(Factor):
+    """A factor written with sizes: ``Conv("k")``, ``Conv(1, "k")``; in text ``conv(k)``, ``conv(1, k)``.
+
+    Raises ExpressionError for a size or an option that is no positive number, and for an unknown option.
+    """
+
+    size: tuple[Size, ...]
+
+    def __init__(self, *size: Size, **options: int) -> None:
+        defaults = {field.name: field.default for field in fields(self) if field.name != "size"}
+        if not size or not options.keys() <= defaults.keys():
+            usage = ", ".join(["size, ...", *(f"{option}=N" for option in defaults)])
+            raise ExpressionError(f"{self.name} is written {self.name}({usage})")
+        if any(number != "k" and number < 1 for number in (*size, *options.values())):
+            raise ExpressionError(f"{self.name}: sizes and options are positive numbers (a size may be k)")
+        for field, value in {"size": size, **defaults, **options}.items():
+            object.__setattr__(self, field, value)
+
+    def taps(self, site: Geometry) -> tuple[int, ...]:
+        sizes = self.size * len(site.taps) if len(self.size) == 1 else self.size
+        if len(sizes) != len(site.taps):
+            raise Misfit(f"{self} has {len(sizes)} dimensions, the site has {len(site.taps)}")
+        return tuple(own if size == "k" else size for size, own in zip(sizes, site.taps, strict=True))
+
+    def __str__(self) -> str:
+        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "size"]
+        written = [*map(str, self.size), *(f"{name}={value}" for name, value in options if value is not None)]
+        return f"{self.name}({', '.join(written)})"
+
+
+@dataclass(frozen=True, init=False)
+class Conv(Sized, name="conv"):
+    """A convolution with the site's groups.
+
+    ``width`` multiplies its channels where it is not the last convolution of its chain: those of the site's input for
+    a 1x1, of its output for larger ones. Default 1, and 2 at depthwise sites (as DBB does).
+    """
+
+    mixes: ClassVar[bool] = True
+    width: int | None = None
+
+    def out_channels(self, in_channels: int, site: Geometry) -> int:
+        width = self.width or (2 if site.groups == site.out_channels > 1 else 1)
+        return width * (site.in_channels if prod(self.taps(site)) == 1 else site.out_channels)
+
+    def start(self, shape: Geometry) -> Tensor:
+        weight = torch.randn(shape.weight_shape, dtype=torch.float64)
+        return weight / prod(shape.weight_shape[1:]) ** 0.5
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        assert parameter is not None
+        return Kernel(parameter, shape.groups)
+
+
+@dataclass(frozen=True, init=False)
+class Dilated(Sized, name="dilated"):
+    """A convolution of ``size`` taps that lie ``rate`` apart on the site's tap grid (UniRepLKNet, CVPR 2024, eq. 1)."""
+
+    mixes: ClassVar[bool] = True
+    rate: int = 2
+
+    def taps(self, site: Geometry) -> tuple[int, ...]:
+        return tuple((tap - 1) * self.rate + 1 for tap in super().taps(site))
+
+    def _dense_taps(self, shape: Geometry) -> tuple[int, ...]:
+        return tuple((tap - 1) // self.rate + 1 for tap in shape.taps)
+
+    def start(self, shape: Geometry) -> Tensor:
+        weight = torch.randn(*shape.weight_shape[:2], *self._dense_taps(shape), dtype=torch.float64)
+        return weight / prod(weight.shape[1:]) ** 0.5
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        assert parameter is not None
+        weight = parameter.new_zeros(shape.weight_shape)
+        weight[(..., *[slice(None, None, self.rate)] * len(shape.taps))] = parameter
+        return Kernel(weight, shape.groups)
+
+
+@dataclass(frozen=True, init=False)
+class Depthwise(Sized, name="depthwise"):
+    """A convolution of each channel by itself, ``width`` outputs for each input."""
+
+    width: int = 1
+
+    def out_channels(self, in_channels: int, site: Geometry) -> int:
+        return in_channels * self.width
+
+    def start(self, shape: Geometry) -> Tensor:
+        return torch.randn(shape.out_channels, 1, *shape.taps, dtype=torch.float64) / prod(shape.taps) ** 0.5
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        assert parameter is not None
+        return Kernel(parameter, shape.in_channels)
+
+
+@dataclass(frozen=True)
+class Fixed(Factor):
+    """The same filter on every channel, not trained."""
+
+    def filter(self, taps: tuple[int, ...]) -> Tensor:
+        """The filter, float64, of shape ``taps``."""
+        raise NotImplementedError
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        weight = self.filter(shape.taps).to(like).expand(shape.in_channels, 1, *shape.taps)
+        return Kernel(weight, shape.in_channels)
+
+
+@dataclass(frozen=True)
+class Identity(Fixed, name="identity"):
+    """The input itself."""
+
+    def filter(self, taps: tuple[int, ...]) -> Tensor:
+        return torch.ones(taps, dtype=torch.float64)
+
+
+@dataclass(frozen=True, init=False)
+class Avg(Sized, Fixed, name="avg"):
+    """Average pooling that counts the padding (``count_include_pad=True``)."""
+
+    def filter(self, taps: tuple[int, ...]) -> Tensor:
+        return torch.full(taps, 1 / prod(taps), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Plane(Fixed):
+    """A 3x3 filter, for sites of two dimensions."""
+
+    weights: ClassVar[list[list[float]]]
+
+    def taps(self, site: Geometry) -> tuple[int, ...]:
+        if len(site.taps) != 2:
+            raise Misfit(f"{self} is a 3x3 filter, the site has {len(site.taps)} dimensions")
+        return (3, 3)
+
+    def filter(self, taps: tuple[int, ...]) -> Tensor:
+        return torch.tensor(self.weights, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class SobelX(Plane, name="sobel_x"):
+    """Horizontal Sobel derivative (ECBSR, ACM MM 2021, eq. 5)."""
+
+    weights: ClassVar[list[list[float]]] = [[1, 0, -1], [2, 0, -2], [1, 0, -1]]
+
+
+@dataclass(frozen=True)
+class SobelY(Plane, name="sobel_y"):
+    """Vertical Sobel derivative (ECBSR, ACM MM 2021, eq. 5)."""
+
+    weights: ClassVar[list[list[float]]] = [[1, 2, 1], [0, 0, 0], [-1, -2, -1]]
+
+
+@dataclass(frozen=True)
+class Laplacian(Plane, name="laplacian"):
+    """Four-neighbour Laplacian (ECBSR, ACM MM 2021, eq. 8)."""
+
+    weights: ClassVar[list[list[float]]] = [[0, 1, 0], [1, -4, 1], [0, 1, 0]]

@@ -1,0 +1,115 @@
+"""A linear operator as a kernel, and the two ways of joining operators: in series and in parallel.
+
+Every operator here is a correlation with ``taps`` weights per channel pair on the tap grid of the site that it
+belongs to: neighbouring taps lie ``dilation`` pixels apart in the input, so dilation, stride and padding never
+enter the algebra. For ``first`` (M x C) followed by ``second`` (O x M), without padding between them,
+
+    weight[o, c, t] = sum_m sum_u second[o, m, u] * first[m, c, t - u]
+    bias[o]         = second.bias[o] + sum_m (sum_u second[o, m, u]) * first.bias[m]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Shape of a convolution kernel: ``[out_channels, in_channels / groups, *taps]``."""
+
+    in_channels: int
+    out_channels: int
+    taps: tuple[int, ...]
+    groups: int = 1
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels, self.in_channels // self.groups, *self.taps)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Correlation with ``weight`` ``[O, C / groups, *taps]``, then ``+ bias`` ``[O]`` (None: no bias)."""
+
+    weight: Tensor
+    groups: int = 1
+    bias: Tensor | None = None
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape[2:])
+
+    def __rshift__(self, then: Kernel) -> Kernel:
+        """In series: this operator, then ``then``, as one kernel of ``t1 + t2 - 1`` taps.
+
+        Both kernels must have the same dtype. The result has the coarser of the two groupings.
+        """
+        first = self.regroup(gcd(self.groups, then.groups))
+        groups = then.groups
+        inner, outer = first.weight.shape[0] // groups, then.weight.shape[0] // groups
+        channels = first.weight.shape[1]
+        a = first.weight.reshape(groups, inner, channels, -1)
+        b = then.weight.reshape(groups, outer, inner, -1)
+        taps = tuple(s + t - 1 for s, t in zip(first.taps, then.taps, strict=True))
+        if a.shape[-1] == 1:
+            weight = torch.einsum("gmc,gomt->goct", a.squeeze(-1), b)
+        elif b.shape[-1] == 1:
+            weight = torch.einsum("gom,gmct->goct", b.squeeze(-1), a)
+        else:
+            swapped = b.transpose(1, 2).reshape(groups * inner, outer, *then.taps)
+            weight = _CONV_TRANSPOSE[len(taps)](first.weight.transpose(0, 1), swapped, groups=groups).transpose(0, 1)
+        bias = then.bias
+        if first.bias is not None:
+            carried = torch.einsum("gomt,gm->go", b, first.bias.reshape(groups, inner)).reshape(-1)
+            bias = carried if bias is None else bias + carried
+        return Kernel(weight.reshape(groups * outer, channels, *taps), first.groups, bias)
+
+    def __add__(self, other: Kernel) -> Kernel:
+        """In parallel: the sum of both outputs. Both must have the same taps; groupings may differ."""
+        groups = gcd(self.groups, other.groups)
+        biases = [k.bias for k in (self, other) if k.bias is not None]
+        bias = sum(biases[1:], start=biases[0]) if biases else None
+        return Kernel(self.regroup(groups).weight + other.regroup(groups).weight, groups, bias)
+
+    def scale(self, factor: Tensor, shift: Tensor | None = None) -> Kernel:
+        """Follow by the per-channel affine map ``y -> factor * y + shift``, both ``[O]``."""
+        column = factor.reshape(-1, *[1] * (self.weight.dim() - 1))
+        bias = None if self.bias is None else self.bias * factor
+        if shift is not None:
+            bias = shift if bias is None else bias + shift
+        return Kernel(self.weight * column, self.groups, bias)
+
+    def embed(self, taps: tuple[int, ...]) -> Kernel:
+        """The same operator with ``taps`` taps: zeros around, centred (towards the start where that is uneven).
+
+        For an even extent ``k`` the centre is tap ``(k - 1) // 2``, the one that "same" padding aligns with the output.
+        """
+        padding: list[int] = []
+        for have, want in zip(reversed(self.taps), reversed(taps), strict=True):
+            before = (want - have) // 2
+            padding += [before, want - have - before]
+        return Kernel(F.pad(self.weight, padding), self.groups, self.bias) if any(padding) else self
+
+    def regroup(self, groups: int) -> Kernel:
+        """The same operator written with fewer groups (a divisor of the present ones): block-diagonal, zeros elsewhere."""
+        if groups == self.groups:
+            return self
+        parts = self.groups // groups
+        out, channels = self.weight.shape[0] // self.groups, self.weight.shape[1]
+        blocks = self.weight.reshape(groups, parts, out, channels, -1)
+        eye = torch.eye(parts, dtype=self.weight.dtype, device=self.weight.device)
+        dense = torch.einsum("gpoct,pq->gpoqct", blocks, eye)
+        return Kernel(dense.reshape(-1, parts * channels, *self.taps), groups, self.bias)
+
+
+def span(taps: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Taps of a chain whose factors have ``taps``: ``1 + sum(t - 1)`` in each dimension."""
+    return tuple(1 + sum(t - 1 for t in axis) for axis in zip(*taps, strict=True))
+

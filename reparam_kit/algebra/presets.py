@@ -1,0 +1,54 @@
+"""The published blocks, each a row: a name, its expression, and where it comes from.
+
+``conv(k)`` stands for the deployed kernel once; what else a row holds is added for training.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from reparam_kit.algebra.expression import Block, Expression
+from reparam_kit.algebra.parser import parse
+from reparam_kit.errors import ExpressionError
+
+
+class Preset(NamedTuple):
+    """A published block."""
+
+    expression: str
+    source: str
+
+
+PRESETS = {
+    "acb": Preset("conv(k) + conv(1, k) + conv(k, 1)", "ACNet, ICCV 2019"),
+    "repvgg": Preset("conv(k) + conv(1) + identity", "RepVGG, CVPR 2021"),
+    "dbb": Preset(
+        "conv(k) + conv(1) + conv(1) >> conv(k) + conv(1) >> avg(k)", "Diverse Branch Block, CVPR 2021"
+    ),
+    "mobileone": Preset("4 * conv(k) + conv(1) + identity", "MobileOne, CVPR 2023"),
+    "ecb": Preset(
+        "conv(k) + conv(1, width=2) >> conv(k)"
+        " + conv(1) >> sobel_x + conv(1) >> sobel_y + conv(1) >> laplacian",
+        "ECBSR, ACM MM 2021",
+    ),
+    "expandnet": Preset("conv(1, width=4) >> conv(k, width=4) >> conv(1)", "ExpandNets, NeurIPS 2020"),
+    "doconv": Preset("conv(k) + depthwise(k, width=9) >> conv(1)", "DO-Conv, TIP 2022"),
+    "dilated": Preset("conv(k) + dilated(3, rate=2) + dilated(3, rate=3)", "UniRepLKNet, CVPR 2024"),
+}
+
+
+def block(expression: str | Expression) -> Block:
+    """The block that a preset name, the text of an expression, or an expression stands for.
+
+    Raises ExpressionError for an unknown name, with the nearest known one, and for text that does not parse.
+    """
+    if isinstance(expression, Expression):
+        return Block(expression.terms)
+    if expression in PRESETS:
+        return parse(PRESETS[expression].expression)
+    if expression.isidentifier() and expression != "identity":
+        near = get_close_matches(expression, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known blocks: {', '.join(PRESETS)}"
+        raise ExpressionError(f"there is no block {expression!r}; {hint}, or write an expression such as 'conv(k) + conv(1)'")
+    return parse(expression)

@@ -1,0 +1,97 @@
+"""Start values from the user's data: the outputs of each branch measured against those of the deployed convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from reparam_kit.algebra import Expanded
+from reparam_kit.errors import InputError
+
+
+def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+    """Run ``batches`` through a freshly expanded model and set its branches by what they give, in place.
+
+    ``norm="scale"``: each channel of a branch is brought to the standard deviation that the deployed convolution's
+    output has there. ``norm="batch"``: the branches' running statistics become those of the data. The function of the
+    model in eval mode stays as it is, since its branches are still zero.
+
+    Raises InputError where ``batches`` is empty.
+    """
+    expanded = [module for module in student.modules() if isinstance(module, Expanded)]
+    meters = [_Meter(module) for module in expanded if module.norm == "scale"]
+    norms = [n for module in expanded for n in module.branches.modules() if isinstance(n, _BatchNorm)]
+    count = 0
+    with _measuring(student, norms), torch.no_grad():
+        for batch in batches:
+            student(*(batch if isinstance(batch, tuple) else (batch,)))
+            count += 1
+    if count == 0:
+        raise InputError("calibration holds no batch; give at least one")
+    for meter in meters:
+        meter.apply()
+
+
+@contextmanager
+def _measuring(student: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
+    """Eval mode for all but ``norms``, which average the statistics of all batches evenly."""
+    modes = {module: module.training for module in student.modules()}
+    momenta = [norm.momentum for norm in norms]
+    student.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes.items():
+            module.training = training
+
+
+class _Meter:
+    """Sums up the outputs of one expanded convolution, and of its branches on the same input."""
+
+    def __init__(self, module: Expanded) -> None:
+        self.module = module
+        self.deployed = _Spread()
+        self.branches = [_Spread() for _ in module.branches]
+        self.handle = module.register_forward_hook(self.see)
+
+    def see(self, module: Expanded, args: tuple[Any, ...], output: Tensor) -> None:
+        self.deployed.add(output)
+        for branch, spread in zip(module.branches, self.branches, strict=True):
+            kernel = branch.product().regroup(module.base.groups).embed(module.base.kernel_size)
+            spread.add(functional_call(module.base, {"weight": kernel.weight}, args))
+
+    def apply(self) -> None:
+        self.handle.remove()
+        for branch, spread in zip(self.module.branches, self.branches, strict=True):
+            branch.rescale(self.deployed.deviation() / spread.deviation())
+
+
+class _Spread:
+    """Running standard deviation of each channel of ``[N, C, ...]``, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = torch.zeros(())
+        self.squares = torch.zeros(())
+
+    def add(self, values: Tensor) -> None:
+        by_channel = values.double().transpose(0, 1).flatten(1)
+        self.count += by_channel.shape[1]
+        self.sum = self.sum + by_channel.sum(1)
+        self.squares = self.squares + by_channel.square().sum(1)
+
+    def deviation(self) -> Tensor:
+        mean = self.sum / self.count
+        return (self.squares / self.count - mean.square()).clamp_min(0).sqrt()

@@ -1,0 +1,70 @@
+"""Where every tensor of an imported model came from, and how it goes back.
+
+An imported model carries one :class:`Provenance` in ``model.meta["onnx"]``. It holds the file as it was read, so that
+writing back can start from those very bytes, and says for each parameter and buffer which ONNX tensor it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reparam_kit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ONNX tensor that a parameter or buffer was read from.
+
+    ``kind`` says where ``name`` is to be found: an initializer of that name, or the output of that name of a
+    ``Constant`` node. ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same order);
+    after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar).
+    """
+
+    name: str
+    kind: Literal["initializer", "constant"]
+    permutation: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+    def to_onnx(self, tensor: Tensor) -> NDArray[Any]:
+        """``tensor`` in the layout of the ONNX tensor: shape ``self.shape``, dtype of ``tensor`` (bfloat16 as float32).
+
+        Raises :class:`InputError` when the number of elements is not that of the ONNX tensor.
+        """
+        if tensor.numel() != prod(self.shape):
+            raise InputError(
+                f"a tensor of shape {list(tensor.shape)} does not fit {self.kind} {self.name!r} "
+                f"of shape {list(self.shape)}; the layer's size must stay as it was in the file"
+            )
+        value = tensor.detach().cpu()
+        if value.dtype is torch.bfloat16:
+            value = value.float()
+        if self.permutation is not None:
+            value = value.permute(self.permutation)
+        return np.ascontiguousarray(value.reshape(self.shape).numpy()).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The file behind an imported model.
+
+    ``payload`` is the content of the ``.onnx`` file, byte for byte. ``external`` holds the files in which it keeps
+    tensors outside itself: location as written in the model -> content.
+
+    ``tensors`` maps names of ``state_dict()`` to their :class:`Source`. Several names may have one source (a weight that
+    the file uses twice); they hold the same value and must still do so when written back. A tensor that is missing was
+    computed at import from others, so the file has no place for it; such a parameter does not require a gradient.
+    """
+
+    path: Path | None
+    payload: bytes
+    tensors: Mapping[str, Source]
+    external: Mapping[str, bytes] = field(default_factory=dict)

@@ -1,0 +1,242 @@
+"""Which numbers of an ONNX file are weights, and how they are read, written and left out of a comparison.
+
+A weight is a floating-point initializer, or the ``value`` of a ``Constant`` node, that no operator takes as a setting.
+Everything else is structure: integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were
+attributes in earlier opsets and still act like them (``_SETTINGS``). Retraining changes weights and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from reparam_kit.errors import InputError
+
+# The types a weight is stored in. Torch rounds to them, because numpy has no bfloat16.
+_FLOATS = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+    TensorProto.DOUBLE: torch.float64,
+}
+
+# Operator -> its floating-point inputs that an earlier opset (or a predecessor of the operator) held in attributes.
+_SETTINGS = {"Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Resize": (1, 2), "Upsample": (1,)}
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A model, with the content of the files in which it keeps tensors outside itself (location -> bytes)."""
+
+    model: ModelProto
+    external: Mapping[str, bytes | bytearray]
+
+    def read(self, tensor: TensorProto) -> NDArray[Any]:
+        """The numbers of ``tensor``, in its shape and dtype.
+
+        Raises:
+            InputError: its data does not fill its shape, or lies in an external file that was not read.
+        """
+        if is_external(tensor):
+            tensor = TensorProto(
+                name=tensor.name,
+                dims=tensor.dims,
+                data_type=tensor.data_type,
+                raw_data=self._external_bytes(tensor),
+            )
+        try:
+            return numpy_helper.to_array(tensor)
+        except ValueError as error:
+            raise InputError(
+                f"tensor {tensor.name!r} of shape {list(tensor.dims)} has damaged data: {error}"
+            ) from error
+
+    def write(self, tensor: TensorProto, values: NDArray[Any]) -> None:
+        """Round ``values`` once to the dtype of the weight ``tensor`` and store them where its old ones are.
+
+        Raises:
+            InputError: a value is NaN or infinite, or becomes infinite in that dtype.
+        """
+        rounded = torch.from_numpy(values).reshape(-1).to(_FLOATS[tensor.data_type])
+        if not bool(rounded.isfinite().all()):
+            bad = int(rounded.numel() - rounded.isfinite().sum())
+            raise InputError(
+                f"{bad} of {rounded.numel()} new values of {tensor.name!r} are not finite as "
+                f"{dtype_name(tensor)}; the training diverged, or left the range of that type"
+            )
+        bits = rounded.view(torch.uint8).numpy().tobytes()
+        if is_external(tensor):
+            location, start, _ = _address(tensor)
+            data = self.external[location]
+            assert isinstance(data, bytearray)
+            data[start : start + len(bits)] = bits
+        elif tensor.HasField("raw_data"):
+            tensor.raw_data = bits
+        elif tensor.data_type == TensorProto.FLOAT:
+            tensor.float_data[:] = rounded.tolist()
+        elif tensor.data_type == TensorProto.DOUBLE:
+            tensor.double_data[:] = rounded.tolist()
+        else:  # the two half types are stored as their bits, each in an int32
+            tensor.int32_data[:] = np.frombuffer(bits, np.uint16).tolist()
+
+    def structure(self) -> ModelProto:
+        """A copy of the model without its weights' numbers and without the names of its external files.
+
+        Two files have equal structure when these copies are equal. How a weight is stored (dtype, shape, raw, typed or
+        external, offset) is part of it; so are the numbers of all tensors that are no weights, wherever they lie.
+        """
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        for tensor in _tensors(model):
+            if is_external(tensor):
+                tensor.raw_data = self._external_bytes(tensor)
+                for entry in tensor.external_data:
+                    if entry.key in ("location", "checksum"):
+                        entry.value = ""
+        for tensor in weights(model).values():
+            if tensor.HasField("raw_data"):
+                tensor.raw_data = b""
+            for field in ("float_data", "int32_data", "double_data"):
+                tensor.ClearField(field)
+        return model
+
+    def _external_bytes(self, tensor: TensorProto) -> bytes:
+        location, start, stop = _address(tensor)
+        if location not in self.external:
+            raise InputError(
+                f"tensor {tensor.name!r} lies in the file {location!r}; give the model by its path"
+            )
+        return bytes(self.external[location][start:stop])
+
+
+def read_onnx(path: str | Path) -> OnnxFile:
+    """Read a model and its external data.
+
+    Raises:
+        InputError: a file is missing, is not an ONNX model, or the model points outside its own folder.
+    """
+    path = Path(path)
+    model = parse_onnx(_read_bytes(path), str(path))
+    locations = {_address(tensor)[0] for tensor in _tensors(model) if is_external(tensor)}
+    folder = path.parent.resolve()
+    for location in locations:
+        if not (folder / location).resolve().is_relative_to(folder):
+            raise InputError(f"{path} keeps tensors in {location!r}, outside its own folder; it is not read")
+    return OnnxFile(model, {location: _read_bytes(folder / location) for location in sorted(locations)})
+
+
+def parse_onnx(payload: bytes, name: str) -> ModelProto:
+    """The model in ``payload``, the content of the file ``name``.
+
+    Raises:
+        InputError: it is not an ONNX model.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(payload)
+    except DecodeError as error:
+        raise InputError(f"{name} is not an ONNX model, or is truncated: {error}") from error
+    if not model.HasField("graph"):
+        raise InputError(f"{name} is not an ONNX model: it has no graph")
+    return model
+
+
+def stored_tensors(model: ModelProto) -> dict[str, TensorProto]:
+    """Every initializer and every ``value`` of a ``Constant`` node, those of sub-graphs and functions too.
+
+    The key is ``initializer 'name'`` or ``constant 'output name'``, followed by where it is if not in the main graph.
+    """
+    return {label: tensor for label, _, tensor in _stored_tensors(model)}
+
+
+def weights(model: ModelProto) -> dict[str, TensorProto]:
+    """The part of :func:`stored_tensors` that training may change."""
+    settings = {
+        node.input[position]
+        for _, nodes, _ in _scopes(model)
+        for node in nodes
+        for position in _SETTINGS.get(node.op_type, ())
+        if position < len(node.input)
+    }
+    return {
+        label: tensor
+        for label, name, tensor in _stored_tensors(model)
+        if tensor.data_type in _FLOATS and name not in settings
+    }
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the numbers of ``tensor`` lie in another file than the model."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def dtype_name(tensor: TensorProto) -> str:
+    """``"float32"``, ``"bfloat16"``, ...: the dtype of a weight."""
+    return str(_FLOATS[tensor.data_type]).removeprefix("torch.")
+
+
+def _stored_tensors(model: ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
+    for place, nodes, initializers in _scopes(model):
+        for tensor in initializers:
+            yield f"initializer {tensor.name!r}{place}", tensor.name, tensor
+        for node in nodes:
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        yield f"constant {node.output[0]!r}{place}", node.output[0], attribute.t
+
+
+def _scopes(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto], Iterable[TensorProto]]]:
+    """The main graph, every sub-graph (body of an ``If`` or a ``Loop``) and every function: place, nodes, initializers."""
+
+    def with_bodies(
+        place: str, nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]
+    ) -> Iterator[tuple[str, Iterable[NodeProto], Iterable[TensorProto]]]:
+        yield place, nodes, initializers
+        for node in nodes:
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    body = f" in {attribute.name} of {node.op_type} {node.name!r}{place}"
+                    yield from with_bodies(body, graph.node, graph.initializer)
+
+    yield from with_bodies("", model.graph.node, model.graph.initializer)
+    for function in model.functions:
+        yield from with_bodies(f" in function {function.name!r}", function.node, ())
+
+
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """All tensors anywhere in ``message``."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(item)
+
+
+def _address(tensor: TensorProto) -> tuple[str, int, int | None]:
+    """Location, first byte and end (``None``: the file's) of an external tensor."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    try:
+        start = int(entries.get("offset", 0))
+        return entries["location"], start, start + int(entries["length"]) if "length" in entries else None
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"tensor {tensor.name!r} has a malformed address of its external data: {error}"
+        ) from error
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
