@@ -89,16 +89,17 @@ def expand(
         InputError: unknown norm, or a pattern that matches nothing.
         NothingToDoError: no convolution can be expanded; the message says why.
     """
-    plans = plan(model, block, norm, include, exclude)
-    chosen = [item for item in plans if item.reason is None]
-    if not chosen:
-        raise NothingToDoError(_nothing(plans, algebra.block(block)))
+    expression = algebra.block(block)
+    plans = plan(model, expression, norm, include, exclude)
+    sites = [item.site for item in plans if item.reason is None]
+    if not sites:
+        raise NothingToDoError(_nothing(plans, expression))
     modules = dict(model.named_modules())
-    stand_ins = {modules[item.site.name]: Expanded.__new__(Expanded) for item in chosen}
-    memo: dict[int, object] = {id(base): stand_in for base, stand_in in stand_ins.items()}
-    for item, (base, stand_in) in zip(chosen, stand_ins.items(), strict=True):
-        site = item.site
-        stand_in.__init__(_clone(base, memo), item.chains, norm, site.name, site.batch_norm)  # type: ignore[misc]
+    stand_ins = {site: Expanded.__new__(Expanded) for site in sites}
+    memo: dict[int, object] = {id(modules[site.name]): stand_in for site, stand_in in stand_ins.items()}
+    for site, stand_in in stand_ins.items():
+        base = _clone(modules[site.name], memo)
+        stand_in.__init__(base, expression, norm, site.name, site.batch_norm)  # type: ignore[misc]
     student = copy.deepcopy(model, memo)
     if calibration is not None:
         calibrate(student, calibration)
@@ -117,9 +118,10 @@ def fold(model: Model) -> Model:
     expanded = {name: module for name, module in model.named_modules() if isinstance(module, Expanded)}
     if not expanded:
         raise NothingToDoError("the model has no expanded convolution: expand it first")
-    plain_of = {module: module.base.__class__.__new__(module.base.__class__) for module in expanded.values()}
-    memo: dict[int, object] = {id(module): plain for module, plain in plain_of.items()}
-    memo |= {id(module.base): plain for module, plain in plain_of.items()}
+    plain_of = {module: _blank(module.base) for module in expanded.values()}
+    memo: dict[int, object] = {}
+    for module, plain in plain_of.items():
+        memo[id(module)] = memo[id(module.base)] = plain
     for module, plain in plain_of.items():
         plain.__dict__ = copy.deepcopy(module.base.__dict__, memo)
     folded = copy.deepcopy(model, memo)
@@ -132,9 +134,13 @@ def fold(model: Model) -> Model:
     return folded
 
 
+def _blank(module: nn.Module) -> nn.Module:
+    return module.__class__.__new__(module.__class__)
+
+
 def _clone(module: nn.Module, memo: dict[int, object]) -> nn.Module:
-    """A deep copy of ``module`` itself, where ``memo`` already holds what every reference to it is to become."""
-    clone = module.__class__.__new__(module.__class__)
+    """A deep copy of ``module`` itself, where ``memo`` holds what every reference to it is to become."""
+    clone = _blank(module)
     clone.__dict__ = copy.deepcopy(module.__dict__, memo)
     return clone
 

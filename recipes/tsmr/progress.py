@@ -28,11 +28,11 @@ class Task:
         return self.done / (time.perf_counter() - self._start)
 
     def advance(self, images: int, note: str = "") -> None:
-        """Count ``images`` more as done."""
+        """Count ``images`` more as done; without a ``note`` the last one stands."""
         self.done += images
-        self.note = note
+        self.note = note or self.note
         if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, advance=images, rate=f"{self.rate:.0f} images/s", note=note)
+            self._bars.update(self._bar, advance=images, rate=f"{self.rate:.0f} images/s", note=self.note)
 
 
 class Progress:

@@ -54,11 +54,6 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in an epoch, so that training can go on at any epoch as if never interrupted."""
-    return (seed * 1_000_003 + epoch) % 2**63
-
-
 def epoch_order(length: int, flip: bool, seed: int) -> list[View]:
     """All images once, in an order, and with ``flip`` about half of them mirrored, as ``seed`` decides."""
     generator = torch.Generator().manual_seed(seed)

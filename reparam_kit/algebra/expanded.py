@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from reparam_kit.algebra.branch import Branch, Chain, Norm
-from reparam_kit.algebra.kernel import Kernel
+from reparam_kit.algebra.branch import Branch, Norm, fit
+from reparam_kit.algebra.expression import Block
+from reparam_kit.algebra.kernel import Geometry, Kernel
 
 
 class Expanded(nn.Module):
@@ -27,12 +27,15 @@ class Expanded(nn.Module):
     that takes up the branches' shift at folding where ``base`` has no bias.
     """
 
-    def __init__(self, base: _ConvNd, chains: Sequence[Chain], norm: Norm, site: str, shift_into: str | None) -> None:
+    def __init__(self, base: _ConvNd, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
         super().__init__()
         self.base = base
+        self.block = str(block)
         self.norm = norm
         self.site = site
         self.shift_into = shift_into
+        geometry = Geometry(base.in_channels, base.out_channels, base.kernel_size, base.groups)
+        chains, _ = fit(block, geometry, norm)
         self.branches = nn.ModuleList(Branch(chain, norm, base.weight) for chain in chains)
         self.train(base.training)
 

@@ -1,0 +1,47 @@
+"""What an interrupted run goes on from, and the refusal to go on with something else.
+
+The file is read with ``weights_only=True``: it holds tensors, numbers and text, and nothing that it names is run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recipes.faces.files import replacing
+from reparam_kit import InputError
+
+
+def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write ``state`` with ``run``, the names and values that it depends on; the old file stays until this one is whole."""
+    with replacing(path) as file:
+        torch.save({"run": run, "state": state}, file)
+
+
+def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that ``write_checkpoint`` wrote for the same ``run``, on the CPU; None where there is no file.
+
+    Raises:
+        InputError: the file is not such a checkpoint or is cut short, or was written for a run that differs; the message
+            names each field that does.
+    """
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        was, state = saved["run"], saved["state"]
+    except Exception as error:  # a damaged file fails in any way it likes
+        raise InputError(f"{path} is not a checkpoint of this recipe, or is damaged; delete it to start anew") from error
+    differing = [
+        f"{name}={was.get(name)!r} (now {run.get(name)!r})"
+        for name in {**was, **run}
+        if was.get(name) != run.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{path} was written by a run with {', '.join(differing)}: "
+            "repeat that run's choices to go on with it, or delete it to start anew"
+        )
+    return state  # type: ignore[no-any-return]

@@ -1,0 +1,192 @@
+"""The command line. No logic here: each command calls the function of the same name and prints what it returns.
+
+Results go to standard output (``--json``: for machines), everything else to standard error. Exit status: 0 good,
+1 a verification failed, 2 wrong usage or input, 3 nothing to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reparam_kit import __version__
+from reparam_kit.errors import ReparamError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reparam_kit.surgery import Plan
+
+
+class _Group(click.Group):
+    """Adds the commands of the entry-point group ``reparam_kit.commands``, and prints errors in one line."""
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group="reparam_kit.commands")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *sorted(self._plugins().keys() - self.commands.keys())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        plugin = self._plugins().get(cmd_name)
+        command: click.Command | None = plugin.load() if plugin else None
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ReparamError as error:
+            click.echo(f"reparam-kit: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="reparam-kit")
+def main() -> None:
+    """Better weights for the CNN you have deployed: same graph, same operators, same file layout.
+
+    MODEL is a .onnx file, a .pt file, or package.module:factory with --weights FILE.
+    """
+
+
+def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."),
+        click.option("--weights", metavar="FILE", help="State_dict for package.module:factory."),
+    ):
+        command = option(command)
+    return command
+
+
+def _block_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these convolutions alone."),
+        click.option("--include", multiple=True, metavar="PATTERN", help="Only these convolutions; may be repeated."),
+        click.option("--norm", default="scale", show_default=True, metavar="NAME", help="scale, batch or none."),
+        click.option("--block", default="dbb", show_default=True, help="A preset, or an expression."),
+    ):
+        command = option(command)
+    return command
+
+
+_output = click.option("-o", "--output", required=True, metavar="OUT", help="File to write.")
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
+
+
+def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
+    from reparam_kit.formats import load
+
+    return load(model, weights=weights, unsafe=unsafe_load)
+
+
+@main.command()
+@click.argument("model")
+@_block_options
+@_model_options
+@_json
+def inspect(
+    model: str,
+    block: str,
+    norm: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    weights: str | None,
+    unsafe_load: bool,
+    as_json: bool,
+) -> None:
+    """List every convolution: what a block adds to it, or why it cannot be expanded."""
+    from reparam_kit.surgery import plan
+
+    plans = plan(_load(model, weights, unsafe_load), block, norm, include or None, exclude)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps([_plan_json(item) for item in plans], indent=2))
+        return
+    _print_plans(plans)
+
+
+def _plan_json(item: Plan) -> dict[str, Any]:
+    site = item.site
+    return {
+        "name": site.name,
+        "kind": site.kind,
+        "kernel": site.geometry.weight_shape if site.geometry else None,
+        "groups": site.geometry.groups if site.geometry else None,
+        "stride": site.stride,
+        "dilation": site.dilation,
+        "bias": site.bias,
+        "batch_norm": site.batch_norm,
+        "calls": site.calls,
+        "branches": [" >> ".join(str(factor) for factor, _ in chain) for chain in item.chains],
+        "reason": item.reason,
+    }
+
+
+def _print_plans(plans: list[Plan]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("convolution", "kernel", "groups", "BatchNorm"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("branches, or the reason why not")
+    for item in plans:
+        site = item.site
+        kernel = "x".join(map(str, site.geometry.weight_shape)) if site.geometry else ""
+        groups = str(site.geometry.groups) if site.geometry else ""
+        what = " + ".join(" >> ".join(str(factor) for factor, _ in chain) for chain in item.chains)
+        table.add_row(site.name, kernel, groups, site.batch_norm or "", what or f"[yellow]{item.reason}[/]")
+    console = Console()
+    console.print(table)
+    chosen = sum(item.reason is None for item in plans)
+    console.print(f"{chosen} of {len(plans)} convolutions can be expanded")
+
+
+@main.command()
+@click.argument("model")
+@_output
+@_block_options
+@_model_options
+def expand(
+    model: str,
+    output: str,
+    block: str,
+    norm: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    weights: str | None,
+    unsafe_load: bool,
+) -> None:
+    """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
+    from reparam_kit import surgery
+    from reparam_kit.formats import save
+
+    plain = _load(model, weights, unsafe_load)
+    save(
+        surgery.expand(plain, block, norm, include=include or None, exclude=exclude),  # type: ignore[arg-type]
+        output,
+    )
+    click.echo(f"expanded model in {output}", err=True)
+
+
+@main.command()
+@click.argument("expanded")
+@_output
+@_model_options
+def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> None:
+    """Multiply the branches of EXPANDED out into the original convolutions."""
+    from reparam_kit import surgery
+    from reparam_kit.formats import save
+
+    save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
+    click.echo(f"folded model in {output}", err=True)

@@ -1,0 +1,171 @@
+"""Reading and writing model files. Nothing that a file carries is run unless the caller says so."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from glob import escape
+from importlib import import_module
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_model
+from torch import nn
+
+from reparam_kit.algebra import Expanded
+from reparam_kit.atomic import atomic_path
+from reparam_kit.errors import InputError, UnsafeFileError
+from reparam_kit.surgery import expand
+
+_EXPANDED = "reparam-kit expanded ONNX model 1"
+
+
+def load(model: str | Path, *, weights: str | Path | None = None, unsafe: bool = False) -> nn.Module:
+    """The model that ``model`` names.
+
+    Args:
+        model: a ``.onnx`` file; a file written by ``save`` for an expanded ONNX model; a ``.pt`` that holds a pickled
+            ``nn.Module`` (only with ``unsafe``); or ``package.module:factory``, a function without arguments that is
+            imported and called.
+        weights: for a factory, its state_dict: ``.safetensors``, or a ``.pt`` read with ``weights_only=True``.
+        unsafe: allow unpickling, which runs whatever code the file carries.
+
+    Raises:
+        InputError: nothing there, not such a file, or weights that do not fit.
+        UnsafeFileError: the file would have to be unpickled.
+        UnsupportedError: an ONNX operator without an importer.
+    """
+    name = str(model)
+    path = Path(model)
+    if ":" in name and not path.exists():
+        return _from_factory(name, weights)
+    if weights is not None:
+        raise InputError(f"weights go with package.module:factory; {name} is a file and brings its own")
+    if not path.is_file():
+        raise InputError(f"{name}: no such file (a model is a .onnx, a .pt, or package.module:factory)")
+    if path.suffix == ".onnx":
+        from reparam_kit.onnx import import_onnx
+
+        return import_onnx(path)
+    return _from_archive(path, unsafe)
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Write ``model`` in the format that the suffix of ``path`` names; an existing file is replaced at the end.
+
+    ``.onnx``: the file that the model was loaded from, with its new weights and nothing else changed.
+    ``.safetensors``: its state_dict.
+    ``.pt``: an expanded ONNX model becomes an archive of tensors and text that ``load`` reads without running anything;
+    any other module is pickled, which ``load`` reads only with ``unsafe``.
+
+    Raises:
+        InputError: another suffix; or ``.onnx`` for a model that did not come from one, or is still expanded.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        from reparam_kit.onnx import write_back
+
+        write_back(model, path)
+        return
+    if path.suffix not in (".pt", ".safetensors"):
+        raise InputError(f"{path}: the suffix says what is written; choose .onnx, .pt or .safetensors")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_model(model, str(temporary))
+        else:
+            torch.save(_archive(model), temporary)
+
+
+def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
+    provenance = getattr(model, "meta", {}).get("onnx")
+    expanded = [module for module in model.modules() if isinstance(module, Expanded)]
+    if provenance is None or not expanded:
+        return model
+    return {
+        "format": _EXPANDED,
+        "onnx": provenance.payload,
+        "external": dict(provenance.external),
+        "sites": [(module.site, module.block, module.norm) for module in expanded],
+        "state": model.state_dict(),
+    }
+
+
+def _from_archive(path: Path, unsafe: bool) -> nn.Module:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        if not unsafe:
+            raise UnsafeFileError(
+                f"{path} holds pickled Python objects, and reading them runs code that the file carries. Save a "
+                "state_dict and name the model as package.module:factory with its weights, or allow it with "
+                "unsafe=True (--unsafe-load) if you trust where the file comes from"
+            ) from None
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is not a file that torch.save wrote, or is truncated: {_first(error)}") from None
+    if isinstance(content, nn.Module):
+        return content
+    if isinstance(content, dict) and content.get("format") == _EXPANDED:
+        return _rebuild(content)
+    raise InputError(
+        f"{path} holds a {type(content).__name__}, not a model; for a state_dict, name the model as "
+        "package.module:factory and give the file as its weights"
+    )
+
+
+def _rebuild(content: dict[str, Any]) -> nn.Module:
+    from reparam_kit.onnx import import_onnx
+
+    model: nn.Module = import_onnx(content["onnx"], external=content["external"])
+    for (block, norm), group in groupby(content["sites"], key=itemgetter(1, 2)):
+        model = expand(model, block, norm, include=[escape(site) for site, *_ in group])
+    model.load_state_dict(content["state"])
+    return model
+
+
+def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
+    module_name, _, function = name.partition(":")
+    sys.path.insert(0, "")  # the user's own code lies where he calls from, as with python -m
+    try:
+        factory = getattr(import_module(module_name), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{name}: cannot import the factory: {_first(error)}") from error
+    finally:
+        sys.path.remove("")
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name}() gave a {type(model).__name__}, not a torch.nn.Module")
+    if weights is not None:
+        try:
+            model.load_state_dict(_state_dict(Path(weights)))
+        except RuntimeError as error:
+            raise InputError(f"{weights} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+    return model
+
+
+def _state_dict(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UnsafeFileError(
+            f"{path} holds pickled objects besides tensors and is not read; save model.state_dict() alone"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path} is not a state_dict, or is truncated: {_first(error)}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state_dict")
+    return content
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
