@@ -62,7 +62,9 @@ def main() -> None:
 
 def _model_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."),
+        click.option(
+            "--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."
+        ),
         click.option("--weights", metavar="FILE", help="State_dict for package.module:factory."),
     ):
         command = option(command)
@@ -72,8 +74,12 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
 def _block_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these convolutions alone."),
-        click.option("--include", multiple=True, metavar="PATTERN", help="Only these convolutions; may be repeated."),
-        click.option("--norm", default="scale", show_default=True, metavar="NAME", help="scale, batch or none."),
+        click.option(
+            "--include", multiple=True, metavar="PATTERN", help="Only these convolutions; may be repeated."
+        ),
+        click.option(
+            "--norm", default="scale", show_default=True, metavar="NAME", help="scale, batch or none."
+        ),
         click.option("--block", default="dbb", show_default=True, help="A preset, or an expression."),
     ):
         command = option(command)

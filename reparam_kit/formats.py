@@ -106,7 +106,9 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
             ) from None
         content = torch.load(path, map_location="cpu", weights_only=False)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is not a file that torch.save wrote, or is truncated: {_first(error)}") from None
+        raise InputError(
+            f"{path} is not a file that torch.save wrote, or is truncated: {_first(error)}"
+        ) from None
     if isinstance(content, nn.Module):
         return content
     if isinstance(content, dict) and content.get("format") == _EXPANDED:

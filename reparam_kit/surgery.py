@@ -161,11 +161,20 @@ def _plan_site(
         return Plan(site, reason="excluded")
     if norm == "batch":
         if type(module).forward not in _STOCK_FORWARDS:
-            return Plan(site, reason="its class has a forward of its own, which branches with a BatchNorm cannot follow")
+            return Plan(
+                site,
+                reason="its class has a forward of its own, which branches with a BatchNorm cannot follow",
+            )
         if not site.bias and site.batch_norm is None:
-            return Plan(site, reason="neither a bias nor a BatchNorm of its own to take up the branches' shift")
+            return Plan(
+                site, reason="neither a bias nor a BatchNorm of its own to take up the branches' shift"
+            )
     chains, misfits = fit(block, site.geometry, norm)
-    return Plan(site, tuple(chains)) if chains else Plan(site, reason="; ".join(misfits) or "the block adds no branch")
+    return (
+        Plan(site, tuple(chains))
+        if chains
+        else Plan(site, reason="; ".join(misfits) or "the block adds no branch")
+    )
 
 
 def _nothing(plans: Sequence[Plan], block: Block) -> str:

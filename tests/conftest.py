@@ -14,7 +14,9 @@ SHARED_FACES = Path(os.environ.get("REPARAM_SHARED", Path(__file__).parents[2] /
 def shared_faces() -> Path:
     """Folder with real face data and models; see its README. Not part of the project."""
     if not SHARED_FACES.is_dir():
-        pytest.skip(f"the measuring data is not at {SHARED_FACES}; set REPARAM_SHARED to the folder that holds faces/")
+        pytest.skip(
+            f"the measuring data is not at {SHARED_FACES}; set REPARAM_SHARED to the folder that holds faces/"
+        )
     return SHARED_FACES
 
 

@@ -54,5 +54,14 @@ class TSMRReport:
     kept: int
 
     def to_json(self) -> str:
-        """The report as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        """The report as JSON, the fields by their names; a rate that the set is too small to measure is null."""
+        fields = {**asdict(self), "config": self.config.to_dict()}
+        return json.dumps(_nan_to_none(fields), indent=2)
+
+
+def _nan_to_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _nan_to_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_to_none(item) for item in value]
+    return None if value != value else value

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
-from torch import nn
-from torch.nn import functional as F
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from torch import Tensor, nn
 
 from recipes.faces import Embedder, FaceRecords, input_preset
 from recipes.faces.files import replacing
@@ -28,18 +28,30 @@ _BATCH = 64
 
 
 def model_identity(model: str | Path | nn.Module) -> str:
-    """sha256 of a file's content, or of a module's structure as it prints itself and its state_dict."""
-    if not isinstance(model, nn.Module):
+    """sha256 of an ONNX file and the files in which it keeps tensors, or of a module as it prints itself and its state_dict.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if isinstance(model, nn.Module):
+        digest = hashlib.sha256(repr(model).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+    digest = hashlib.sha256()
+    for path in (Path(model), *_external_files(Path(model))):
         try:
-            with Path(model).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(path.read_bytes())
         except OSError as error:
-            raise InputError(f"{model} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _external_files(path: Path) -> list[Path]:
+    graph = onnx.load(path, load_external_data=False).graph
+    tensors = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
+    return [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in tensors})]
 
 
 def data_identity(images: Images) -> str:
@@ -77,32 +89,45 @@ def teacher_embeddings(
         InputError: the teacher cannot be read, cannot take these images, or gives an embedding that is not finite, zero, or
             the same for every image; or the folder cannot be written to.
     """
+    embed = Embedder(teacher, input_preset(preset))  # first, so that its error is the one that a bad teacher gets
     sides = (False, True) if flip else (False,)
     key = {
         "teacher": model_identity(teacher),
-        "input": repr(input_preset(preset)),
+        "input": repr(embed.preset),
         "images": data_identity(views.images),
         "sides": len(sides),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"teacher-{name}.npy"
     if not path.is_file():
-        _compute(Embedder(teacher, input_preset(preset)), views, sides, path, workers, progress)
+        order = [(index, side) for index in range(len(views)) for side in sides]
+        with replacing(path) as file, progress.task("teacher", len(order)) as task:
+            for images, index, _ in views.batches(order, _BATCH, workers):
+                embeddings = embed(images)
+                if not task.done:
+                    _refuse_constant(embeddings)
+                    header = {"descr": "<f2", "fortran_order": False, "shape": (len(views), len(sides), embeddings.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(_unit(embeddings, index).astype("<f2").tobytes())
+                task.advance(len(images))
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def _compute(
-    embed: Embedder, views: Views, sides: tuple[bool, ...], path: Path, workers: int, progress: Progress
-) -> None:
-    """Write the embeddings row by row, the header first: nothing but one batch is in memory."""
-    order = [(index, side) for index in range(len(views)) for side in sides]
-    with replacing(path) as file, progress.task("teacher", len(order)) as bar:
-        size = None
-        for images, index, _ in views.batches(order, _BATCH, workers):
-            embeddings = _checked(embed(images), index)
-            if size is None:
-                size = embeddings.shape[1]
-                header = {"descr": "<f2", "fortran_order": False, "shape": (len(views), len(sides), size)}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(embeddings.half().numpy().astype("<f2").tobytes())
-            bar.advance(len(images))
+def _unit(embeddings: npt.NDArray[np.float32], index: Tensor) -> npt.NDArray[np.float32]:
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
+        raise InputError(
+            f"the teacher's embedding of training image {int(index[bad[0]])} is zero or not finite: "
+            "check the teacher and its input preset"
+        )
+    return embeddings / norms
+
+
+def _refuse_constant(embeddings: npt.NDArray[np.float32]) -> None:
+    spread = np.abs(embeddings - embeddings[:1]).max()
+    if len(embeddings) > 1 and spread <= 1e-3 * np.abs(embeddings).max():
+        raise InputError(
+            f"the teacher gives the same embedding for each of {len(embeddings)} training images: "
+            "check the teacher and its input preset"
+        )

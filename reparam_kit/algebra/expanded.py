@@ -88,7 +88,9 @@ class Expanded(nn.Module):
 
 def _crop(padded: Tensor, base: _ConvNd, taps: tuple[int, ...]) -> Tensor:
     """The part of the padded input that a kernel of ``taps`` sees at the centre of the site's kernel."""
-    for axis, (have, room, step) in enumerate(zip(taps, base.kernel_size, base.dilation, strict=True), start=2):
+    for axis, (have, room, step) in enumerate(
+        zip(taps, base.kernel_size, base.dilation, strict=True), start=2
+    ):
         before = (room - have) // 2
         length = padded.shape[axis] - (room - have) * step
         padded = padded.narrow(axis, before * step, length)

@@ -64,7 +64,9 @@ class Kernel:
             weight = torch.einsum("gom,gmct->goct", b.squeeze(-1), a)
         else:
             swapped = b.transpose(1, 2).reshape(groups * inner, outer, *then.taps)
-            weight = _CONV_TRANSPOSE[len(taps)](first.weight.transpose(0, 1), swapped, groups=groups).transpose(0, 1)
+            weight = _CONV_TRANSPOSE[len(taps)](
+                first.weight.transpose(0, 1), swapped, groups=groups
+            ).transpose(0, 1)
         bias = then.bias
         if first.bias is not None:
             carried = torch.einsum("gomt,gm->go", b, first.bias.reshape(groups, inner)).reshape(-1)
@@ -112,4 +114,3 @@ class Kernel:
 def span(taps: list[tuple[int, ...]]) -> tuple[int, ...]:
     """Taps of a chain whose factors have ``taps``: ``1 + sum(t - 1)`` in each dimension."""
     return tuple(1 + sum(t - 1 for t in axis) for axis in zip(*taps, strict=True))
-

@@ -1,11 +1,11 @@
 """Reads a block expression from text. The text is parsed, never evaluated.
 
-    sum    := term ("+" term)*
-    term   := [number "*"] chain
-    chain  := atom (">>" atom)*
-    atom   := factor | "(" sum ")"
-    factor := name ["(" argument ("," argument)* ")"]
-    argument := number | "k" | name "=" number
+sum    := term ("+" term)*
+term   := [number "*"] chain
+chain  := atom (">>" atom)*
+atom   := factor | "(" sum ")"
+factor := name ["(" argument ("," argument)* ")"]
+argument := number | "k" | name "=" number
 """
 
 from __future__ import annotations
@@ -76,10 +76,16 @@ class _Parser:
     def factor(self) -> Factor:
         name, position = self.tokens[self.index]
         if not name.isidentifier():
-            raise self.error(f"a factor is missing before {name!r}" if name else "the expression ends too early")
+            raise self.error(
+                f"a factor is missing before {name!r}" if name else "the expression ends too early"
+            )
         if name not in Factor.registry:
             near = get_close_matches(name, Factor.registry, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known factors: {', '.join(sorted(Factor.registry))}"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"known factors: {', '.join(sorted(Factor.registry))}"
+            )
             raise self.error(f"there is no factor {name!r}; {hint}", position)
         self.index += 1
         sizes: list[Size] = []
@@ -111,7 +117,9 @@ class _Parser:
     def number(self) -> int:
         token = self.peek()
         if not token.isdigit():
-            raise self.error(f"expected a number, found {token!r}" if token else "the expression ends too early")
+            raise self.error(
+                f"expected a number, found {token!r}" if token else "the expression ends too early"
+            )
         self.index += 1
         return int(token)
 
@@ -127,7 +135,9 @@ class _Parser:
     def expect(self, sign: str) -> None:
         if not self.accept(sign):
             found = self.peek()
-            raise self.error(f"expected {sign!r}, found {found!r}" if found else f"expected {sign!r} at the end")
+            raise self.error(
+                f"expected {sign!r}, found {found!r}" if found else f"expected {sign!r} at the end"
+            )
 
     def error(self, problem: str, position: int | None = None) -> ExpressionError:
         at = self.tokens[self.index][1] if position is None else position

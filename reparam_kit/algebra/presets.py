@@ -50,5 +50,7 @@ def block(expression: str | Expression) -> Block:
     if expression.isidentifier() and expression != "identity":
         near = get_close_matches(expression, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known blocks: {', '.join(PRESETS)}"
-        raise ExpressionError(f"there is no block {expression!r}; {hint}, or write an expression such as 'conv(k) + conv(1)'")
+        raise ExpressionError(
+            f"there is no block {expression!r}; {hint}, or write an expression such as 'conv(k) + conv(1)'"
+        )
     return parse(expression)

@@ -35,11 +35,15 @@ class _Tracer(fx.Tracer):
     """Keeps convolutions and BatchNorms whole by class, not by the module path they come from."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Expanded | _ConvNd | _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, Expanded | _ConvNd | _BatchNorm) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def trace(model: nn.Module) -> Flow | str:
     """Follow the model's dataflow in eval mode, or say why symbolic tracing cannot (one line)."""
+    if isinstance(model, _ConvNd):
+        return Flow(calls={model: 1})
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
