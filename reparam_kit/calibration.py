@@ -26,7 +26,8 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     """
     expanded = [module for module in student.modules() if isinstance(module, Expanded)]
     meters = [_Meter(module) for module in expanded if module.norm == "scale"]
-    norms = [n for module in expanded for n in module.branches.modules() if isinstance(n, _BatchNorm)]
+    branches = [branch for module in expanded for branch in module.branches]
+    norms = [norm for branch in branches for norm in branch.modules() if isinstance(norm, _BatchNorm)]
     count = 0
     with _measuring(student, norms), torch.no_grad():
         for batch in batches:

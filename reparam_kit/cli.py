@@ -45,11 +45,6 @@ class _Group(click.Group):
             click.echo(f"reparam-kit: {error}", err=True)
             ctx.exit(error.exit_code)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        return super().resolve_command(ctx, args)
-
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="reparam-kit")
@@ -196,3 +191,33 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
 
     save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
     click.echo(f"folded model in {output}", err=True)
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
+@click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
+@_json
+def verify(a: str, b: str, retrained: bool, latency: bool, as_json: bool) -> None:
+    """Compare two .onnx files: the same graph, and the same function. Exit status 1 if not."""
+    from reparam_kit.verify import verify as compare
+
+    report = compare(a, b, same_function=not retrained, latency=latency)
+    click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
+    if not report.ok:
+        click.get_current_context().exit(1)
+
+
+@main.command()
+@click.argument("a")
+@click.argument("b")
+@_json
+def diff(a: str, b: str, as_json: bool) -> None:
+    """Say how two .onnx files differ, weights apart. Exit status 1 if their graphs do."""
+    from reparam_kit.onnx import diff as compare
+
+    difference = compare(a, b)
+    click.echo(json.dumps(difference.to_json(), indent=2) if as_json else str(difference))
+    if not difference.same_graph:
+        click.get_current_context().exit(1)

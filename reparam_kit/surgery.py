@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from reparam_kit import algebra
 from reparam_kit.algebra import NORMS, Block, Chain, Expanded, Expression, Norm, fit
@@ -98,7 +100,8 @@ def expand(
     stand_ins = {site: Expanded.__new__(Expanded) for site in sites}
     memo: dict[int, object] = {id(modules[site.name]): stand_in for site, stand_in in stand_ins.items()}
     for site, stand_in in stand_ins.items():
-        base = _clone(modules[site.name], memo)
+        plain = cast("_ConvNd", modules[site.name])
+        base = _fill(_blank(plain), plain, memo)
         stand_in.__init__(base, expression, norm, site.name, site.batch_norm)  # type: ignore[misc]
     student = copy.deepcopy(model, memo)
     if calibration is not None:
@@ -123,26 +126,27 @@ def fold(model: Model) -> Model:
     for module, plain in plain_of.items():
         memo[id(module)] = memo[id(module.base)] = plain
     for module, plain in plain_of.items():
-        plain.__dict__ = copy.deepcopy(module.base.__dict__, memo)
+        _fill(plain, module.base, memo)
     folded = copy.deepcopy(model, memo)
     for name, module in expanded.items():
         shift = module.fold_into(plain_of[module])
         if shift is not None:
             root = name.removesuffix(module.site)
-            mean = folded.get_submodule(f"{root}{module.shift_into}").running_mean
-            mean.copy_(mean.double() - shift)
+            norm = cast("_BatchNorm", folded.get_submodule(f"{root}{module.shift_into}"))
+            assert norm.running_mean is not None
+            norm.running_mean.copy_(norm.running_mean.double() - shift)
     return folded
 
 
-def _blank(module: nn.Module) -> nn.Module:
+def _blank(module: Model) -> Model:
+    """An instance to be filled once all references to it can be told."""
     return module.__class__.__new__(module.__class__)
 
 
-def _clone(module: nn.Module, memo: dict[int, object]) -> nn.Module:
-    """A deep copy of ``module`` itself, where ``memo`` holds what every reference to it is to become."""
-    clone = _blank(module)
-    clone.__dict__ = copy.deepcopy(module.__dict__, memo)
-    return clone
+def _fill(copied: Model, module: Model, memo: dict[int, object]) -> Model:
+    """Make ``copied`` a deep copy of ``module``, where ``memo`` holds what each substituted module becomes."""
+    copied.__dict__ = copy.deepcopy(module.__dict__, memo)
+    return copied
 
 
 def _plan_site(

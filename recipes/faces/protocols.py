@@ -129,5 +129,10 @@ def _sweep(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
     """Genuine and impostor pairs accepted at each threshold that decides differently; thresholds fall."""
     values, group = np.unique(scores, return_inverse=True)
-    genuine = np.bincount(group, weights=same, minlength=len(values))[::-1]
-    ...
+    genuine = np.bincount(group[same], minlength=len(values))[::-1]
+    impostors = np.bincount(group[~same], minlength=len(values))[::-1]
+    low, high = values[:-1], values[1:]
+    middle = low / 2 + high / 2
+    between = np.where(middle > low, middle, high)  # there is nothing between neighbouring floats
+    thresholds = np.concatenate([[np.nextafter(values[-1], np.inf)], between[::-1], values[:1]])
+    return np.append(0, genuine.cumsum()), np.append(0, impostors.cumsum()), thresholds

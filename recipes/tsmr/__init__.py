@@ -1,7 +1,8 @@
 """Train an expanded student with a teacher and fold it back: a deployed face net with better weights.
 
-``apply_tsmr(model, teacher, data, val, config)`` is the whole recipe; ``TSMRConfig`` is everything that can be chosen about
-it; ``TSMRResult`` and ``TSMRReport`` are what it gives. So far there is one stage: distillation of the teacher's embeddings.
+``apply_tsmr(model, teacher, data, val, config)`` is the whole recipe; ``TSMRConfig`` is everything that can
+be chosen about it; ``TSMRResult`` and ``TSMRReport`` are what it gives. So far there is one stage:
+distillation of the teacher's embeddings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _HOME = {
     "apply_tsmr": "recipes.tsmr.recipe",
 }
 
-__all__ = [*_HOME]
+__all__ = ["TSMRConfig", "TSMRReport", "TSMRResult", "apply_tsmr"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__
 
 
 if TYPE_CHECKING:

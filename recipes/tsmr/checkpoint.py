@@ -1,6 +1,7 @@
 """What an interrupted run goes on from, and the refusal to go on with something else.
 
-The file is read with ``weights_only=True``: it holds tensors, numbers and text, and nothing that it names is run.
+The file is read with ``weights_only=True``: it holds tensors, numbers and text, and nothing that it names is
+run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> 
 
 
 def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that ``write_checkpoint`` wrote for the same ``run``, on the CPU; None where there is no file.
+    """The state that ``write_checkpoint`` wrote for the same ``run``, on the CPU; None where there is no
+    file.
 
     Raises:
-        InputError: the file is not such a checkpoint or is cut short, or was written for a run that differs; the message
-            names each field that does.
+        InputError: the file is not such a checkpoint or is cut short, or was written for a run that differs;
+            the message names each field that does.
     """
     if not path.exists():
         return None
@@ -33,7 +35,9 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         was, state = saved["run"], saved["state"]
     except Exception as error:  # a damaged file fails in any way it likes
-        raise InputError(f"{path} is not a checkpoint of this recipe, or is damaged; delete it to start anew") from error
+        raise InputError(
+            f"{path} is not a checkpoint of this recipe, or is damaged; delete it to start anew"
+        ) from error
     differing = [
         f"{name}={was.get(name)!r} (now {run.get(name)!r})"
         for name in {**was, **run}

@@ -18,18 +18,19 @@ class TSMRConfig:
     """The choices of a run.
 
     Attributes:
-        block: what each convolution is expanded to, as in ``rk.expand``; None trains the net as it is, the control that
-            any gain from a block has to be compared with.
+        block: what each convolution is expanded to, as in ``rk.expand``; None trains the net as it is, the
+            control that any gain from a block has to be compared with.
         norm: what each branch passes before the sum, as in ``rk.expand``.
-        student_input: input preset of the student (``recipes.faces.input_preset``). A wrong one fails nowhere and costs
-            accuracy, so the command line has no default for it.
+        student_input: input preset of the student (``recipes.faces.input_preset``). A wrong one fails nowhere
+            and costs accuracy, so the command line has no default for it.
         teacher_input: input preset of the teacher; likewise.
         loss: "cosine" or "mse", see ``recipes.tsmr.losses``.
         epochs: passes over the images.
         batch_size: images a step. The images left over at the end of an epoch are not used in it.
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of kernels; scales, biases, norms and PReLU slopes have none.
-        warmup: part of all steps over which the rate rises linearly from 0; after it, it falls to 0 as a half cosine.
+        warmup: part of all steps over which the rate rises linearly from 0; after it, it falls to 0 as a half
+            cosine.
         clip: largest norm of the gradient of all parameters together.
         flip: show half of the images mirrored, each with the teacher's embedding of the mirrored image.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.

@@ -39,8 +39,10 @@ class TSMRReport:
         images: number of training images.
         epochs: each epoch.
         before: the model as it was passed in; None without a validation set.
-        after: the model that is returned. Since it was chosen on this set, the figure is optimistic: judge on another one.
-        kept: the epoch whose weights are returned; 0 where none beat the model that was passed in, whose weights these are.
+        after: the model that is returned. Since it was chosen on this set, the figure is optimistic: judge on
+            another one.
+        kept: the epoch whose weights are returned; 0 where none beat the model that was passed in, whose
+            weights these are.
     """
 
     config: TSMRConfig

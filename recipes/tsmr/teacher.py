@@ -1,7 +1,9 @@
-"""The teacher's embeddings: computed once for every image and its mirror image, kept on disk, and checked before use.
+"""The teacher's embeddings: computed once for every image and its mirror image, kept on disk, and checked
+before use.
 
-The teacher does not change, so its answers are a table. It is read as a memory map: a set of millions of images needs no more
-memory than one of thousands, and every later run with the same teacher, input and images starts at once.
+The teacher does not change, so its answers are a table. It is read as a memory map: a set of millions of
+images needs no more memory than one of thousands, and every later run with the same teacher, input and images
+starts at once.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from recipes.faces import Embedder, FaceRecords, input_preset
 from recipes.faces.files import replacing
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError
@@ -28,7 +31,8 @@ _BATCH = 64
 
 
 def model_identity(model: str | Path | nn.Module) -> str:
-    """sha256 of an ONNX file and the files in which it keeps tensors, or of a module as it prints itself and its state_dict.
+    """sha256 of an ONNX file and the files in which it keeps tensors, or of a module as it prints itself and
+    its state_dict.
 
     Raises:
         InputError: a file cannot be read.
@@ -57,7 +61,8 @@ def _external_files(path: Path) -> list[Path]:
 def data_identity(images: Images) -> str:
     """sha256 of what tells one set of images from another.
 
-    That is its length, 64 of its images spread over it and, of a record file, size and time of the last change.
+    That is its length, 64 of its images spread over it and, of a record file, size and time of the last
+    change.
     """
     length = len(images)  # type: ignore[arg-type]
     digest = hashlib.sha256(str(length).encode())
@@ -70,43 +75,43 @@ def data_identity(images: Images) -> str:
 
 
 def teacher_embeddings(
-    teacher: str | Path | nn.Module,
-    preset: str,
+    embed: Embedder,
     views: Views,
     folder: Path,
-    *,
-    flip: bool,
-    workers: int,
+    identities: dict[str, str],
+    config: TSMRConfig,
     progress: Progress,
 ) -> npt.NDArray[np.float16]:
     """Unit embeddings of all images: a read-only memory map, float16 ``[N, V, D]``.
 
-    V is 2 with ``flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in ``folder`` whose name
-    comes from teacher, preset, images and V; one that is there already is used, one that is not is written whole or not
-    at all.
+    V is 2 with ``config.flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
+    ``folder`` (made if needed) whose name comes from V, the input preset, and the identities of the teacher
+    and the images; one that is there is used, one that is not is written whole or not at all.
 
     Raises:
-        InputError: the teacher cannot be read, cannot take these images, or gives an embedding that is not finite, zero, or
+        InputError: the teacher cannot take these images, or gives an embedding that is not finite, zero, or
             the same for every image; or the folder cannot be written to.
     """
-    embed = Embedder(teacher, input_preset(preset))  # first, so that its error is the one that a bad teacher gets
-    sides = (False, True) if flip else (False,)
-    key = {
-        "teacher": model_identity(teacher),
-        "input": repr(embed.preset),
-        "images": data_identity(views.images),
-        "sides": len(sides),
-    }
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    sides = (False, True) if config.flip else (False,)
+    key = [identities["teacher"], identities["data"], repr(input_preset(config.teacher_input)), len(sides)]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = folder / f"teacher-{name}.npy"
     if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
         order = [(index, side) for index in range(len(views)) for side in sides]
         with replacing(path) as file, progress.task("teacher", len(order)) as task:
-            for images, index, _ in views.batches(order, _BATCH, workers):
+            for images, index, _ in views.batches(order, _BATCH, config.workers):
                 embeddings = embed(images)
                 if not task.done:
                     _refuse_constant(embeddings)
-                    header = {"descr": "<f2", "fortran_order": False, "shape": (len(views), len(sides), embeddings.shape[1])}
+                    header = {
+                        "descr": "<f2",
+                        "fortran_order": False,
+                        "shape": (len(views), len(sides), embeddings.shape[1]),
+                    }
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(_unit(embeddings, index).astype("<f2").tobytes())
                 task.advance(len(images))

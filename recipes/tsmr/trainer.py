@@ -1,10 +1,12 @@
 """The training loop of one stage: AdamW with warm-up and a cosine schedule, one epoch at a time.
 
-Everything random in an epoch is seeded by its number, and the learning rate is a function of the step. So what a run can go on
-from is the weights and the optimizer's moments after an epoch; there is no state of generators or schedulers to carry along.
+Everything random in an epoch is seeded by its number, and the learning rate is a function of the step. So
+what a run can go on from is the weights and the optimizer's moments after an epoch; there is no state of
+generators or schedulers to carry along.
 
-The student trains in train mode, BatchNorm layers included, as is usual in fine-tuning: they normalise by the batch and their
-running statistics move to those of the training images. Deployed ONNX files seldom have any left.
+The student trains in train mode, BatchNorm layers included, as is usual in fine-tuning: they normalise by the
+batch and their running statistics move to those of the training images. Deployed ONNX files seldom have any
+left.
 """
 
 from __future__ import annotations
@@ -39,7 +41,12 @@ class Trainer:
     """
 
     def __init__(
-        self, student: nn.Module, stage: nn.Module, views: Views, targets: npt.NDArray[np.float16], config: TSMRConfig
+        self,
+        student: nn.Module,
+        stage: nn.Module,
+        views: Views,
+        targets: npt.NDArray[np.float16],
+        config: TSMRConfig,
     ) -> None:
         self.student = student
         self.stage = stage
@@ -50,7 +57,8 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(decay_groups(self.parameters, config.weight_decay), fused=True)
 
     def run_epoch(self, epoch: int, progress: Progress) -> tuple[dict[str, float], float]:
-        """Train one epoch, the first being 1. Returns the mean of each loss term, and images trained on a second.
+        """Train one epoch, the first being 1. Returns the mean of each loss term, and images trained on a
+        second.
 
         Raises:
             ReparamError: the gradient is no longer finite.
@@ -110,8 +118,8 @@ class Trainer:
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups in which only kernels decay.
 
-    A parameter with one value per channel (branch scale, bias, norm, PReLU slope) has none: to pull a branch's scale to
-    zero is to switch the branch off.
+    A parameter with one value per channel (branch scale, bias, norm, PReLU slope) has none: to pull a
+    branch's scale to zero is to switch the branch off.
     """
     kernels, vectors = [], []
     for parameter in parameters:
@@ -121,7 +129,8 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak rate at ``step`` of ``1 .. steps``: linear up over ``warmup * steps``, then a half cosine to 0.
+    """Factor on the peak rate at ``step`` of ``1 .. steps``: linear up over ``warmup * steps``, then a half
+    cosine to 0.
 
     Cosine annealing without restarts: Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5.
     """

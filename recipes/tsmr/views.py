@@ -15,11 +15,12 @@ View = tuple[int, bool]
 
 
 class Views(Dataset[tuple[Tensor, int, bool]]):
-    """``views[index, mirrored]`` is ``(image uint8 [3, H, W], index, mirrored)``, of a dataset ``(image, label, index)``.
+    """``views[index, mirrored]`` is ``(image uint8 [3, H, W], index, mirrored)``, of a dataset ``(image,
+    label, index)``.
 
     Raises:
-        InputError: there is no image, or it differs when it is read again. Items raise it where an image is not uint8 of
-            the first one's shape.
+        InputError: there is no image, or it differs when it is read again. Items raise it where an image is
+            not uint8 of the first one's shape.
     """
 
     def __init__(self, images: Images) -> None:

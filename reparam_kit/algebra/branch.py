@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra.expression import Block
 from reparam_kit.algebra.factors import Conv, Factor, Fixed, Misfit
@@ -112,7 +113,7 @@ class Branch(nn.Module):
         elif norm == "batch":
             layer = _BATCH_NORM[deployed.dim() - 2]
             self.norms = nn.ModuleList(layer(shape.out_channels) for _, shape in chain).to(deployed)
-            nn.init.zeros_(self.norms[-1].weight)
+            nn.init.zeros_(cast("_BatchNorm", self.norms[-1]).weight)
         else:
             nn.init.zeros_(list(self.parameters())[-1])
 
@@ -129,7 +130,7 @@ class Branch(nn.Module):
             parameter = getattr(self, f"factor{i}")
             kernel = factor.kernel(None if parameter is None else parameter.to(dtype), shape, like)
             if self.norm == "batch":
-                kernel = kernel.scale(*affine(self.norms[i], dtype))
+                kernel = kernel.scale(*affine(cast("_BatchNorm", self.norms[i]), dtype))
             total = kernel if total is None else total >> kernel
         assert total is not None
         return total
@@ -169,15 +170,17 @@ class Branch(nn.Module):
 
 def _norms(weight: Tensor) -> Tensor:
     """Euclidean norm of the kernel of each output channel, ``[O]``."""
-    return weight.flatten(1).norm(dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return norms
 
 
-def affine(norm: nn.Module, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def affine(norm: _BatchNorm, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """``(factor, shift)``, each ``[C]``, of a BatchNorm in eval mode: ``y -> factor * y + shift``."""
-    mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)
-    factor = torch.rsqrt(variance + norm.eps)
-    shift = -mean * factor
-    if norm.weight is not None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    shift = -norm.running_mean.to(dtype) * factor
+    if norm.affine:
         factor, shift = factor * norm.weight.to(dtype), shift * norm.weight.to(dtype) + norm.bias.to(dtype)
     return factor, shift
 

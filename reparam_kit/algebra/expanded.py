@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,8 @@ class Expanded(nn.Module):
     that takes up the branches' shift at folding where ``base`` has no bias.
     """
 
+    base: _ConvNd
+
     def __init__(self, base: _ConvNd, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
         super().__init__()
         self.base = base
@@ -36,7 +39,8 @@ class Expanded(nn.Module):
         self.shift_into = shift_into
         geometry = Geometry(base.in_channels, base.out_channels, base.kernel_size, base.groups)
         chains, _ = fit(block, geometry, norm)
-        self.branches = nn.ModuleList(Branch(chain, norm, base.weight) for chain in chains)
+        branches = nn.ModuleList(Branch(chain, norm, base.weight) for chain in chains)
+        self.branches = cast("Collection[Branch]", branches)
         self.train(base.training)
 
     @property
@@ -54,7 +58,8 @@ class Expanded(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.norm != "batch":
-            return functional_call(self.base, {"weight": self.weight}, args, kwargs)
+            out: Tensor = functional_call(self.base, {"weight": self.weight}, args, kwargs)
+            return out
         (x,) = args
         base = self.base
         mode = "constant" if base.padding_mode == "zeros" else base.padding_mode

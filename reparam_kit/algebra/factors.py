@@ -109,7 +109,7 @@ class Conv(Sized, name="conv"):
 
     def start(self, shape: Geometry) -> Tensor:
         weight = torch.randn(shape.weight_shape, dtype=torch.float64)
-        return weight / prod(shape.weight_shape[1:]) ** 0.5
+        return weight.div(prod(shape.weight_shape[1:]) ** 0.5)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None
@@ -131,12 +131,13 @@ class Dilated(Sized, name="dilated"):
 
     def start(self, shape: Geometry) -> Tensor:
         weight = torch.randn(*shape.weight_shape[:2], *self._dense_taps(shape), dtype=torch.float64)
-        return weight / prod(weight.shape[1:]) ** 0.5
+        return weight.div(prod(weight.shape[1:]) ** 0.5)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None
         weight = parameter.new_zeros(shape.weight_shape)
-        weight[(..., *[slice(None, None, self.rate)] * len(shape.taps))] = parameter
+        every = (slice(None, None, self.rate),) * len(shape.taps)
+        weight[(slice(None), slice(None)) + every] = parameter  # noqa: RUF005 (Python 3.10 has no star in an index)
         return Kernel(weight, shape.groups)
 
 
@@ -150,7 +151,8 @@ class Depthwise(Sized, name="depthwise"):
         return in_channels * self.width
 
     def start(self, shape: Geometry) -> Tensor:
-        return torch.randn(shape.out_channels, 1, *shape.taps, dtype=torch.float64) / prod(shape.taps) ** 0.5
+        weight = torch.randn(shape.out_channels, 1, *shape.taps, dtype=torch.float64)
+        return weight.div(prod(shape.taps) ** 0.5)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None

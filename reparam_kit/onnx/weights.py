@@ -1,8 +1,9 @@
 """Which numbers of an ONNX file are weights, and how they are read, written and left out of a comparison.
 
-A weight is a floating-point initializer, or the ``value`` of a ``Constant`` node, that no operator takes as a setting.
-Everything else is structure: integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were
-attributes in earlier opsets and still act like them (``_SETTINGS``). Retraining changes weights and nothing else.
+A weight is a floating-point tensor, an initializer or the ``value`` of a ``Constant`` node, that no operator
+takes as a setting. Everything else is structure: integer tensors (a ``Reshape`` target, axes, indices) decide
+shapes, and a few inputs were attributes in earlier opsets and still act like them (``_SETTINGS``). Training
+changes weights only.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from reparam_kit.errors import InputError
 
 # The types a weight is stored in. Torch rounds to them, because numpy has no bfloat16.
-_FLOATS = {
+_FLOATS: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,
     TensorProto.DOUBLE: torch.float64,
 }
 
-# Operator -> its floating-point inputs that an earlier opset (or a predecessor of the operator) held in attributes.
+# Operator -> positions of its floating-point inputs that it, or its predecessor, once held in attributes.
 _SETTINGS = {"Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Resize": (1, 2), "Upsample": (1,)}
 
 
@@ -90,8 +91,9 @@ class OnnxFile:
     def structure(self) -> ModelProto:
         """A copy of the model without its weights' numbers and without the names of its external files.
 
-        Two files have equal structure when these copies are equal. How a weight is stored (dtype, shape, raw, typed or
-        external, offset) is part of it; so are the numbers of all tensors that are no weights, wherever they lie.
+        Two files have equal structure when these copies are equal. How a weight is stored (dtype, shape, raw,
+        typed or external, offset) is part of it; so are the numbers of all tensors that are no weights, wherever
+        they lie.
         """
         model = ModelProto()
         model.CopyFrom(self.model)
@@ -150,9 +152,9 @@ def parse_onnx(payload: bytes, name: str) -> ModelProto:
 
 
 def stored_tensors(model: ModelProto) -> dict[str, TensorProto]:
-    """Every initializer and every ``value`` of a ``Constant`` node, those of sub-graphs and functions too.
+    """Every initializer and every ``value`` of a ``Constant`` node, also of sub-graphs and functions.
 
-    The key is ``initializer 'name'`` or ``constant 'output name'``, followed by where it is if not in the main graph.
+    The key is ``initializer 'name'`` or ``constant 'output name'``, and its place if not the main graph.
     """
     return {label: tensor for label, _, tensor in _stored_tensors(model)}
 
@@ -188,14 +190,14 @@ def _stored_tensors(model: ModelProto) -> Iterator[tuple[str, str, TensorProto]]
         for tensor in initializers:
             yield f"initializer {tensor.name!r}{place}", tensor.name, tensor
         for node in nodes:
-            if node.op_type == "Constant":
+            if node.op_type == "Constant" and node.output:
                 for attribute in node.attribute:
                     if attribute.name == "value":
                         yield f"constant {node.output[0]!r}{place}", node.output[0], attribute.t
 
 
 def _scopes(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto], Iterable[TensorProto]]]:
-    """The main graph, every sub-graph (body of an ``If`` or a ``Loop``) and every function: place, nodes, initializers."""
+    """Place, nodes and initializers of the main graph, of every sub-graph and of every function."""
 
     def with_bodies(
         place: str, nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]
@@ -227,12 +229,15 @@ def _address(tensor: TensorProto) -> tuple[str, int, int | None]:
     """Location, first byte and end (``None``: the file's) of an external tensor."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
-        start = int(entries.get("offset", 0))
-        return entries["location"], start, start + int(entries["length"]) if "length" in entries else None
+        location, start = entries["location"], int(entries.get("offset", 0))
+        stop = start + int(entries["length"]) if "length" in entries else None
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"tensor {tensor.name!r} has a malformed address of its external data: {error}"
+            f"tensor {tensor.name!r} has a malformed address of its external data: {error!r}"
         ) from error
+    if start < 0 or (stop is not None and stop < start):
+        raise InputError(f"tensor {tensor.name!r} has a negative offset or length of its external data")
+    return location, start, stop
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,0 +1,28 @@
+# Two commands: `make demo` shows the product at work, `make test` proves it. Both build their own environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+demo: $(VENV)/installed
+	$(BIN)/reparam-kit demo
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# constraints.txt holds the versions that the tests were last run with.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+.PHONY: demo test lint
