@@ -16,7 +16,7 @@ from reparam_kit import InputError
 
 
 def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write ``state`` with ``run``, the names and values that it depends on; the old file stays until this one is whole."""
+    """Write ``state`` with ``run``, names and values that it depends on; an old file stays until this one is whole."""
     with replacing(path) as file:
         torch.save({"run": run, "state": state}, file)
 
@@ -36,7 +36,7 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         was, state = saved["run"], saved["state"]
     except Exception as error:  # a damaged file fails in any way it likes
         raise InputError(
-            f"{path} is not a checkpoint of this recipe, or is damaged; delete it to start anew"
+            f"{path} is not a checkpoint of this recipe, or damaged: delete it to start anew"
         ) from error
     differing = [
         f"{name}={was.get(name)!r} (now {run.get(name)!r})"

@@ -167,15 +167,13 @@ def _distillation(
     """The stage, its projection fitted to a sample of the training images."""
     embed = Embedder(model, input_preset(config.student_input))
     order = epoch_order(len(views), config.flip, config.seed)[:_FITTED]
-    pairs = [
-        (embed(images), targets[index.numpy(), mirrored.numpy().astype(int)])
-        for images, index, mirrored in views.batches(order, _CALIBRATED, config.workers)
-    ]
-    ours, theirs = (
-        torch.from_numpy(np.concatenate(side).astype(np.float64)) for side in zip(*pairs, strict=True)
-    )
-    stage = Distillation(ours.shape[1], theirs.shape[1], config.loss)
-    stage.fit(ours, theirs)
+    ours, theirs = [], []
+    for images, index, mirrored in views.batches(order, _CALIBRATED, config.workers):
+        ours.append(embed(images))
+        theirs.append(torch.from_numpy(targets[index.numpy(), mirrored.numpy().astype(int)]))
+    student, teacher = torch.cat(ours), torch.cat(theirs)
+    stage = Distillation(student.shape[1], teacher.shape[1], config.loss)
+    stage.fit(student, teacher)
     return stage.to(_device(model))
 
 

@@ -104,7 +104,7 @@ def teacher_embeddings(
         order = [(index, side) for index in range(len(views)) for side in sides]
         with replacing(path) as file, progress.task("teacher", len(order)) as task:
             for images, index, _ in views.batches(order, _BATCH, config.workers):
-                embeddings = embed(images)
+                embeddings = embed(images).numpy()
                 if not task.done:
                     _refuse_constant(embeddings)
                     header = {
@@ -126,7 +126,8 @@ def _unit(embeddings: npt.NDArray[np.float32], index: Tensor) -> npt.NDArray[np.
             f"the teacher's embedding of training image {int(index[bad[0]])} is zero or not finite: "
             "check the teacher and its input preset"
         )
-    return embeddings / norms
+    unit: npt.NDArray[np.float32] = embeddings / norms
+    return unit
 
 
 def _refuse_constant(embeddings: npt.NDArray[np.float32]) -> None:

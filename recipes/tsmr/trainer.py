@@ -121,7 +121,8 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
     A parameter with one value per channel (branch scale, bias, norm, PReLU slope) has none: to pull a
     branch's scale to zero is to switch the branch off.
     """
-    kernels, vectors = [], []
+    kernels: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in parameters:
         is_vector = parameter.numel() == max(parameter.shape, default=1)
         (vectors if is_vector else kernels).append(parameter)

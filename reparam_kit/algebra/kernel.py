@@ -100,7 +100,7 @@ class Kernel:
         return Kernel(F.pad(self.weight, padding), self.groups, self.bias) if any(padding) else self
 
     def regroup(self, groups: int) -> Kernel:
-        """The same operator written with fewer groups (a divisor of the present ones): block-diagonal, zeros elsewhere."""
+        """The same operator written with fewer groups (a divisor of the present ones): block-diagonal."""
         if groups == self.groups:
             return self
         parts = self.groups // groups

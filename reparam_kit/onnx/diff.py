@@ -1,8 +1,8 @@
-"""What differs between two ONNX files: the graph, or only the numbers in its weights.
+"""What differs between two ONNX files: the graph, or only the numbers of its weights.
 
-Weights are taken out of both (:meth:`OnnxFile.structure`); if what is left serialises to the same bytes, the graphs
-are the same. Only otherwise are the two walked, field by field as the schema lists them, to say where they part, so
-no field can be forgotten.
+The weights are taken out of both (``OnnxFile.structure``); if what is left serialises to the same bytes, the graphs
+are the same. Only otherwise are the two walked to say where they part, field by field as the schema lists them, so
+that none is forgotten.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import asdict, dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
-from reparam_kit.errors import InputError
 from reparam_kit.onnx.weights import OnnxFile, dtype_name, read_onnx, weights
 
 
@@ -33,18 +33,18 @@ class Change:
 
     def __str__(self) -> str:
         if self.what == "added":
-            return f"{self.where}: added {self.after}"
+            return f"{self.where} added: {self.after}"
         if self.what == "removed":
-            return f"{self.where}: removed {self.before}"
-        return f"{self.where}: {self.what} from {self.before} to {self.after}"
+            return f"{self.where} removed: {self.before}"
+        return f"{self.where} {self.what}: {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True)
 class PayloadChange:
     """How far the numbers of one weight moved.
 
-    ``max_abs`` is the largest absolute difference, ``max_ulp`` the largest distance in representable numbers
-    (float32 only), ``relative_l2`` is |b - a| / |a| in the 2-norm (infinite where a is all zero).
+    ``max_abs`` is the largest absolute difference; ``max_ulp`` the largest distance counted in representable numbers
+    (``None`` unless float32); ``relative_l2`` is |b - a| / |a| in the 2-norm (infinite where a is all zero).
     """
 
     name: str
@@ -55,11 +55,9 @@ class PayloadChange:
     relative_l2: float
 
     def __str__(self) -> str:
-        ulp = "" if self.max_ulp is None else f", {self.max_ulp} ulp"
-        return (
-            f"{self.name} {self.dtype}{list(self.shape)}: moved by at most {self.max_abs:.3g}{ulp}, "
-            f"relative {self.relative_l2:.3g}"
-        )
+        ulp = "" if self.max_ulp is None else f" ({self.max_ulp} ulp)"
+        size = f"{self.dtype}{list(self.shape)}"
+        return f"{self.name} {size}: max {self.max_abs:.3g}{ulp}, relative {self.relative_l2:.3g}"
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,132 @@ class StructuralDiff:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON has them; a number that is not finite becomes None."""
-        payloads = [
-            {key: None if isinstance(value, float) and not math.isfinite(value) else value}
-            for change in self.payloads
-            for key, value in asdict(change).items()
-        ]
-        return {"same_graph": self.same_graph, "changes": [asdict(c) for c in self.changes], "payloads": payloads}
+        return {"same_graph": self.same_graph, **plain(asdict(self))}
+
+    def __str__(self) -> str:
+        head = "same graph" if self.same_graph else f"the graphs differ in {len(self.changes)} places"
+        lines = [head, *_first(self.changes, 20)]
+        lines.append(f"{len(self.payloads)} weights differ")
+        return "\n".join([*lines, *_first(sorted(self.payloads, key=lambda p: -p.relative_l2), 5)])
+
+
+def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDiff:
+    """Compare two ONNX models, given as files or parsed.
+
+    The order of nodes, inputs, initializers and attributes counts, as does everything else in the file but the
+    numbers of weights (see :mod:`reparam_kit.onnx.weights`) and the names of external data files.
+
+    Raises:
+        InputError: a file is missing, damaged or not an ONNX model, or a parsed model has external data (its folder
+            is then unknown: give its path).
+    """
+    first, second = (OnnxFile(m, {}) if isinstance(m, ModelProto) else read_onnx(m) for m in (a, b))
+    return compare(first, second)
+
+
+def compare(a: OnnxFile, b: OnnxFile) -> StructuralDiff:
+    """:func:`diff` of models already read."""
+    changes: tuple[Change, ...] = ()
+    before, after = a.structure(), b.structure()
+    if before.SerializeToString(deterministic=True) != after.SerializeToString(deterministic=True):
+        changes = tuple(_walk(before, after, ""))
+        if not changes:
+            changes = (Change("changed", "fields that the installed onnx does not know", "...", "..."),)
+    return StructuralDiff(changes, tuple(_payloads(a, b)))
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's types: tuples as lists, numbers that are not finite as None."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def measure(name: str, dtype: str, a: NDArray[Any], b: NDArray[Any]) -> PayloadChange:
+    """The distance from ``a`` to ``b``, two arrays of one shape and dtype."""
+    before, after = a.astype(np.float64), b.astype(np.float64)
+    norm, moved = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
+    return PayloadChange(
+        name,
+        dtype,
+        a.shape,
+        max_abs=float(np.abs(after - before).max()),
+        max_ulp=int(np.abs(_rank(b) - _rank(a)).max()) if dtype == "float32" else None,
+        relative_l2=moved / norm if norm else math.inf,
+    )
+
+
+def _rank(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The position of each float32 in their order, so that neighbours are 1 apart, across zero too."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def _payloads(a: OnnxFile, b: OnnxFile) -> Iterator[PayloadChange]:
+    others = weights(b.model)
+    for label, tensor in weights(a.model).items():
+        other = others.get(label)
+        if other is None or (other.dims, other.data_type) != (tensor.dims, tensor.data_type):
+            continue
+        before, after = a.read(tensor), b.read(other)
+        if before.tobytes() != after.tobytes():
+            yield measure(label, dtype_name(tensor), before, after)
+
+
+# Message -> what identifies one among its neighbours, tried in turn. The others go by position.
+_KEYS: dict[str, tuple[Callable[[Any], tuple[str, ...]], ...]] = {
+    "NodeProto": (lambda node: tuple(node.output), lambda node: (node.name,) if node.name else ()),
+    "FunctionProto": (lambda function: (function.domain, function.name, function.overload),),
+    "OperatorSetIdProto": (lambda opset: (opset.domain,),),
+    "StringStringEntryProto": (lambda entry: (entry.key,),),
+    "TensorAnnotation": (lambda annotation: (annotation.tensor_name,),),
+    **dict.fromkeys(
+        ("AttributeProto", "GraphProto", "TensorProto", "ValueInfoProto"), (lambda item: (item.name,),)
+    ),
+}
+
+
+def _walk(a: Message, b: Message, where: str) -> Iterator[Change]:
+    for field in a.DESCRIPTOR.fields:
+        place = f"{where}.{field.name}" if where else field.name
+        before, after = getattr(a, field.name), getattr(b, field.name)
+        if isinstance(before, MutableSequence):
+            if field.message_type is not None:
+                yield from _walk_items(before, after, place)
+            elif list(before) != list(after):
+                yield _change("changed", place, _text(a, field), _text(b, field))
+            continue
+        had, has = a.HasField(field.name), b.HasField(field.name)
+        if had and has and field.message_type is not None:
+            yield from _walk(before, after, place)
+        elif had and has and before != after:
+            yield _change("changed", place, _text(a, field), _text(b, field))
+        elif had and not has:
+            yield _change("removed", place, _text(a, field), None)
+        elif has and not had:
+            yield _change("added", place, None, _text(b, field))
+
+
+def _walk_items(before: Sequence[Message], after: Sequence[Message], place: str) -> Iterator[Change]:
+    left, right = dict(enumerate(before)), dict(enumerate(after))
+    pairs: dict[int, int] = {}
+    for key in _keys(before, after):
+        waiting: dict[tuple[str, ...], list[int]] = {}
+        for j, item in right.items():
+            waiting.setdefault(key(item), []).append(j)
+        for i, item in list(left.items()):
+            if key(item) and waiting.get(key(item)):
+                pairs[i] = waiting[key(item)].pop(0)
+                del left[i], right[pairs[i]]
+    for i, item in left.items():
+        yield _change("removed", f"{place}[{_label(item, i)}]", _line(item), None)
+    for j, item in right.items():
+        yield _change("added", f"{place}[{_label(item, j)}]", None, _line(item))
+    order = [pairs[i] for i in sorted(pairs)]
+    if order != sorted(order):
+        labels = [_label(item, j) for j, item in enumerate(after)]
+        yield _change("reordered", place, str([labels[j] for j in order]), str([labels[j] for j in sorted(order)]))
+    for i in sorted(pairs):
+        yield from _walk(before[i], after[pairs[i]], f"{place}[{_label(before[i], i)}]")

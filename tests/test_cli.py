@@ -1,0 +1,89 @@
+"""The command line: the whole way on one small file, exit codes, and one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from nets import Plain, build
+from test_formats import small_onnx
+
+import reparam_kit as rk
+from reparam_kit.cli import main
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_whole_way(tmp_path: Path) -> None:
+    deployed, student, folded = small_onnx(tmp_path / "a.onnx"), tmp_path / "student.pt", tmp_path / "b.onnx"
+    assert run("expand", deployed, "-o", student, "--block", "repvgg").exit_code == 0
+    assert run("fold", student, "-o", folded).exit_code == 0
+    assert folded.read_bytes() == deployed.read_bytes()
+    assert run("diff", deployed, folded).exit_code == 0
+    report = run("verify", deployed, folded, "--json")
+    assert report.exit_code == 0
+    assert json.loads(report.stdout)["ok"] is True
+
+
+def test_other_weights_are_another_function_and_the_same_graph(tmp_path: Path) -> None:
+    a, b = small_onnx(tmp_path / "a.onnx"), small_onnx(tmp_path / "b.onnx")
+    assert run("diff", a, b).exit_code == 0
+    assert run("verify", a, b).exit_code == 1
+    assert run("verify", a, b, "--retrained").exit_code == 0
+
+
+def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
+    net = small_onnx(tmp_path / "a.onnx")
+    table = run("inspect", net)
+    assert "2 of 2 convolutions can be expanded" in table.stdout
+    rows = json.loads(run("inspect", net, "--json", "--exclude", "*stem*").stdout)
+    assert [row["reason"] for row in rows] == ["excluded", None]
+    assert rows[1]["branches"] == ["conv(1)", "conv(1) >> conv(k)", "conv(1) >> avg(k)"]
+
+
+def test_a_factory_and_its_weights(tmp_path: Path) -> None:
+    rk.save(build(Plain), tmp_path / "plain.safetensors")
+    result = run("inspect", "nets:Plain", "--weights", tmp_path / "plain.safetensors", "--json")
+    assert len(json.loads(result.stdout)) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "missing.onnx"], 2, "missing.onnx: no such file"),
+        (["expand", "{net}", "-o", "{out}.pt", "--block", "ddb"], 2, "did you mean 'dbb'"),
+        (
+            ["expand", "{net}", "-o", "{out}.pt", "--block", "conv(k) + conf(1)"],
+            2,
+            "column 11: there is no factor 'conf'",
+        ),
+        (["expand", "{net}", "-o", "{out}.pt", "--norm", "layer"], 2, "choose one of scale, batch, none"),
+        (
+            ["expand", "{net}", "-o", "{out}.pt", "--include", "zzz"],
+            2,
+            "include='zzz' matches no convolution",
+        ),
+        (
+            ["expand", "{net}", "-o", "{out}.pt", "--block", "conv(k) + conv(7)"],
+            3,
+            "none of the 2 convolutions",
+        ),
+        (["expand", "{net}", "-o", "{out}.xyz"], 2, "choose .onnx, .pt or .safetensors"),
+        (["expand", "{net}", "-o", "{out}.onnx"], 2, "fold"),
+        (["fold", "{net}", "-o", "{out}.onnx"], 3, "no expanded convolution"),
+        (["verify", "{net}", "missing.onnx"], 2, "missing.onnx"),
+        (["diff", "{net}", "missing.onnx"], 2, "missing.onnx"),
+    ],
+)
+def test_what_is_wrong_takes_one_line(tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    net, out = small_onnx(tmp_path / "net.onnx"), tmp_path / "out"
+    result = run(*[argument.format(net=net, out=out) for argument in arguments])
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == [net]

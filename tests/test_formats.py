@@ -1,0 +1,182 @@
+"""Model files: what is read, what is refused, and that nothing is run or lost on the way."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from nets import Plain, build, disturb, images
+from safetensors.torch import save_model
+from torch import nn
+
+import reparam_kit as rk
+from reparam_kit.algebra import NORMS, Expanded, Norm
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("ran"),))
+
+
+def small_onnx(path: Path) -> Path:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weights = {
+        "stem.weight": torch.randn(6, 3, 3, 3),
+        "stem.bias": torch.randn(6),
+        "head.weight": torch.randn(5, 6, 3, 3),
+        "head.bias": torch.randn(5),
+    }
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "stem.weight", "stem.bias"], ["a"], name="/stem/Conv", pads=[1, 1, 1, 1]
+        ),
+        helper.make_node("Relu", ["a"], ["b"], name="/Relu"),
+        helper.make_node("Conv", ["b", "head.weight", "head.bias"], ["y"], name="/head/Conv"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5, 6, 6])],
+        [numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_expanded_onnx_model_round_trips_without_pickle(tmp_path: Path, norm: Norm) -> None:
+    deployed = rk.load(small_onnx(tmp_path / "deployed.onnx"))
+    student = disturb(rk.expand(deployed, "dbb", norm)).eval()
+    rk.save(student, tmp_path / "student.pt")
+    again = rk.load(tmp_path / "student.pt").eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(again(x), student(x))
+    rk.save(rk.fold(student), tmp_path / "a.onnx")
+    rk.save(rk.fold(again), tmp_path / "b.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert rk.diff(tmp_path / "deployed.onnx", tmp_path / "a.onnx").same_graph
+
+
+def test_an_untrained_round_trip_returns_the_file(tmp_path: Path) -> None:
+    path = small_onnx(tmp_path / "deployed.onnx")
+    rk.save(rk.fold(rk.expand(rk.load(path))), tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+
+
+def test_different_blocks_at_different_sites_survive_the_archive(tmp_path: Path) -> None:
+    deployed = rk.load(small_onnx(tmp_path / "deployed.onnx"))
+    first, second = [site.name for site in rk.inspect(deployed)]
+    student = rk.expand(rk.expand(deployed, "acb", include=[first]), "repvgg", "none", include=[second])
+    rk.save(student, tmp_path / "student.pt")
+    blocks = {
+        m.site: (m.block, m.norm)
+        for m in rk.load(tmp_path / "student.pt").modules()
+        if isinstance(m, Expanded)
+    }
+    assert blocks == {m.site: (m.block, m.norm) for m in student.modules() if isinstance(m, Expanded)}
+
+
+def test_a_pickled_module_is_read_only_when_allowed(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    rk.save(net, tmp_path / "net.pt")
+    with pytest.raises(rk.UnsafeFileError, match="--unsafe-load"):
+        rk.load(tmp_path / "net.pt")
+    again = rk.load(tmp_path / "net.pt", unsafe=True)
+    assert torch.equal(again[0].weight, net[0].weight)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_a_hostile_file_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(Bomb(), tmp_path / f"new{suffix}")
+    (tmp_path / f"old{suffix}").write_bytes(pickle.dumps(Bomb()))
+    for name in ("new", "old"):
+        with pytest.raises(rk.ReparamError):
+            rk.load(tmp_path / f"{name}{suffix}")
+        with pytest.raises(rk.ReparamError):
+            rk.load("nets:Plain", weights=tmp_path / f"{name}{suffix}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_factory_with_weights(tmp_path: Path, suffix: str) -> None:
+    net = build(Plain).eval()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(net.state_dict(), path)
+    else:
+        save_model(net, str(path))
+    x = images()
+    assert torch.equal(rk.load("nets:Plain", weights=path).eval()(x), net(x))
+
+
+def test_safetensors_holds_the_state_dict(tmp_path: Path) -> None:
+    net = build(Plain).eval()
+    rk.save(net, tmp_path / "net.safetensors")
+    x = images()
+    assert torch.equal(rk.load("nets:Plain", weights=tmp_path / "net.safetensors").eval()(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.onnx", None, "no such file"),
+        ("missing.pt", None, "no such file"),
+        ("empty.pt", b"", "not a file that torch.save wrote"),
+        ("text.pt", b"hello, world", "not a file that torch.save wrote|pickled"),
+        ("empty.onnx", b"", "not an ONNX model"),
+        ("text.onnx", b"hello, world", "not an ONNX model"),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(rk.ReparamError, match=message) as caught:
+        rk.load(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package:make", "cannot import the factory: No module named"),
+        ("nets:Plane", "cannot import the factory: module 'nets' has no attribute 'Plane'"),
+        ("nets:images", "not a torch.nn.Module"),
+    ],
+)
+def test_factories_that_give_no_model(name: str, message: str) -> None:
+    with pytest.raises(rk.InputError, match=message):
+        rk.load(name)
+
+
+def test_a_state_dict_is_not_a_model_and_may_not_fit(tmp_path: Path) -> None:
+    torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(rk.InputError, match="package.module:factory"):
+        rk.load(tmp_path / "weights.pt")
+    with pytest.raises(rk.InputError, match="does not fit nets:Plain"):
+        rk.load("nets:Plain", weights=tmp_path / "weights.pt")
+    with pytest.raises(rk.InputError, match="brings its own"):
+        rk.load(tmp_path / "weights.pt", weights=tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("out.bin", "choose .onnx, .pt or .safetensors"), ("no/folder/out.pt", "does not exist")],
+)
+def test_where_nothing_can_be_written(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(rk.InputError, match=message):
+        rk.save(build(Plain), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_needs_a_model_that_came_from_onnx(tmp_path: Path) -> None:
+    with pytest.raises(rk.InputError):
+        rk.save(build(Plain), tmp_path / "out.onnx")
+    student = rk.expand(rk.load(small_onnx(tmp_path / "deployed.onnx")))
+    with pytest.raises(rk.InputError, match="fold"):
+        rk.save(student, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
