@@ -155,7 +155,7 @@ def test_factories_that_give_no_model(name: str, message: str) -> None:
 
 def test_a_state_dict_is_not_a_model_and_may_not_fit(tmp_path: Path) -> None:
     torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(rk.InputError, match="package.module:factory"):
+    with pytest.raises(rk.InputError, match=r"package\.module:factory"):
         rk.load(tmp_path / "weights.pt")
     with pytest.raises(rk.InputError, match="does not fit nets:Plain"):
         rk.load("nets:Plain", weights=tmp_path / "weights.pt")

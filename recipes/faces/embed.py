@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -19,6 +20,8 @@ from recipes.faces.inputs import InputPreset
 from reparam_kit import InputError
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
+
+_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 
 class Embedder:
@@ -42,19 +45,21 @@ class Embedder:
         self.preset = preset
         self.batch_size = batch_size
         self._run: Callable[[torch.Tensor], torch.Tensor]
-        if isinstance(model, nn.Module):
-            self._run = _ModuleRunner(model)
-        else:
-            self._run = _OnnxRunner(Path(model))
+        self._run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Embed one batch of RGB images in 0..255, uint8 or floating ``[N, 3, H, W]``: float32 ``[N, D]`` on the CPU.
 
         Raises:
-            InputError: the size of the images is not the one that the file has fixed.
+            InputError: the size of the images is not the one that the file has fixed, or the output is not one row an
+                image.
         """
         output = self._run(self.preset(images))
-        return output.reshape(len(images), -1)
+        if output.ndim < 2 or len(output) != len(images):
+            raise InputError(
+                f"the model gives {list(output.shape)} for {len(images)} images, not one embedding each"
+            )
+        return output.flatten(1)
 
     def embed(self, images: Iterable[Image], flip: bool = False) -> npt.NDArray[np.float32]:
         """Embed RGB images of one size, batch by batch: float32 ``[N, D]``, not normalised.
@@ -84,14 +89,22 @@ def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
     while batch := list(islice(remaining, size)):
         sizes = {tuple(image.shape) for image in batch}
         if len(sizes) > 1:
-            raise InputError(f"images of different sizes [3, H, W] cannot be one batch: {sorted(sizes)}; align the faces first")
+            raise InputError(
+                f"images of the sizes {sorted(sizes)} [3, H, W] cannot be one batch: align the faces first"
+            )
         yield torch.stack(batch)
 
 
 def _planes(image: Image) -> torch.Tensor:
     if isinstance(image, np.ndarray):
-        return torch.from_numpy(image).permute(2, 0, 1)
-    return image[0] if isinstance(image, tuple) else image
+        planes = torch.from_numpy(image.copy()).permute(
+            2, 0, 1
+        )  # copied: it may be read-only or a reversed view
+    else:
+        planes = image[0] if isinstance(image, tuple) else image
+    if planes.dtype != torch.uint8 or planes.ndim != 3:
+        raise InputError(f"an image of {planes.dtype} {list(planes.shape)} is not uint8 RGB in 0..255")
+    return planes
 
 
 class _ModuleRunner:
@@ -121,16 +134,42 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 class _OnnxRunner:
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
         if not path.is_file():
             raise InputError(f"there is no model file {path}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # its warnings are about its own optimisations
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no base class of their own
-            raise InputError(f"{path} is not a model that onnxruntime runs: {str(error).splitlines()[0]}") from error
-        self._path = path
+        except Exception as error:  # onnxruntime's errors share no other class
+            raise InputError(f"{path} is not a model that onnxruntime runs: {_first_line(error)}") from error
         inputs = self._session.get_inputs()
-        ...
+        shapes = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
+        if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
+            raise InputError(f"{path} takes {shapes}; an embedding model takes one float [N, 3, H, W]")
+        self._path = path
+        self._name = inputs[0].name
+        self._dtype = _DTYPES[inputs[0].type]
+        batch, *sizes = (size if isinstance(size, int) else None for size in inputs[0].shape)
+        self._batch, self._sizes = batch, sizes
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        given = list(images.shape[1:])
+        if any(size not in (None, have) for size, have in zip(self._sizes, given, strict=True)):
+            raise InputError(f"{self._path} takes images [3, H, W] of {self._sizes}, and these are {given}")
+        chunks = images.to(self._dtype).split(self._batch or len(images))
+        return torch.cat([self._chunk(chunk) for chunk in chunks]).float()
+
+    def _chunk(self, images: torch.Tensor) -> torch.Tensor:
+        missing = self._batch - len(images) if self._batch else 0
+        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        try:
+            outputs = self._session.run(None, {self._name: filled.numpy()})
+        except Exception as error:  # as above
+            raise InputError(
+                f"{self._path} fails on images {list(filled.shape)}: {_first_line(error)}"
+            ) from error
+        return torch.from_numpy(outputs[0])[: len(images)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -39,7 +39,9 @@ class PairSet:
 
     def __post_init__(self) -> None:
         if not len(self.same) or len(self.images) != 2 * len(self.same):
-            raise InputError(f"{len(self.images)} images do not make {len(self.same)} pairs, which need two each")
+            raise InputError(
+                f"{len(self.images)} images do not make {len(self.same)} pairs, which need two each"
+            )
 
     def __len__(self) -> int:
         return len(self.same)

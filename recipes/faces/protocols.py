@@ -28,12 +28,16 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
-        raise InputError(f"pair {bad[0]} has an embedding that is zero or not finite ({len(bad)} of {len(norms)} pairs do)")
+        raise InputError(
+            f"pair {bad[0]} has an embedding that is zero or not finite ({len(bad)} of {len(norms)} pairs do)"
+        )
     cosine: Floats = np.einsum("nd,nd->n", a, b) / norms
     return cosine
 
 
-def kfold_accuracy(scores: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) -> tuple[float, float, Floats]:
+def kfold_accuracy(
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10
+) -> tuple[float, float, Floats]:
     """LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
     The folds are consecutive and not shuffled, and the first ``N mod folds`` have one pair more, as the sets' makers
@@ -107,20 +111,28 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
     return float(genuine[impostors <= allowed].max() / genuine[-1])
 
 
-def _both_kinds(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+def _both_kinds(
+    scores: npt.ArrayLike, same: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
     scores, same = _checked(scores, same)
     if same.all() or not same.any():
-        raise InputError(f"error rates need genuine and impostor pairs; of {len(same)} pairs {same.sum()} are genuine")
+        raise InputError(
+            f"error rates need genuine and impostor pairs; of {len(same)} pairs {same.sum()} are genuine"
+        )
     return _sweep(scores, same)
 
 
 def _checked(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
     scores, same = np.asarray(scores, np.float64), np.asarray(same, np.bool_)
     if scores.shape != same.shape or scores.ndim != 1:
-        raise InputError(f"scores {list(scores.shape)} and truths {list(same.shape)} must be one number a pair")
+        raise InputError(
+            f"scores {list(scores.shape)} and truths {list(same.shape)} must be one number a pair"
+        )
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        raise InputError(f"the score of pair {bad[0]} is {scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite)")
+        raise InputError(
+            f"the score of pair {bad[0]} is {scores[bad[0]]} ({len(bad)} of {len(scores)} are not finite)"
+        )
     return scores, same
 
 

@@ -76,7 +76,9 @@ class RecordFile:
         if not len(keys):
             raise InputError(f"{self.path} has no record")
         last = offsets.argmax()
-        self._read(keys[last], offsets[last])  # so that a file that was cut short is refused now, not in mid-training
+        self._read(
+            keys[last], offsets[last]
+        )  # so that a file that was cut short is refused now, not in mid-training
         labels, image = self._read(keys[0], offsets[0])
         if len(labels) == 1 or image:
             images_end = identities_end = keys[-1] + 1
@@ -210,7 +212,9 @@ class RecordFile:
             return (label,), data[_HEADER.size :]
         image = _HEADER.size + 4 * count
         if len(data) < image:
-            raise InputError(f"{self._place(key, offset)} is corrupt: {len(data)} bytes hold no {count} labels")
+            raise InputError(
+                f"{self._place(key, offset)} is corrupt: {len(data)} bytes hold no {count} labels"
+            )
         return struct.unpack_from(f"<{count}f", data, _HEADER.size), data[image:]
 
 
@@ -229,7 +233,9 @@ def _read_index(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64
 
 
 def write_records(
-    path: str | os.PathLike[str], records: Iterable[tuple[int, bytes]], image_size: tuple[int, int] = (112, 112)
+    path: str | os.PathLike[str],
+    records: Iterable[tuple[int, bytes]],
+    image_size: tuple[int, int] = (112, 112),
 ) -> None:
     """Write ``(label, encoded image)`` pairs as ``path`` with its ``.idx``, and ``property`` in the same folder.
 
@@ -252,12 +258,16 @@ def write_records(
     people = [len(list(group)) for _, group in groupby(images, key=itemgetter(0))]
     largest = max([len(images) + len(people) + 1, *(abs(label) for label, _ in images)])
     if largest > _MAX_LABEL:
-        raise InputError(f"{path}: labels and record numbers are float32 and end at {_MAX_LABEL}, not {largest}")
+        raise InputError(
+            f"{path}: labels and record numbers are float32 and end at {_MAX_LABEL}, not {largest}"
+        )
     offset = 0
     with replacing(path) as rec, replacing(path.with_suffix(".idx")) as idx:
         for key, payload in enumerate(_payloads(images, people)):
             if len(payload) > _MAX_LENGTH:
-                raise InputError(f"{path}: record {key} has {len(payload)} bytes, more than the format's {_MAX_LENGTH}")
+                raise InputError(
+                    f"{path}: record {key} has {len(payload)} bytes, more than the format's {_MAX_LENGTH}"
+                )
             idx.write(f"{key}\t{offset}\n".encode())
             offset += rec.write(_encode(payload))
     with replacing(path.with_name("property")) as properties:
@@ -290,7 +300,11 @@ def _encode(payload: bytes) -> bytes:
     parts = []
     for flag, start, end in zip(flags, starts, ends, strict=True):
         length = end - start
-        parts += [_PART.pack(_MAGIC, flag << 29 | length), payload[start:end], bytes(_padded(length) - length)]
+        parts += [
+            _PART.pack(_MAGIC, flag << 29 | length),
+            payload[start:end],
+            bytes(_padded(length) - length),
+        ]
     return b"".join(parts)
 
 

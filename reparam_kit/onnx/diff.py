@@ -10,23 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import asdict, dataclass
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from reparam_kit.onnx.weights import OnnxFile, dtype_name, read_onnx, weights
+
+
+What = Literal["added", "removed", "changed", "reordered"]
 
 
 @dataclass(frozen=True)
 class Change:
     """One structural difference. ``where`` is a path such as ``graph.node[conv1].attribute[strides].ints``."""
 
-    what: Literal["added", "removed", "changed", "reordered"]
+    what: What
     where: str
     before: str | None
     after: str | None
@@ -78,9 +80,9 @@ class StructuralDiff:
 
     def __str__(self) -> str:
         head = "same graph" if self.same_graph else f"the graphs differ in {len(self.changes)} places"
-        lines = [head, *_first(self.changes, 20)]
-        lines.append(f"{len(self.payloads)} weights differ")
-        return "\n".join([*lines, *_first(sorted(self.payloads, key=lambda p: -p.relative_l2), 5)])
+        farthest = sorted(self.payloads, key=lambda payload: payload.relative_l2, reverse=True)
+        lines = [head, *_first(self.changes, 20), f"{len(farthest)} weights differ", *_first(farthest, 5)]
+        return "\n".join(lines)
 
 
 def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDiff:
@@ -182,24 +184,79 @@ def _walk(a: Message, b: Message, where: str) -> Iterator[Change]:
             yield _change("added", place, None, _text(b, field))
 
 
-def _walk_items(before: Sequence[Message], after: Sequence[Message], place: str) -> Iterator[Change]:
-    left, right = dict(enumerate(before)), dict(enumerate(after))
+def _walk_items(before: Sequence[Message], after: Sequence[Message], where: str) -> Iterator[Change]:
+    pairs = _pair(before, after)
+    for i, item in enumerate(before):
+        if i not in pairs:
+            yield _change("removed", f"{where}[{_label(item, i)}]", _line(item), None)
+    for j, item in enumerate(after):
+        if j not in pairs.values():
+            yield _change("added", f"{where}[{_label(item, j)}]", None, _line(item))
+    partners = list(pairs.values())
+    if partners != sorted(partners):
+        orders = [", ".join(_label(after[j], j) for j in order) for order in (partners, sorted(partners))]
+        yield _change("reordered", where, *orders)
+    for i, j in pairs.items():
+        yield from _walk(before[i], after[j], f"{where}[{_label(before[i], i)}]")
+
+
+def _pair(before: Sequence[Message], after: Sequence[Message]) -> dict[int, int]:
+    """Positions of the items that are the same thing in both lists, in the order of ``before``."""
+    keys = _KEYS.get((*before, *after)[0].DESCRIPTOR.name) if before or after else None
+    if keys is None:
+        return {i: i for i in range(min(len(before), len(after)))}
     pairs: dict[int, int] = {}
-    for key in _keys(before, after):
+    for key in keys:
         waiting: dict[tuple[str, ...], list[int]] = {}
-        for j, item in right.items():
-            waiting.setdefault(key(item), []).append(j)
-        for i, item in list(left.items()):
-            if key(item) and waiting.get(key(item)):
-                pairs[i] = waiting[key(item)].pop(0)
-                del left[i], right[pairs[i]]
-    for i, item in left.items():
-        yield _change("removed", f"{place}[{_label(item, i)}]", _line(item), None)
-    for j, item in right.items():
-        yield _change("added", f"{place}[{_label(item, j)}]", None, _line(item))
-    order = [pairs[i] for i in sorted(pairs)]
-    if order != sorted(order):
-        labels = [_label(item, j) for j, item in enumerate(after)]
-        yield _change("reordered", place, str([labels[j] for j in order]), str([labels[j] for j in sorted(order)]))
-    for i in sorted(pairs):
-        yield from _walk(before[i], after[pairs[i]], f"{place}[{_label(before[i], i)}]")
+        for j in sorted(set(range(len(after))) - set(pairs.values())):
+            waiting.setdefault(key(after[j]), []).append(j)
+        for i in sorted(set(range(len(before))) - set(pairs)):
+            if key(before[i]) and waiting.get(key(before[i])):
+                pairs[i] = waiting[key(before[i])].pop(0)
+    return dict(sorted(pairs.items()))
+
+
+def _label(item: Message, position: int) -> str:
+    if isinstance(item, NodeProto):
+        return item.name or ", ".join(item.output) or str(position)
+    keys = _KEYS.get(item.DESCRIPTOR.name)
+    return ".".join(keys[0](item)) if keys else str(position)
+
+
+def _text(message: Message, field: Any) -> str:
+    value = getattr(message, field.name)
+    if isinstance(message, TensorProto) and field.name == "raw_data":
+        return str(OnnxFile(ModelProto(), {}).read(message).tolist()) if value else "a weight's numbers"
+    enum = TensorProto.DataType.DESCRIPTOR if field.name in ("data_type", "elem_type") else field.enum_type
+    if enum is not None:
+        named = enum.values_by_number.get(value)
+        return named.name if named else str(value)
+    if isinstance(value, MutableSequence):
+        return str(list(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return _line(value) if isinstance(value, Message) else str(value)
+
+
+def _line(message: Message) -> str:
+    if isinstance(message, NodeProto):
+        return f"{message.op_type}({', '.join(message.input)}) -> {', '.join(message.output)}"
+    return " ".join(str(message).split())
+
+
+def _change(what: What, where: str, before: str | None, after: str | None) -> Change:
+    """Long texts are cut, the two of a pair to the part in which they first differ."""
+    pairs = enumerate(zip(before or "", after or "", strict=False))
+    skip = max(0, next((i for i, (x, y) in pairs if x != y), 0) - 20)
+
+    def cut(text: str | None) -> str | None:
+        if text is None or len(text) <= 100:
+            return text
+        return ("..." if skip else "") + text[skip : skip + 90] + ("..." if len(text) > skip + 90 else "")
+
+    return Change(what, where, cut(before), cut(after))
+
+
+def _first(items: Sequence[object], limit: int) -> list[str]:
+    rest = [f"  ... and {len(items) - limit} more"] if len(items) > limit else []
+    return [f"  {item}" for item in items[:limit]] + rest

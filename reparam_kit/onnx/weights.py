@@ -41,39 +41,31 @@ class OnnxFile:
     external: Mapping[str, bytes | bytearray]
 
     def read(self, tensor: TensorProto) -> NDArray[Any]:
-        """The numbers of ``tensor``, in its shape and dtype.
+        """The numbers of ``tensor``, in its shape and dtype (bfloat16 as float32).
 
         Raises:
             InputError: its data does not fill its shape, or lies in an external file that was not read.
         """
+        data = tensor
         if is_external(tensor):
-            tensor = TensorProto(
-                name=tensor.name,
-                dims=tensor.dims,
-                data_type=tensor.data_type,
-                raw_data=self._external_bytes(tensor),
+            data = TensorProto(
+                dims=tensor.dims, data_type=tensor.data_type, raw_data=self._external_bytes(tensor)
             )
         try:
-            return numpy_helper.to_array(tensor)
-        except ValueError as error:
+            values = numpy_helper.to_array(data)
+        except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"tensor {tensor.name!r} of shape {list(tensor.dims)} has damaged data: {error}"
+                f"tensor {tensor.name!r} of shape {list(tensor.dims)} is damaged: {error}"
             ) from error
+        return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
 
     def write(self, tensor: TensorProto, values: NDArray[Any]) -> None:
-        """Round ``values`` once to the dtype of the weight ``tensor`` and store them where its old ones are.
+        """Put ``values`` in the place of the numbers of the weight ``tensor``, stored as those were.
 
-        Raises:
-            InputError: a value is NaN or infinite, or becomes infinite in that dtype.
+        External data must be held in a ``bytearray``.
         """
-        rounded = torch.from_numpy(values).reshape(-1).to(_FLOATS[tensor.data_type])
-        if not bool(rounded.isfinite().all()):
-            bad = int(rounded.numel() - rounded.isfinite().sum())
-            raise InputError(
-                f"{bad} of {rounded.numel()} new values of {tensor.name!r} are not finite as "
-                f"{dtype_name(tensor)}; the training diverged, or left the range of that type"
-            )
-        bits = rounded.view(torch.uint8).numpy().tobytes()
+        new = rounded(values, tensor)
+        bits = new.view(torch.uint8).numpy().tobytes()
         if is_external(tensor):
             location, start, _ = _address(tensor)
             data = self.external[location]
@@ -82,9 +74,9 @@ class OnnxFile:
         elif tensor.HasField("raw_data"):
             tensor.raw_data = bits
         elif tensor.data_type == TensorProto.FLOAT:
-            tensor.float_data[:] = rounded.tolist()
+            tensor.float_data[:] = new.tolist()
         elif tensor.data_type == TensorProto.DOUBLE:
-            tensor.double_data[:] = rounded.tolist()
+            tensor.double_data[:] = new.tolist()
         else:  # the two half types are stored as their bits, each in an int32
             tensor.int32_data[:] = np.frombuffer(bits, np.uint16).tolist()
 
@@ -97,7 +89,7 @@ class OnnxFile:
         """
         model = ModelProto()
         model.CopyFrom(self.model)
-        for tensor in _tensors(model):
+        for tensor in all_tensors(model):
             if is_external(tensor):
                 tensor.raw_data = self._external_bytes(tensor)
                 for entry in tensor.external_data:
@@ -127,7 +119,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     model = parse_onnx(_read_bytes(path), str(path))
-    locations = {_address(tensor)[0] for tensor in _tensors(model) if is_external(tensor)}
+    locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
     folder = path.parent.resolve()
     for location in locations:
         if not (folder / location).resolve().is_relative_to(folder):
@@ -175,6 +167,22 @@ def weights(model: ModelProto) -> dict[str, TensorProto]:
     }
 
 
+def all_tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor anywhere in ``message``: initializers, attributes, those of sub-graphs."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in (value,) if isinstance(value, Message) else value:
+                yield from all_tensors(item)
+
+
+def rounded(values: NDArray[Any], tensor: TensorProto) -> torch.Tensor:
+    """``values``, flat, as the dtype of the weight ``tensor`` holds them: rounded to nearest even, once."""
+    return torch.tensor(values).reshape(-1).to(_FLOATS[tensor.data_type])
+
+
 def is_external(tensor: TensorProto) -> bool:
     """Whether the numbers of ``tensor`` lie in another file than the model."""
     return tensor.data_location == TensorProto.EXTERNAL
@@ -212,17 +220,6 @@ def _scopes(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto], Itera
     yield from with_bodies("", model.graph.node, model.graph.initializer)
     for function in model.functions:
         yield from with_bodies(f" in function {function.name!r}", function.node, ())
-
-
-def _tensors(message: Message) -> Iterator[TensorProto]:
-    """All tensors anywhere in ``message``."""
-    if isinstance(message, TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for item in (value,) if isinstance(value, Message) else value:
-                yield from _tensors(item)
 
 
 def _address(tensor: TensorProto) -> tuple[str, int, int | None]:

@@ -1,0 +1,56 @@
+"""Readable, unique names for layers and buffers, made from the names in the file."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, count
+from keyword import iskeyword
+
+from onnx import NodeProto
+from torch import fx, nn
+
+# A child of one of these names would hide an attribute of the module that holds it.
+_RESERVED = {*dir(fx.GraphModule), *vars(nn.Module()), "graph", "meta"}
+
+
+class Names:
+    """Gives out dotted names, none of which is another's parent."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._parents: set[str] = set()
+
+    def unique(self, wanted: str) -> str:
+        """``wanted`` as a path of module attributes, changed as little as makes it free."""
+        dotted = ".".join(_atom(part) for part in wanted.split(".") if part) or "unnamed"
+        flat = dotted.replace(".", "_")
+        name = next(name for name in chain((dotted, flat), (f"{flat}_{i}" for i in count(1))) if self._is_free(name))
+        self._taken.add(name)
+        self._parents.update(_parents(name))
+        return name
+
+    def _is_free(self, name: str) -> bool:
+        return name not in self._taken | self._parents and self._taken.isdisjoint(_parents(name))
+
+
+def layer_name(node: NodeProto, weight: str | None) -> str:
+    """What to call the layer of ``node``, whose weight is the tensor ``weight`` of the file.
+
+    ``conv1.weight`` -> ``conv1``; else the node's scope: ``/layer1/conv/Conv`` -> ``layer1.conv``; a node without a
+    name is called after its output.
+    """
+    if weight is not None and weight.endswith(".weight"):
+        return weight.removesuffix(".weight")
+    *scope, last = (node.name or node.output[0]).strip("/").split("/")
+    if scope and last.startswith(node.op_type):
+        return ".".join(scope)
+    return ".".join([*scope, last if not last[:1].isdigit() else f"{node.op_type}_{last}"])
+
+
+def _atom(part: str) -> str:
+    atom = re.sub(r"\W", "_", part)
+    return atom + "_" if atom in _RESERVED or iskeyword(atom) else atom
+
+
+def _parents(name: str) -> list[str]:
+    return [name[: match.start()] for match in re.finditer(r"\.", name)]

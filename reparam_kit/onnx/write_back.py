@@ -1,0 +1,158 @@
+"""The way back: a trained model's numbers in the ONNX file it was read from, and nothing else in that file changed.
+
+The original is parsed, the weights that moved are overwritten where they lie, and the result is serialised. Before a
+file is written, the result is parsed again and held against the original: same structure, and every weight either
+bit for bit what it was or exactly what the module holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from reparam_kit.algebra import Expanded
+from reparam_kit.atomic import atomic_path
+from reparam_kit.errors import InputError, VerificationError
+from reparam_kit.onnx.diff import compare
+from reparam_kit.onnx.provenance import Provenance
+from reparam_kit.onnx.weights import (
+    OnnxFile,
+    all_tensors,
+    dtype_name,
+    is_external,
+    parse_onnx,
+    rounded,
+    stored_tensors,
+    weights,
+)
+
+Values = dict[str, NDArray[Any]]
+
+
+def write_back(module: nn.Module, path: str | Path) -> None:
+    """Write the ONNX file that ``module`` was imported from, with the module's weights, to ``path``.
+
+    A weight that did not change keeps its bytes. One that did is rounded once to the dtype that the file stores it
+    in, and stored as it was: raw or typed data, in an initializer or a ``Constant`` node. External data goes to
+    ``<name of path>.data`` beside the new file, at the same offsets (``.0.data``, ``.1.data``, ... where the original
+    has several such files). The original files are not touched unless ``path`` is one of them.
+
+    Raises:
+        InputError: ``module`` was not imported from ONNX, still has expanded convolutions, lacks one of the tensors
+            or has it in another size; two tensors that are one in the file differ; a value is not finite in the
+            file's dtype; or ``path`` cannot be written.
+        VerificationError: what would be written differs from the original in more than weights. No file is written.
+    """
+    path = Path(path)
+    provenance: Provenance | None = getattr(module, "meta", {}).get("onnx")
+    if provenance is None:
+        raise InputError(
+            "the model was not loaded from an ONNX file, so there is none to write its weights into; load the "
+            "deployed .onnx and train that model, or export this one with torch.onnx.export"
+        )
+    if any(isinstance(part, Expanded) for part in module.modules()):
+        raise InputError(
+            "the model still has expanded convolutions, which the file has no place for; fold it first"
+        )
+    name = str(provenance.path or "the original")
+    original = OnnxFile(parse_onnx(provenance.payload, name), provenance.external)
+    moved = _moved(original, _values(module, provenance))
+
+    edited = OnnxFile(
+        parse_onnx(provenance.payload, name), {k: bytearray(v) for k, v in original.external.items()}
+    )
+    stored = stored_tensors(edited.model)
+    for label, values in moved.items():
+        finite = rounded(values, stored[label]).isfinite()
+        if not finite.all():
+            raise InputError(
+                f"{label}: {int((~finite).sum())} of {finite.numel()} new values are NaN, infinite or too large for "
+                f"{dtype_name(stored[label])}; the training diverged, so write an earlier state of the model"
+            )
+        edited.write(stored[label], values)
+    renamed = _rename_external(edited, path)
+    payload = edited.model.SerializeToString()
+
+    _check(original, OnnxFile(parse_onnx(payload, str(path)), renamed), moved)
+    with ExitStack() as files:
+        files.enter_context(atomic_path(path)).write_bytes(payload)
+        for location, data in renamed.items():
+            files.enter_context(atomic_path(path.parent / location)).write_bytes(data)
+
+
+def _values(module: nn.Module, provenance: Provenance) -> Values:
+    """The module's numbers for each tensor of the file, in the file's layout."""
+    state = module.state_dict(keep_vars=True)
+    values: Values = {}
+    owners: dict[str, str] = {}
+    for name, source in provenance.tensors.items():
+        if name not in state:
+            raise InputError(
+                f"the model has no tensor {name!r} any more, which is {source.kind} {source.name!r}"
+            )
+        label = f"{source.kind} {source.name!r}"
+        value = source.to_onnx(state[name])
+        if label in values and not np.array_equal(values[label], value, equal_nan=True):
+            raise InputError(
+                f"{owners[label]!r} and {name!r} differ, but both are {label} in the file; share one parameter"
+            )
+        values[label] = value
+        owners[label] = name
+    return values
+
+
+def _moved(original: OnnxFile, values: Values) -> Values:
+    """Those of ``values`` that are not the numbers of the file as the module's dtype holds them."""
+    stored, trainable = stored_tensors(original.model), weights(original.model)
+    moved = {}
+    for label, value in values.items():
+        with np.errstate(over="ignore"):
+            before = original.read(stored[label]).astype(value.dtype)
+        if np.array_equal(before, value, equal_nan=value.dtype.kind == "f"):
+            continue
+        if label not in trainable:
+            raise InputError(
+                f"{label} was changed, but it is a part of the graph's structure, not a weight; restore it"
+            )
+        moved[label] = value
+    return moved
+
+
+def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
+    """Let the model at ``path`` point to data files of its own; their names and contents."""
+    several = len(file.external) > 1
+    names = {
+        old: f"{path.name}.{i}.data" if several else f"{path.name}.data"
+        for i, old in enumerate(file.external)
+    }
+    digests = {old: hashlib.sha1(data).hexdigest() for old, data in file.external.items()}
+    for tensor in all_tensors(file.model):
+        if is_external(tensor):
+            entries = {entry.key: entry for entry in tensor.external_data}
+            old = entries["location"].value
+            entries["location"].value = names[old]
+            if "checksum" in entries:
+                entries["checksum"].value = digests[old]
+    return {names[old]: bytes(data) for old, data in file.external.items()}
+
+
+def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
+    found = compare(original, written)
+    if not found.same_graph:
+        raise VerificationError(
+            f"writing the weights back would change the graph; nothing is written. {found}"
+        )
+    before = weights(original.model)
+    for label, tensor in weights(written.model).items():
+        expected = moved[label] if label in moved else original.read(before[label])
+        if not rounded(written.read(tensor), tensor).equal(rounded(expected, tensor)):
+            raise VerificationError(
+                f"{label} would not hold what the model holds, because its external data overlaps that of another "
+                "tensor; nothing is written. Give each tensor its own range, as onnx.save_model does"
+            )
