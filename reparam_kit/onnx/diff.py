@@ -20,7 +20,6 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from reparam_kit.onnx.weights import OnnxFile, dtype_name, read_onnx, weights
 
-
 What = Literal["added", "removed", "changed", "reordered"]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -114,7 +115,7 @@ def _moved(original: OnnxFile, values: Values) -> Values:
     for label, value in values.items():
         with np.errstate(over="ignore"):
             before = original.read(stored[label]).astype(value.dtype)
-        if np.array_equal(before, value, equal_nan=value.dtype.kind == "f"):
+        if np.array_equal(before, value, equal_nan=True):
             continue
         if label not in trainable:
             raise InputError(
@@ -145,14 +146,16 @@ def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
 def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
     found = compare(original, written)
     if not found.same_graph:
+        places = "; ".join(map(str, found.changes[:3]))
         raise VerificationError(
-            f"writing the weights back would change the graph; nothing is written. {found}"
+            f"writing the weights back would change more than weights, so it was not done: {places}"
         )
     before = weights(original.model)
     for label, tensor in weights(written.model).items():
         expected = moved[label] if label in moved else original.read(before[label])
-        if not rounded(written.read(tensor), tensor).equal(rounded(expected, tensor)):
+        bits, expected_bits = (rounded(v, tensor).view(torch.uint8) for v in (written.read(tensor), expected))
+        if not bits.equal(expected_bits):
             raise VerificationError(
                 f"{label} would not hold what the model holds, because its external data overlaps that of another "
-                "tensor; nothing is written. Give each tensor its own range, as onnx.save_model does"
+                "tensor, so nothing was written; save the original so that each tensor has its own bytes"
             )
