@@ -1,15 +1,13 @@
 """Face data and protocols: records to train on, verification sets to judge with, and the judging itself.
 
-=====================================================================  ==================================================
-``FaceRecords(path)``                                                  dataset of ``(image uint8 [3, H, W] RGB, label, index)``
-``RecordFile(path)``, ``write_records(path, records)``                 InsightFace RecordIO, read lazily and written
-``decode_image(data, where)``                                          JPEG or PNG bytes -> uint8 ``[H, W, 3]`` RGB
-``read_pairs(path)``, ``write_pairs(path, pairs)``, ``PairSet``        verification sets (``.bin``), read without running them
-``input_preset(name)``, ``InputPreset``                                RGB 0..255 -> what a net was trained on
-``Embedder(model, preset)``                                            images -> embeddings float32 ``[N, D]``
-``evaluate(model, pairs, input=...)``, ``Evaluation``                  a model's figures on a verification set
-``similarity``, ``kfold_accuracy``, ``roc``, ``tar_at_far``            the protocols, in numpy
-=====================================================================  ==================================================
+- ``FaceRecords(path)``: dataset of ``(image uint8 [3, H, W] RGB, label, index)``
+- ``RecordFile(path)``, ``write_records(path, records)``: InsightFace RecordIO, read lazily and written
+- ``decode_image(data, where)``: JPEG or PNG bytes to uint8 ``[H, W, 3]`` RGB
+- ``read_pairs(path)``, ``write_pairs(path, pairs)``, ``PairSet``: verification sets (``.bin``), safely
+- ``input_preset(name)``, ``InputPreset``: from RGB 0..255 to what a net was trained on
+- ``Embedder(model, preset)``: images to embeddings float32 ``[N, D]``
+- ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
+- ``similarity``, ``kfold_accuracy``, ``roc``, ``tar_at_far``: the protocols, in numpy
 
 Names are imported on first use, so that the command line starts quickly.
 """
@@ -53,10 +51,19 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from recipes.faces.embed import Embedder
-    from recipes.faces.evaluation import Evaluation, evaluate
-    from recipes.faces.images import FaceRecords, decode_image
-    from recipes.faces.inputs import InputPreset, input_preset
-    from recipes.faces.pairs import PairSet, read_pairs, write_pairs
-    from recipes.faces.protocols import kfold_accuracy, roc, similarity, tar_at_far
-    from recipes.faces.records import Record, RecordFile, write_records
+    from recipes.faces.embed import Embedder as Embedder
+    from recipes.faces.evaluation import Evaluation as Evaluation, evaluate as evaluate
+    from recipes.faces.images import FaceRecords as FaceRecords, decode_image as decode_image
+    from recipes.faces.inputs import InputPreset as InputPreset, input_preset as input_preset
+    from recipes.faces.pairs import PairSet as PairSet, read_pairs as read_pairs, write_pairs as write_pairs
+    from recipes.faces.protocols import (
+        kfold_accuracy as kfold_accuracy,
+        roc as roc,
+        similarity as similarity,
+        tar_at_far as tar_at_far,
+    )
+    from recipes.faces.records import (
+        Record as Record,
+        RecordFile as RecordFile,
+        write_records as write_records,
+    )

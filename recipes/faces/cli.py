@@ -1,4 +1,4 @@
-"""``reparam-kit evaluate``: the figures of a model on a verification set. No logic: arguments in, a table or JSON out."""
+"""``reparam-kit evaluate``: the figures of a model on a verification set, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def evaluate(
 ) -> None:
     """Measure MODEL on a face verification set.
 
-    MODEL is an .onnx file, which runs in onnxruntime, or package.module:factory with --weights, or a .pt file. The accuracy
-    is that of LFW View 2 (consecutive folds, the threshold from the other folds); TAR at FAR is over all pairs.
+    MODEL is a .onnx file, which runs in onnxruntime, a .pt file, or package.module:factory with --weights FILE.
+
+    The accuracy is that of LFW View 2: consecutive folds, the threshold of each from the others. TAR at FAR is over
+    all pairs.
     """
     if preset is None:
         raise rk.InputError(
-            "--input is required: a wrong channel order or normalisation fails nowhere and costs accuracy, so it has no "
-            f"default; choose one of {', '.join(PRESETS)}"
+            "--input is required and has no default: a wrong channel order or normalisation costs accuracy without "
+            f"any error; choose one of {', '.join(PRESETS)}"
         )
     from recipes.faces.evaluation import evaluate as evaluate_model
 
@@ -60,7 +62,7 @@ def evaluate(
     loaded = model if onnx else rk.load(model, weights=weights, unsafe=unsafe_load)
     result = evaluate_model(loaded, pairs, preset, flip, batch_size, folds)
     if as_json:
-        click.echo(json.dumps({"model": model, "set": str(pairs), **result.to_dict()}, indent=2))
+        click.echo(json.dumps({"model": model, "set": str(pairs), **result.to_json()}, indent=2))
     else:
         _show(model, pairs, result)
 

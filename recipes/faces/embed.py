@@ -27,8 +27,8 @@ _DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 class Embedder:
     """A face net with its input preset.
 
-    The net takes float32 ``[N, 3, H, W]``. Its output, or the first of several, is the embedding: what follows the first
-    axis is flattened.
+    The net takes float32 ``[N, 3, H, W]``. Its output, or the first of several, is the embedding; what follows
+    the first axis is flattened.
 
     Args:
         model: a module, which runs in eval mode on the device and in the dtype of its parameters and is given back in
@@ -156,7 +156,7 @@ class _OnnxRunner:
         given = list(images.shape[1:])
         if any(size not in (None, have) for size, have in zip(self._sizes, given, strict=True)):
             raise InputError(f"{self._path} takes images [3, H, W] of {self._sizes}, and these are {given}")
-        chunks = images.to(self._dtype).split(self._batch or len(images))
+        chunks = torch.split(images.to(self._dtype), self._batch or len(images))
         return torch.cat([self._chunk(chunk) for chunk in chunks]).float()
 
     def _chunk(self, images: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ class Evaluation:
         threshold: mean of the folds' thresholds, a cosine similarity.
         tar_at_far: true accept rate by false accept rate; None where the set has too few impostors to measure it.
         scores: cosine similarity of each pair, float64 ``[pairs]``; with ``same``, bool ``[pairs]``, what
-            :func:`recipes.faces.roc` takes. Not part of the JSON.
+            :func:`recipes.faces.roc` takes.
     """
 
     pairs: int
@@ -55,14 +54,10 @@ class Evaluation:
     scores: npt.NDArray[np.float64] = field(repr=False)
     same: npt.NDArray[np.bool_] = field(repr=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but scores and truths; false accept rates are keys such as ``"0.001"``."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, without scores and truths; false accept rates are keys such as ``"0.001"``."""
         values = {name: value for name, value in vars(self).items() if name not in ("scores", "same")}
         return values | {"tar_at_far": {f"{far:g}": tar for far, tar in self.tar_at_far.items()}}
-
-    def to_json(self) -> str:
-        """:meth:`to_dict` as one JSON object."""
-        return json.dumps(self.to_dict(), indent=2)
 
 
 def evaluate(

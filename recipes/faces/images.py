@@ -34,7 +34,7 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
 
 
 class FaceRecords(Dataset[tuple[torch.Tensor, int, int]]):
-    """A ``.rec`` file as ``(image, label, index)``: image uint8 ``[3, H, W]`` RGB, label in ``0 .. num_identities - 1``.
+    """A ``.rec`` file as ``(image uint8 [3, H, W] RGB, label in 0 .. num_identities - 1, index)``.
 
     The labels of the file, whatever whole numbers they are, are numbered in ascending order. They are taken from the
     first image of each identity range; a file without identity ranges is read through once.

@@ -29,7 +29,7 @@ class InputPreset:
     bgr: bool = False
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise RGB images ``[N, 3, H, W]`` in 0..255, uint8 or floating, into float32 of the same shape and device."""
+        """Normalise RGB images ``[N, 3, H, W]`` in 0..255, uint8 or floating: float32, same shape and device."""
         images = images.float()
         mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
         std = images.new_tensor(self.std).view(1, 3, 1, 1)

@@ -1,9 +1,9 @@
-"""Verification sets: InsightFace's ``.bin``, a pickle of ``(bins, issame)``, read without unpickling anything it names.
+"""Verification sets: InsightFace's ``.bin``, a pickle of ``(bins, issame)``, read without running what it names.
 
-``bins`` are 2N encoded images, as bytes or as one-dimensional uint8 arrays; ``issame`` are N truth values; pair ``i`` is the
-images ``2i`` and ``2i + 1``. A pickle can name any function of the machine and have it called. Here a name never reaches
-an import: the few that such files need, numpy's array constructors among them, are given small stand-ins that know how to
-hold bytes and nothing else (numpy's own constructors trust what a pickle tells them about memory), and every other name is
+``bins`` are 2N encoded images, as bytes or as uint8 arrays; ``issame`` are N truth values; pair ``i`` is the images
+``2i`` and ``2i + 1``. A pickle can name any function of the machine and have it called. Here a name never reaches an
+import. The few names that such files need, numpy's array constructors among them, get small stand-ins that can hold
+bytes and do nothing else, because numpy's own constructors trust what a pickle says about memory. Every other name is
 refused.
 """
 

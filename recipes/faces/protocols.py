@@ -4,8 +4,8 @@ A pair has a score, higher for more alike, and is called *same* where ``score >=
 called alike, whatever the threshold: every figure here is over what a threshold can do, counted exactly.
 
 Sources: G. B. Huang, M. Ramesh, T. Berg, E. Learned-Miller, "Labeled Faces in the Wild", UMass Amherst TR 07-49, 2007
-(View 2: ten folds, no shuffling, the threshold from nine and the accuracy on the tenth); InsightFace's ``verification.py``
-(the same, over a grid of thresholds, which is replaced here by all thresholds that differ in their decisions).
+(View 2: ten folds, no shuffling, the threshold from nine and the accuracy on the tenth); InsightFace's
+``verification.py`` (the same over a grid of thresholds, in whose place stand all those that decide differently here).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def kfold_accuracy(
         folds: between 2 and N.
 
     Returns:
-        Mean of the folds' accuracies, their standard deviation (divided by ``folds``, not ``folds - 1``; the LFW paper's
-        standard error is this over ``sqrt(folds - 1)``), and the thresholds float64 ``[folds]``.
+        Mean of the folds' accuracies, their standard deviation (over ``folds``, not ``folds - 1``; the LFW paper's
+        standard error is this divided by ``sqrt(folds - 1)``), and the thresholds float64 ``[folds]``.
 
     Raises:
         InputError: a score is not finite, or ``folds`` is not between 2 and N.
@@ -78,8 +78,8 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Flo
         same: bool ``[N]``.
 
     Returns:
-        ``far``, ``tar`` and ``thresholds``, each float64 ``[K + 1]``: thresholds fall, from one that accepts no pair, at
-        (0, 0), to one that accepts all, at (1, 1).
+        ``far``, ``tar`` and ``thresholds``, each float64 ``[K + 1]``: thresholds fall, from one that accepts no pair,
+        at (0, 0), to one that accepts all, at (1, 1).
 
     Raises:
         InputError: a score is not finite, or there is no genuine or no impostor pair.
@@ -91,8 +91,8 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Flo
 def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
     """The highest true accept rate at a threshold that accepts at most the share ``far`` of the impostor pairs.
 
-    A threshold cannot part equal scores: where some impostors of one score would fit under ``far`` and all of them do
-    not, that score is not accepted, nor are the genuine pairs that share it. There is no interpolation between thresholds.
+    A threshold cannot part equal scores: a score whose impostors do not all fit under ``far`` is not accepted, nor are
+    the genuine pairs that share it. There is no interpolation between thresholds.
 
     NaN where ``far`` is below ``1 / impostors``: one false accept is already more, so the set cannot measure it.
 

@@ -1,14 +1,14 @@
 """InsightFace's RecordIO, read and written without MXNet.
 
-A ``.rec`` file is a row of records; the ``.idx`` beside it has one line ``key<TAB>byte offset`` for each. A record is one
-or more parts, each ``u32 magic | u32 (cflag << 29 | length) | data | zeros up to a multiple of 4``. ``cflag`` 0 is a whole
-record; 1, 2, 3 are the first, a middle and the last part of one that held the magic at a multiple of 4: the writer takes
-those four bytes out and a reader puts them back between the parts (dmlc-core, ``recordio.cc``).
+A ``.rec`` file is a row of records; the ``.idx`` beside it has one line ``key<TAB>byte offset`` for each. A record is
+one or more parts, each ``u32 magic | u32 (cflag << 29 | length) | data | zeros up to a multiple of 4``. ``cflag`` 0 is
+a whole record; 1, 2 and 3 are the first, a middle and the last part of one that held the magic at a multiple of 4. The
+writer takes those four bytes out and a reader puts them back between the parts (dmlc-core, ``recordio.cc``).
 
-The data is ``u32 flag | f32 label | u64 id | u64 id2`` (MXNet's ``IRHeader``), then ``flag`` float32 labels that take the
-place of the one in the header, then an encoded image. InsightFace adds a layout: record 0 has no image and the labels
-``(id0, id_end)``. Records ``1 .. id0 - 1`` are the images. Records ``id0 .. id_end - 1`` are the identities: no image, and
-the labels ``(start, end)``, the half-open range of the records that show this person.
+The data is ``u32 flag | f32 label | u64 id | u64 id2`` (MXNet's ``IRHeader``), then ``flag`` float32 labels that take
+the place of the one in the header, then an encoded image. InsightFace adds a layout: record 0 has no image and the
+labels ``(id0, id_end)``. Records ``1 .. id0 - 1`` are the images. Records ``id0 .. id_end - 1`` are the people: no
+image, and the labels ``(start, end)``, the half-open range of the records that show this person.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Record:
 class RecordFile:
     """The images of a ``.rec`` file, by index ``0 .. len - 1``.
 
-    Nothing but the index is held in memory (16 bytes an image). The file is opened on the first read in each process and
-    thread, so one instance may be pickled to, forked into and shared by data loader workers. Where there is no ``.idx``
+    Nothing but the index is held in memory (16 bytes an image). The file is opened on the first read in each process
+    and thread, so one instance may be pickled to, forked into and shared by data loader workers. Where there is no ``.idx``
     beside the file, the ``.rec`` is walked once, header by header, and nothing is written.
 
     A file without InsightFace's record 0 (one written by ``im2rec``) has an image in every record.
@@ -239,8 +239,8 @@ def write_records(
 ) -> None:
     """Write ``(label, encoded image)`` pairs as ``path`` with its ``.idx``, and ``property`` in the same folder.
 
-    The layout is InsightFace's, which keeps each person's images together: the records are sorted by label, and those of
-    one label stay in the order given.
+    The layout is InsightFace's, which keeps each person's images together: the records are sorted by label, and those
+    of one label stay in the order given.
 
     Args:
         path: the ``.rec`` file to write.

@@ -76,6 +76,6 @@ class TSMRConfig:
             if not holds:
                 raise InputError(f"{name}={getattr(self, name)} must be {rule}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Every choice by name, with the version of this class as ``version``."""
         return {"version": self.VERSION, **asdict(self)}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
@@ -90,7 +89,7 @@ def apply_tsmr(
         "teacher": model_identity(teacher),
         "data": data_identity(views.images),
     }
-    run = {**config.to_dict(), **identities, "val": _pairs_identity(pairs)}
+    run = {**config.to_json(), **identities, "val": _pairs_identity(pairs)}
     del run["workers"]  # changes nothing in the result
     saved = read_checkpoint(Path(checkpoint), run) if checkpoint is not None else None
     progress = Progress()
@@ -109,10 +108,10 @@ def apply_tsmr(
             epochs: list[EpochReport] = []
         else:
             trainer.load_state_dict(saved["trainer"])
-            before = _evaluation(saved["before"])
+            before = _unpacked(saved["before"])
             kept, weights = saved["kept"], saved["weights"]
             epochs = [
-                EpochReport(**{**e, "validation": _evaluation(e["validation"])}) for e in saved["epochs"]
+                EpochReport(**{**old, "validation": _unpacked(old["validation"])}) for old in saved["epochs"]
             ]
             progress.say(f"going on after epoch {len(epochs)} of {config.epochs}, from {checkpoint}")
         best = before if kept == 0 else epochs[kept - 1].validation
@@ -130,8 +129,8 @@ def apply_tsmr(
             if checkpoint is not None:
                 state = {
                     "trainer": trainer.state_dict(),
-                    "before": before and asdict(before),
-                    "epochs": [asdict(report) for report in epochs],
+                    "before": _packed(before),
+                    "epochs": [{**vars(old), "validation": _packed(old.validation)} for old in epochs],
                     "kept": kept,
                     "weights": weights,
                 }
@@ -183,12 +182,22 @@ def _judge(model: nn.Module, pairs: PairSet | None, config: TSMRConfig) -> Evalu
 
 def _rank(evaluation: Evaluation) -> tuple[float, ...]:
     """What makes one evaluation better than another. A rate that the set is too small to measure is left out."""
-    rates = [rate for _, rate in sorted(evaluation.tar_at_far.items()) if not math.isnan(rate)]
+    rates = [rate for _, rate in sorted(evaluation.tar_at_far.items()) if rate is not None]
     return (evaluation.accuracy, *rates)
 
 
-def _evaluation(saved: dict[str, Any] | None) -> Evaluation | None:
-    return None if saved is None else Evaluation(**saved)
+def _packed(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """As a checkpoint holds it, which is read without running anything: tensors, numbers and text."""
+    if evaluation is None:
+        return None
+    scores, same = torch.from_numpy(evaluation.scores), torch.from_numpy(evaluation.same)
+    return {**vars(evaluation), "scores": scores, "same": same}
+
+
+def _unpacked(saved: dict[str, Any] | None) -> Evaluation | None:
+    if saved is None:
+        return None
+    return Evaluation(**{**saved, "scores": saved["scores"].numpy(), "same": saved["same"].numpy()})
 
 
 def _pairs_identity(pairs: PairSet | None) -> str | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from recipes.faces import Evaluation
@@ -55,15 +54,17 @@ class TSMRReport:
     after: Evaluation | None
     kept: int
 
-    def to_json(self) -> str:
-        """The report as JSON, the fields by their names; a rate that the set is too small to measure is null."""
-        fields = {**asdict(self), "config": self.config.to_dict()}
-        return json.dumps(_nan_to_none(fields), indent=2)
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, the fields by their names."""
 
+        def plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
+            return None if evaluation is None else evaluation.to_json()
 
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _nan_to_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(item) for item in value]
-    return None if value != value else value
+        epochs = [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs]
+        return {
+            **vars(self),
+            "config": self.config.to_json(),
+            "epochs": epochs,
+            "before": plain(self.before),
+            "after": plain(self.after),
+        }

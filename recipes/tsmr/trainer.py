@@ -138,4 +138,4 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     rise = warmup * steps
     if step < rise:
         return step / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps + 1 - rise)))

@@ -170,31 +170,31 @@ def _walk(a: Message, b: Message, where: str) -> Iterator[Change]:
             if field.message_type is not None:
                 yield from _walk_items(before, after, place)
             elif list(before) != list(after):
-                yield _change("changed", place, _text(a, field), _text(b, field))
+                yield change("changed", place, _text(a, field), _text(b, field))
             continue
         had, has = a.HasField(field.name), b.HasField(field.name)
         if had and has and field.message_type is not None:
             yield from _walk(before, after, place)
         elif had and has and before != after:
-            yield _change("changed", place, _text(a, field), _text(b, field))
+            yield change("changed", place, _text(a, field), _text(b, field))
         elif had and not has:
-            yield _change("removed", place, _text(a, field), None)
+            yield change("removed", place, _text(a, field), None)
         elif has and not had:
-            yield _change("added", place, None, _text(b, field))
+            yield change("added", place, None, _text(b, field))
 
 
 def _walk_items(before: Sequence[Message], after: Sequence[Message], where: str) -> Iterator[Change]:
     pairs = _pair(before, after)
     for i, item in enumerate(before):
         if i not in pairs:
-            yield _change("removed", f"{where}[{_label(item, i)}]", _line(item), None)
+            yield change("removed", f"{where}[{_label(item, i)}]", _line(item), None)
     for j, item in enumerate(after):
         if j not in pairs.values():
-            yield _change("added", f"{where}[{_label(item, j)}]", None, _line(item))
+            yield change("added", f"{where}[{_label(item, j)}]", None, _line(item))
     partners = list(pairs.values())
     if partners != sorted(partners):
         orders = [", ".join(_label(after[j], j) for j in order) for order in (partners, sorted(partners))]
-        yield _change("reordered", where, *orders)
+        yield change("reordered", where, *orders)
     for i, j in pairs.items():
         yield from _walk(before[i], after[j], f"{where}[{_label(before[i], i)}]")
 
@@ -243,7 +243,7 @@ def _line(message: Message) -> str:
     return " ".join(str(message).split())
 
 
-def _change(what: What, where: str, before: str | None, after: str | None) -> Change:
+def change(what: What, where: str, before: str | None, after: str | None) -> Change:
     """Long texts are cut, the two of a pair to the part in which they first differ."""
     pairs = enumerate(zip(before or "", after or "", strict=False))
     skip = max(0, next((i for i, (x, y) in pairs if x != y), 0) - 20)

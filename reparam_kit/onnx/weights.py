@@ -41,7 +41,7 @@ class OnnxFile:
     external: Mapping[str, bytes | bytearray]
 
     def read(self, tensor: TensorProto) -> NDArray[Any]:
-        """The numbers of ``tensor``, in its shape and dtype (bfloat16 as float32).
+        """The numbers of ``tensor``, in its shape and dtype.
 
         Raises:
             InputError: its data does not fill its shape, or lies in an external file that was not read.
@@ -52,12 +52,11 @@ class OnnxFile:
                 dims=tensor.dims, data_type=tensor.data_type, raw_data=self._external_bytes(tensor)
             )
         try:
-            values = numpy_helper.to_array(data)
+            return numpy_helper.to_array(data)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"tensor {tensor.name!r} of shape {list(tensor.dims)} is damaged: {error}"
             ) from error
-        return values.astype(np.float32) if tensor.data_type == TensorProto.BFLOAT16 else values
 
     def write(self, tensor: TensorProto, values: NDArray[Any]) -> None:
         """Put ``values`` in the place of the numbers of the weight ``tensor``, stored as those were.
@@ -89,7 +88,7 @@ class OnnxFile:
         """
         model = ModelProto()
         model.CopyFrom(self.model)
-        for tensor in all_tensors(model):
+        for tensor in tensors(model):
             if is_external(tensor):
                 tensor.raw_data = self._external_bytes(tensor)
                 for entry in tensor.external_data:
@@ -119,7 +118,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     model = parse_onnx(_read_bytes(path), str(path))
-    locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
+    locations = {_address(tensor)[0] for tensor in tensors(model) if is_external(tensor)}
     folder = path.parent.resolve()
     for location in locations:
         if not (folder / location).resolve().is_relative_to(folder):
@@ -167,7 +166,7 @@ def weights(model: ModelProto) -> dict[str, TensorProto]:
     }
 
 
-def all_tensors(message: Message) -> Iterator[TensorProto]:
+def tensors(message: Message) -> Iterator[TensorProto]:
     """Every tensor anywhere in ``message``: initializers, attributes, those of sub-graphs."""
     if isinstance(message, TensorProto):
         yield message
@@ -175,12 +174,12 @@ def all_tensors(message: Message) -> Iterator[TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in (value,) if isinstance(value, Message) else value:
-                yield from all_tensors(item)
+                yield from tensors(item)
 
 
 def rounded(values: NDArray[Any], tensor: TensorProto) -> torch.Tensor:
     """``values``, flat, as the dtype of the weight ``tensor`` holds them: rounded to nearest even, once."""
-    return torch.tensor(values).reshape(-1).to(_FLOATS[tensor.data_type])
+    return torch.from_numpy(values.astype(np.float64)).reshape(-1).to(_FLOATS[tensor.data_type])
 
 
 def is_external(tensor: TensorProto) -> bool:

@@ -24,12 +24,12 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.weights import (
     OnnxFile,
-    all_tensors,
     dtype_name,
     is_external,
     parse_onnx,
     rounded,
     stored_tensors,
+    tensors,
     weights,
 )
 
@@ -78,6 +78,12 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             )
         edited.write(stored[label], values)
     renamed = _rename_external(edited, path)
+    if provenance.path is not None and path.resolve() != provenance.path.resolve():
+        data_files = {(provenance.path.parent / location).resolve() for location in original.external}
+        if any((path.parent / location).resolve() in data_files for location in renamed):
+            raise InputError(
+                f"{path} would overwrite the external data of {name}; choose another name or folder"
+            )
     payload = edited.model.SerializeToString()
 
     _check(original, OnnxFile(parse_onnx(payload, str(path)), renamed), moved)
@@ -133,7 +139,7 @@ def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
         for i, old in enumerate(file.external)
     }
     digests = {old: hashlib.sha1(data).hexdigest() for old, data in file.external.items()}
-    for tensor in all_tensors(file.model):
+    for tensor in tensors(file.model):
         if is_external(tensor):
             entries = {entry.key: entry for entry in tensor.external_data}
             old = entries["location"].value

@@ -1,0 +1,18 @@
+"""Reading an ONNX inference graph as a ``torch.fx.GraphModule`` of ordinary, trainable modules.
+
+- ``load``: :func:`import_onnx`, node after node
+- ``ops``: one function per operator, in files by family; :func:`operator` registers them, also those of a user
+- ``op``: the node as such a function sees it
+- ``builder``: the graph, the layers and their tensors, and where these came from
+- ``batch``: the shapes of all values, with the batch set free
+"""
+
+from __future__ import annotations
+
+import reparam_kit.onnx.importer.ops  # noqa: F401  (registers the operators)
+from reparam_kit.onnx.importer.load import import_onnx
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Constant, Value
+
+__all__ = ["Constant", "Op", "Value", "import_onnx", "operator"]

@@ -1,0 +1,183 @@
+"""The torch side of an import: the graph being built, its layers, its buffers, and where each tensor came from."""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
+
+from reparam_kit.onnx.importer.naming import Names
+from reparam_kit.onnx.importer.values import Constant, Value, Weight, leaves
+from reparam_kit.onnx.provenance import Source
+
+
+class Builder:
+    """Adds layers and calls to an fx graph; what depends on constants only is computed at once instead.
+
+    Shape arithmetic stays on the CPU wherever the model is: a value made from shapes only is in ``_on_cpu``, constants
+    that meet it are written into the graph as literals, and it is moved where it meets a value of the model's device.
+    ``_lists`` are Python lists of integers, made from such values to serve as arguments.
+
+    ``file_constants`` are the outputs of the file's own ``Constant`` nodes. Those of inlined functions have no place in
+    the file that could be written.
+    """
+
+    def __init__(self, file_constants: set[str]) -> None:
+        self.file_constants = file_constants
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.sources: dict[str, Source] = {}
+        self._names = Names()
+        self._on_cpu: set[fx.Node] = set()
+        self._lists: set[fx.Node] = set()
+        self._buffers: dict[Constant, fx.Node] = {}
+        self._parameters: dict[Constant, dict[object, nn.Parameter]] = defaultdict(dict)
+        self._fixed: set[Constant] = set()
+
+    def input(self, name: str) -> fx.Node:
+        """A graph input."""
+        return self.graph.placeholder(self._names.unique(name.replace(".", "_")))
+
+    def finish(self, outputs: list[Value]) -> fx.GraphModule:
+        """The model, in eval mode."""
+        nodes = [self._node(value) for value in outputs]
+        self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
+        for constant, parameters in self._parameters.items():
+            # Trained in one place, such a tensor would no longer be what it is in the other.
+            if len(parameters) > 1 or constant in self._fixed:
+                for parameter in parameters.values():
+                    parameter.requires_grad_(False)
+        return fx.GraphModule(self.root.eval(), self.graph)
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
+        """``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run time."""
+        nodes = [leaf for leaf in leaves(args) if isinstance(leaf, fx.Node)]
+        if not nodes:
+            with torch.no_grad():
+                return function(*map_aggregate(args, self.read))
+        tensors = [node for node in nodes if node not in self._lists]
+        on_cpu = on_cpu or self._on_cpu.issuperset(tensors)
+        if on_cpu:
+            args = map_aggregate(args, self._literal)
+        else:
+            device_value = next(node for node in tensors if node not in self._on_cpu)
+            args = map_aggregate(args, lambda leaf: self._beside(leaf, device_value))
+        result = self._call(function, args)
+        if on_cpu:
+            self._on_cpu.add(result)
+        return result
+
+    def item(self, result: fx.Node, index: int) -> fx.Node:
+        """One output of a node that has several."""
+        item = self._call(operator.getitem, (result, index))
+        if result in self._on_cpu:
+            self._on_cpu.add(item)
+        return item
+
+    def as_list(self, value: fx.Node) -> fx.Node:
+        """The integers of a 1-D value, to be an argument of a call."""
+        node = self.graph.call_method("tolist", (value,))
+        self._lists.add(node)
+        return node
+
+    def layer(self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Weight]) -> Any:
+        """``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in ``call``."""
+        if all(isinstance(value, Constant) for value in inputs):
+            self._fill(module, weights)
+            self._fixed.update(weight.constant for weight in weights.values())
+            return self.call(module.eval(), inputs)
+        name = self._place(name, module, weights)
+        return self.graph.call_module(name, tuple(self._node(value) for value in inputs))
+
+    def parameter(self, name: str, weight: Weight) -> fx.Node:
+        """``weight`` as the parameter of a call that is no layer."""
+        holder = nn.Module()
+        holder.weight = nn.Parameter(torch.empty(weight.shape, device="meta"))
+        return self.graph.get_attr(f"{self._place(name, holder, {'weight': weight})}.weight")
+
+    def read(self, leaf: Any) -> Any:
+        """The tensor of a constant, which is then part of the graph and no longer to be trained."""
+        if isinstance(leaf, Constant):
+            self._fixed.add(leaf)
+            return leaf.tensor
+        return leaf
+
+    def _place(self, name: str, module: nn.Module, weights: Mapping[str, Weight]) -> str:
+        name = self._names.unique(name)
+        self._fill(module, weights)
+        for key, weight in weights.items():
+            self._record(f"{name}.{key}", weight)
+        *path, last = name.split(".")
+        parent = self.root
+        for atom in path:
+            if atom not in parent._modules:
+                parent.add_module(atom, nn.Module())
+            parent = parent.get_submodule(atom)
+        parent.add_module(last, module)
+        return name
+
+    def _fill(self, module: nn.Module, weights: Mapping[str, Weight]) -> None:
+        for key, weight in weights.items():
+            slot = getattr(module, key)
+            if isinstance(slot, nn.Parameter):
+                setattr(module, key, self._parameter(weight, tuple(slot.shape)))
+            else:
+                setattr(module, key, self.read(weight.constant).clone().reshape(slot.shape))
+
+    def _parameter(self, weight: Weight, shape: tuple[int, ...]) -> nn.Parameter:
+        """One parameter for all layers that use the same tensor in the same way."""
+        constant, layout = weight.constant, (weight.permutation, shape)
+        if layout not in self._parameters[constant]:
+            tensor = constant.tensor.clone()
+            if weight.permutation is not None:
+                back = sorted(range(tensor.dim()), key=weight.permutation.__getitem__)
+                tensor = tensor.permute(back).contiguous()
+            # Without a place in the file, what it learned would be lost.
+            trainable = constant.kind is not None and tensor.is_floating_point()
+            self._parameters[constant][layout] = nn.Parameter(tensor.reshape(shape), requires_grad=trainable)
+        return self._parameters[constant][layout]
+
+    def _record(self, name: str, weight: Weight) -> None:
+        if weight.constant.kind is not None:
+            self.sources[name] = Source(weight.constant.name, weight.constant.kind, weight.permutation, weight.shape)
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        node = self.graph.call_function(function, args)
+        # Has the generated code tell fx not to trace into functions that are not torch's, should it be traced again.
+        node.meta["is_wrapped"] = isinstance(function, FunctionType) and not function.__module__.startswith("torch.")
+        return node
+
+    def _node(self, value: Value) -> fx.Node:
+        """A constant as a buffer."""
+        if isinstance(value, fx.Node):
+            return value
+        if value not in self._buffers:
+            name = self._names.unique(value.name.strip("/").replace("/", ".").replace(".", "_"))
+            self.root.register_buffer(name, self.read(value).clone())
+            self._record(name, Weight(value))
+            self._buffers[value] = self.graph.get_attr(name)
+        return self._buffers[value]
+
+    def _literal(self, leaf: Any) -> Any:
+        if not isinstance(leaf, Constant):
+            return leaf
+        tensor: Tensor = self.read(leaf)
+        node = self.graph.call_function(torch.tensor, (tensor.tolist(),), {"dtype": tensor.dtype})
+        self._on_cpu.add(node)
+        return node
+
+    def _beside(self, leaf: Any, device_value: fx.Node) -> Any:
+        if isinstance(leaf, fx.Node) and leaf in self._on_cpu:
+            return self._call(moved_to, (leaf, device_value))
+        return self._node(leaf) if isinstance(leaf, Constant) else leaf
+
+
+def moved_to(value: Tensor, like: Tensor) -> Tensor:
+    """``value`` on the device of ``like``."""
+    return value.to(like.device)

@@ -1,0 +1,122 @@
+"""From an ONNX file to a model: node after node, each by the importer registered for its operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnx import GraphProto, ModelProto, NodeProto, inliner, numpy_helper
+from torch import fx
+
+from reparam_kit.errors import InputError, UnsupportedError
+from reparam_kit.onnx.importer.batch import free_batch
+from reparam_kit.onnx.importer.builder import Builder
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
+from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
+from reparam_kit.onnx.provenance import Provenance
+from reparam_kit.onnx.weights import all_tensors, is_external, read_onnx
+
+
+def import_onnx(path: str | Path) -> fx.GraphModule:
+    """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
+
+    The model takes the graph's inputs in order and returns its output, or a tuple of them. Weights and biases of
+    convolutions and matrix products, PReLU slopes and the affine part of normalisations are parameters; every other
+    stored tensor is a buffer. All keep the dtype they have in the file. A tensor that the file uses several times is
+    one parameter. Where it is also used as something else, or was computed from other tensors, it does not require
+    a gradient.
+
+    A batch size that the file fixes is not kept: see :mod:`reparam_kit.onnx.importer.batch`.
+
+    ``model.meta["onnx"]`` is the :class:`~reparam_kit.onnx.provenance.Provenance`.
+
+    Raises:
+        InputError: the file cannot be read, is not an ONNX model, or contradicts itself.
+        UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
+    """
+    path = Path(path)
+    file = read_onnx(path)
+    payload = path.read_bytes()
+    for tensor in all_tensors(file.model):
+        if is_external(tensor):
+            tensor.CopyFrom(numpy_helper.from_array(file.read(tensor), tensor.name))
+    builder = Builder({node.output[0] for node in file.model.graph.node if node.op_type == "Constant"})
+    try:
+        model = _Import(inliner.inline_local_functions(file.model), builder).run()
+    except (InputError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    model.meta["onnx"] = Provenance(path, payload, builder.sources, file.external)
+    return model
+
+
+class _Import:
+    def __init__(self, model: ModelProto, builder: Builder) -> None:
+        self._opsets = _opsets(model)
+        model, self._shapes = free_batch(model)
+        self._graph: GraphProto = model.graph
+        self._builder = builder
+        self._values: dict[str, Value] = {}
+        self._read = {name for node in model.graph.node for name in node.input}
+        self._read.update(output.name for output in model.graph.output)
+
+    def run(self) -> fx.GraphModule:
+        if self._graph.sparse_initializer:
+            raise UnsupportedError("sparse initializers are not supported; export the model with dense weights")
+        for tensor in self._graph.initializer:
+            if tensor.name in self._read:
+                array = numpy_helper.to_array(tensor)
+                self._values[tensor.name] = Constant(to_tensor(array, tensor.data_type), tensor.name, "initializer")
+        for info in self._graph.input:
+            if info.name not in self._values:  # before IR version 4, initializers are inputs too
+                self._values[info.name] = self._builder.input(info.name)
+        for node in self._graph.node:
+            try:
+                self._values.update(self._import(node))
+            except InputError as error:
+                raise InputError(f"{_where(node)}: {error}") from error
+            except UnsupportedError as error:
+                raise UnsupportedError(f"{_where(node)}: {error}") from error
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                raise InputError(f"{_where(node)} is malformed: {error}") from error
+        return self._builder.finish([self._value(output.name) for output in self._graph.output])
+
+    def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = self._opsets.get(domain, 1)
+        importer = find_importer(node, domain, opset)
+        if importer is None:
+            raise UnsupportedError(
+                f"there is no importer for the operator {node.op_type!r} of domain {domain or 'ai.onnx'!r}, opset {opset}; "
+                "export the model without it, or register a function for it with "
+                "reparam_kit.onnx.importer.operator"
+            )
+        inputs = [self._value(name) if name else None for name in node.input]
+        op = Op(node, domain, opset, inputs, self._shapes, self._builder)
+        result = importer(op)
+        op.check_all_read()
+        results = result if isinstance(result, tuple) else (result,)
+        for name in node.output[len(results) :]:
+            if name in self._read:
+                op.unsupported(f"its output {name!r} is not supported")
+        return zip(node.output, results, strict=False)
+
+    def _value(self, name: str) -> Value:
+        if name not in self._values:
+            raise InputError(f"nothing before it computes {name!r}")
+        return self._values[name]
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    opsets = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    opset = opsets.get("", OLDEST_OPSET)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UnsupportedError(
+            f"opset {opset} is not one of {OLDEST_OPSET} to {NEWEST_OPSET}, which can be imported; "
+            "convert the file with onnx.version_converter"
+        )
+    return opsets
+
+
+def _where(node: NodeProto) -> str:
+    return f"node {node.name or node.output[0]!r} ({node.op_type})"

@@ -1,0 +1,186 @@
+"""One ONNX node as its importer sees it: attributes, inputs, and ways to add layers and calls to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+from torch import Tensor, fx, nn
+
+from reparam_kit.errors import InputError, UnsupportedError
+from reparam_kit.onnx.importer.batch import Shape
+from reparam_kit.onnx.importer.builder import Builder
+from reparam_kit.onnx.importer.naming import layer_name
+from reparam_kit.onnx.importer.registry import find_schema
+from reparam_kit.onnx.importer.values import Constant, Value, Weight, to_tensor
+
+
+class Op:
+    """A node being imported.
+
+    ``op[0]`` is its first input, and an optional one that is absent is ``None``. Every attribute and every input has
+    to be asked for: :meth:`check_all_read` refuses a node of which the importer has left a part unread.
+    """
+
+    def __init__(
+        self,
+        node: NodeProto,
+        domain: str,
+        opset: int,
+        inputs: list[Value | None],
+        shapes: Mapping[str, Shape],
+        builder: Builder,
+    ) -> None:
+        self.type = node.op_type
+        self.opset = opset
+        self.outputs = len(node.output)
+        self._node = node
+        self._inputs = inputs
+        self._shapes = shapes
+        self._builder = builder
+        self._attributes = {a.name: _attribute(a) for a in node.attribute}
+        schema = find_schema(node.op_type, domain, opset)
+        self._definition = schema.attributes if schema else {}
+        self._unread: set[str | int] = {*self._attributes, *(i for i, v in enumerate(inputs) if v is not None)}
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, index: int) -> Value:
+        """Input ``index``, which the operator requires."""
+        value = self.get(index)
+        if value is None:
+            raise InputError(f"input {index} is missing")
+        return value
+
+    def __iter__(self) -> Iterator[Value]:
+        return (self[i] for i in range(len(self)))
+
+    def get(self, index: int) -> Value | None:
+        """Input ``index``, or ``None`` where the node leaves it out."""
+        self._unread.discard(index)
+        return self._inputs[index] if index < len(self) else None
+
+    def attr(self, name: str) -> Any:
+        """An attribute as ``int``, ``float``, ``str``, ``Tensor`` or a tuple of them.
+
+        Where the node does not give it: the default of the operator's definition, or ``None``.
+        """
+        self._unread.discard(name)
+        if name in self._attributes:
+            return self._attributes[name]
+        known = self._definition.get(name)
+        return _attribute(known.default_value) if known and known.default_value.type else None
+
+    def flag(self, name: str) -> bool:
+        """An attribute that is 0 or 1; 0 where it is absent."""
+        return bool(self.attr(name))
+
+    def tensor(self, index: int) -> Tensor | None:
+        """Input ``index`` as a known tensor; ``None`` where the node leaves it out."""
+        value = self.get(index)
+        if isinstance(value, fx.Node):
+            self.unsupported(f"input {index} ({self._node.input[index]!r}) is computed at run time")
+        return None if value is None else self._builder.read(value)  # type: ignore[no-any-return]
+
+    def ints(self, index: int) -> tuple[int, ...] | fx.Node | None:
+        """A 1-D integer input as arguments for a call: known, or a list at run time."""
+        value = self.get(index)
+        if isinstance(value, fx.Node):
+            return self._builder.as_list(value)
+        return None if value is None else tuple(self._builder.read(value).reshape(-1).tolist())
+
+    def setting(self, name: str, index: int) -> tuple[int, ...] | fx.Node | None:
+        """Integers that earlier definitions of the operator keep in an attribute and later ones in an input."""
+        return self.attr(name) if name in self._definition else self.ints(index)
+
+    def number(self, name: str, index: int) -> Any:
+        """A number that earlier definitions keep in an attribute and later ones in an input; see :meth:`setting`."""
+        if name in self._definition:
+            return self.attr(name)
+        value = self.get(index)
+        return self._builder.read(value).item() if isinstance(value, Constant) else value
+
+    def shape(self, index: int) -> Shape | None:
+        """Shape of an input, with ``None`` for a dimension that is not fixed; ``None``: not even the rank is known."""
+        value = self._inputs[index]
+        return tuple(value.tensor.shape) if isinstance(value, Constant) else self._shapes.get(self._node.input[index])
+
+    def rank(self, index: int) -> int:
+        """Number of dimensions of an input."""
+        shape = self.shape(index)
+        if shape is None:
+            self.unsupported(
+                f"the number of dimensions of input {index} ({self._node.input[index]!r}) is not known; "
+                "declare the shapes of the graph's inputs"
+            )
+        return len(shape)
+
+    def weight(self, index: int, permutation: tuple[int, ...] | None = None) -> Weight:
+        """A constant input that is to be a tensor of a layer; see :class:`Weight`."""
+        value = self[index]
+        if isinstance(value, fx.Node):
+            self.unsupported(
+                f"input {index} ({self._node.input[index]!r}) is computed at run time, so there is nothing to train"
+            )
+        return Weight(value, permutation)
+
+    def weights(self, **indices: int) -> dict[str, Weight]:
+        """Weights for :meth:`layer` by their name there, without those that the node leaves out."""
+        return {name: self.weight(index) for name, index in indices.items() if self.get(index) is not None}
+
+    def call(self, function: Callable[..., Any], *args: Any, on_cpu: bool = False) -> Value:
+        """``function(*args)``, where arguments may be values; ``on_cpu`` says that it reads a shape."""
+        return self._value(self._builder.call(function, args, on_cpu=on_cpu))
+
+    def call_many(self, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
+        """``function(*args)``, where it returns as many tensors as the node has outputs."""
+        result = self._builder.call(function, args)
+        if isinstance(result, fx.Node):
+            return tuple(self._builder.item(result, i) for i in range(self.outputs))
+        return tuple(self._value(tensor) for tensor in result)
+
+    def layer(self, module: nn.Module, *inputs: Value, **weights: Weight) -> Value:
+        """``module(*inputs)``, with ``weights`` in the place of the module's own parameters and buffers."""
+        return self._value(self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights))
+
+    def parameter(self, index: int) -> Value:
+        """Input ``index``, trainable if it is a constant of the file."""
+        value = self[index]
+        if isinstance(value, fx.Node) or value.kind is None or not value.tensor.is_floating_point():
+            return value
+        weight = Weight(value)
+        return self._builder.parameter(self._layer_name(weight), weight)
+
+    def stored(self, tensor: Tensor) -> Constant:
+        """A constant that this node stores."""
+        name = self._node.output[0]
+        return Constant(tensor, name, "constant" if name in self._builder.file_constants else None)
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Refuse the node."""
+        raise UnsupportedError(reason)
+
+    def check_all_read(self) -> None:
+        """Refuse a node with an attribute or an input that the importer has not asked for."""
+        for part in sorted(self._unread, key=str):
+            if isinstance(part, int):
+                self.unsupported(f"input {part} ({self._node.input[part]!r}) is not supported")
+            self.unsupported(f"attribute {part} = {self._attributes[part]!r} is not supported")
+
+    def _value(self, result: Any) -> Value:
+        return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0], None)
+
+    def _layer_name(self, weight: Weight | None) -> str:
+        return layer_name(self._node, weight.constant.name if weight else None)
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, TensorProto):
+        return to_tensor(numpy_helper.to_array(value), value.data_type)
+    return value if isinstance(value, (int, float)) else tuple(value)

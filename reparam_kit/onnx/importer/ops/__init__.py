@@ -1,0 +1,18 @@
+"""The importers of ONNX's own operators, by family. Importing a file registers what is in it."""
+
+from __future__ import annotations
+
+from reparam_kit.onnx.importer.ops import (  # noqa: F401
+    activation,
+    constant,
+    conv,
+    elementwise,
+    indexing,
+    linear,
+    norm,
+    pad,
+    pool,
+    reduce,
+    resize,
+    shape,
+)

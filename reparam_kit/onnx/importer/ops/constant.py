@@ -1,0 +1,72 @@
+"""Constants, and what only passes a value on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
+
+
+@operator("Constant")
+def constant(op: Op) -> Value:
+    """``value`` is a tensor; the other forms are numbers written out, which are never weights."""
+    if (tensor := op.attr("value")) is not None:
+        return op.stored(tensor)
+    for name, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
+        for form in (name, name + "s"):
+            if (numbers := op.attr(form)) is not None:
+                return Constant(torch.tensor(numbers, dtype=dtype), op.name, None)
+    op.unsupported("a constant that is sparse or text is not supported")
+
+
+@operator("ConstantOfShape")
+def constant_of_shape(op: Op) -> Value:
+    """``value`` (float 0 by default) everywhere."""
+    value = op.attr("value")
+    value = torch.zeros(1) if value is None else value
+    return op.call(full, op.ints(0), value.item(), value.dtype)
+
+
+@operator("Identity")
+def identity(op: Op) -> Value:
+    """The value itself, so that a weight keeps its place in the file."""
+    return op[0]
+
+
+@operator("Cast")
+def cast(op: Op) -> Value:
+    """``saturate`` and ``round_mode`` are about 8-bit floats, to which there is no cast here."""
+    op.attr("saturate")
+    op.attr("round_mode")
+    return op.call(cast_to, op[0], dtype_of(op.attr("to")))
+
+
+@operator("CastLike")
+def cast_like(op: Op) -> Value:
+    """x, and a value of the wanted type."""
+    op.attr("saturate")
+    op.attr("round_mode")
+    return op.call(torch.Tensor.type_as, op[0], op[1])
+
+
+@operator("Dropout", since=7)
+def dropout(op: Op) -> Value:
+    """An ``nn.Dropout``: nothing in eval mode. ``seed`` would make runs of a training file repeat."""
+    op.attr("seed")
+    if op.number("training_mode", 2):
+        op.unsupported("a dropout that is on in inference is not supported")
+    ratio = op.number("ratio", 1)
+    return op.layer(nn.Dropout(0.5 if ratio is None else ratio), op[0])
+
+
+def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
+    """``value`` in a tensor of these sizes."""
+    return torch.full(tuple(sizes), value, dtype=dtype)
+
+
+def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in another dtype."""
+    return x.to(dtype)

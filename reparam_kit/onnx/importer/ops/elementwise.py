@@ -1,0 +1,93 @@
+"""Arithmetic, comparison and logic, element by element, with broadcasting as in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Value
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """``a / b``; integers are rounded towards zero."""
+    return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
+
+
+def power(a: Tensor, b: Tensor) -> Tensor:
+    """``a ** b`` in the dtype of ``a``."""
+    return torch.pow(a, b).to(a.dtype)
+
+
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "Abs": torch.abs,
+    "Ceil": torch.ceil,
+    "Cos": torch.cos,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Floor": torch.floor,
+    "Log": torch.log,
+    "Neg": torch.neg,
+    "Not": torch.logical_not,
+    "Reciprocal": torch.reciprocal,
+    "Round": torch.round,
+    "Sign": torch.sign,
+    "Sin": torch.sin,
+    "Sqrt": torch.sqrt,
+}
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Add": torch.add,
+    "And": torch.logical_and,
+    "Div": divide,
+    "Equal": torch.eq,
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
+    "Mul": torch.mul,
+    "Or": torch.logical_or,
+    "Pow": power,
+    "Sub": torch.sub,
+    "Xor": torch.logical_xor,
+}
+_VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "Max": torch.maximum,
+    "Mean": torch.add,
+    "Min": torch.minimum,
+    "Sum": torch.add,
+}
+
+
+@operator(*_UNARY)
+def unary(op: Op) -> Value:
+    """One operand."""
+    return op.call(_UNARY[op.type], op[0])
+
+
+@operator(*_BINARY)
+def binary(op: Op) -> Value:
+    """Two operands."""
+    return op.call(_BINARY[op.type], op[0], op[1])
+
+
+@operator(*_VARIADIC)
+def variadic(op: Op) -> Value:
+    """One operand or more."""
+    total = reduce(lambda a, b: op.call(_VARIADIC[op.type], a, b), op)
+    return op.call(torch.div, total, len(op)) if op.type == "Mean" else total
+
+
+@operator("Mod")
+def mod(op: Op) -> Value:
+    """The remainder has the sign of the divisor, with ``fmod`` that of the dividend."""
+    return op.call(torch.fmod if op.flag("fmod") else torch.remainder, op[0], op[1])
+
+
+@operator("Where")
+def where(op: Op) -> Value:
+    """condition, a, b."""
+    return op.call(torch.where, op[0], op[1], op[2])

@@ -1,0 +1,77 @@
+"""What a verification found, and the judgement that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from reparam_kit.onnx.diff import StructuralDiff, plain
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far one output of ``b`` is from its reference, over all runs.
+
+    The reference is the float64 run of ``a`` where both are modules, else the output of ``a``. ``max_abs`` is the
+    largest absolute difference; ``relative`` the same in units of the reference's largest absolute value; ``cosine``
+    the lowest cosine similarity between a sample and its reference; ``tolerance`` the bound on ``relative``. An
+    output that one of the two lacks, or has in another shape, is infinitely far away.
+    """
+
+    name: str
+    max_abs: float
+    relative: float
+    cosine: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether ``relative`` is within ``tolerance``."""
+        return self.relative <= self.tolerance
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: relative error {self.relative:.2e} ({'within' if self.ok else 'beyond'} "
+            f"{self.tolerance:.2e}), largest {self.max_abs:.2e}, cosine {self.cosine:.7f}"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``verify(a, b)`` found.
+
+    ``structure`` is None for a module against a file. ``outputs`` is empty where the models were not run. ``notes``
+    say what was not compared and why, and on what inputs the models were run. ``file_sizes``, of two files, are in
+    bytes, external data included. ``latency_ratio`` is the time that ``b`` takes over that of ``a``.
+    """
+
+    structure: StructuralDiff | None
+    outputs: tuple[OutputError, ...]
+    notes: tuple[str, ...]
+    same_function: bool
+    file_sizes: tuple[int, int] | None = None
+    latency_ratio: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """The same structure and, if ``same_function`` was asked for, every output within its tolerance."""
+        same_structure = self.structure is None or self.structure.same_graph
+        return same_structure and (not self.same_function or all(output.ok for output in self.outputs))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
+        structure = self.structure.to_json() if self.structure is not None else None
+        return {"ok": self.ok, **plain(asdict(self)), "structure": structure}
+
+    def __str__(self) -> str:
+        lines = ["equal" if self.ok else "NOT equal"]
+        if not self.same_function:
+            lines = ["equal but for the weights" if self.ok else "NOT equal"]
+        if self.structure is not None:
+            lines.append(str(self.structure))
+        lines += [f"output {output}" for output in self.outputs]
+        if self.file_sizes is not None:
+            lines.append("file sizes: {} and {} bytes".format(*self.file_sizes))
+        if self.latency_ratio is not None:
+            lines.append(f"latency ratio: {self.latency_ratio:.3f}")
+        return "\n".join([*lines, *self.notes])

@@ -1,0 +1,95 @@
+"""A small world of faces: people are colour patterns, their photographs are noisy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from recipes.faces import PairSet, write_pairs, write_records
+
+SIZE = 16
+PEOPLE = 6
+PHOTOS = 4
+
+
+def photograph(person: int, rng: np.random.Generator) -> bytes:
+    pattern = (
+        np.random.default_rng(person).integers(60, 196, (4, 4, 3)).repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)
+    )
+    pixels = np.clip(pattern + rng.normal(0, 15, pattern.shape), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def rec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "train.rec"
+    write_records(path, [(p, photograph(p, rng)) for p in range(PEOPLE) for _ in range(PHOTOS)], (SIZE, SIZE))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 pairs of other people."""
+    rng = np.random.default_rng(1)
+    images, same = [], []
+    for i in range(20):
+        person = 100 + i
+        other = person if i % 2 else person + 1
+        images += [photograph(person, rng), photograph(other, rng)]
+        same.append(person == other)
+    path = tmp_path_factory.mktemp("val") / "val.bin"
+    write_pairs(path, PairSet(images, np.array(same)))
+    return path
+
+
+class Net(nn.Module):
+    """All that training treats specially: BatchNorm, PReLU, depthwise, dropout, a bias or none."""
+
+    def __init__(self, size: int, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.act = nn.PReLU(width)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.mix = nn.Conv2d(width, width, 1)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(width * 16, size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        x = torch.relu(self.mix(self.depthwise(x)))
+        return self.head(self.drop(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)))
+
+
+@pytest.fixture
+def student() -> Net:
+    torch.manual_seed(1)
+    return Net(8).eval()
+
+
+@pytest.fixture
+def teacher() -> Net:
+    torch.manual_seed(2)
+    return Net(12, width=16).eval()
+
+
+@pytest.fixture
+def counted() -> Callable[[nn.Module], list[int]]:
+    """Counts the images that a module is given, call by call."""
+
+    def count(module: nn.Module) -> list[int]:
+        calls: list[int] = []
+        module.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+        return calls
+
+    return count

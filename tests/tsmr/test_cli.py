@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from recipes.faces import evaluate
+from recipes.tsmr.cli import tsmr
+from reparam_kit import InputError
+
+
+def face_net(path: Path, size: int, seed: int) -> Path:
+    """Convolution, PReLU, depthwise convolution, ReLU, Gemm: the operators of deployed face nets."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "c1.w": (8, 3, 3, 3), "c1.b": (8,), "slope": (8, 1, 1), "c2.w": (8, 1, 3, 3), "c2.b": (8,),
+        "fc.w": (size, 512), "fc.b": (size,),
+    }  # fmt: skip
+    values = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "c1.w", "c1.b"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]
+        ),
+        helper.make_node("PRelu", ["a", "slope"], ["b"]),
+        helper.make_node(
+            "Conv", ["b", "c2.w", "c2.b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=8
+        ),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "fc.w", "fc.b"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", size])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def command(tmp_path: Path, rec: Path) -> list[str]:
+    student = face_net(tmp_path / "student.onnx", 8, seed=0)
+    teacher = face_net(tmp_path / "teacher.onnx", 12, seed=1)
+    options = {
+        "--teacher": teacher, "--data": rec, "-o": tmp_path / "out.onnx", "--student-input": "insightface",
+        "--teacher-input": "raw", "--epochs": 2, "--batch-size": 8, "--lr": 1e-3,
+    }  # fmt: skip
+    return [str(student), *(str(text) for pair in options.items() for text in pair)]
+
+
+def run(*args: str) -> Result:
+    result = CliRunner().invoke(tsmr, args)
+    if result.exception is not None:
+        raise result.exception
+    return result
+
+
+def test_from_file_to_file(command: list[str], bin_file: Path, tmp_path: Path) -> None:
+    report = json.loads(run(*command, "--json").stdout)
+    assert report["diff"]["same_graph"]
+    assert len(report["diff"]["payloads"]) == 7
+    assert report["config"]["teacher_input"] == "raw"
+    assert report["kept"] == 2
+    assert evaluate(tmp_path / "out.onnx", bin_file).embedding_size == 8
+    work = sorted(path.name for path in (tmp_path / "out.onnx.work").iterdir())
+    assert work[0] == "checkpoint.pt"
+    assert len(work) == 2
+    assert work[1].startswith("teacher-")
+
+
+def test_the_same_command_again_gives_the_same_file(command: list[str], tmp_path: Path) -> None:
+    run(*command)
+    first = (tmp_path / "out.onnx").read_bytes()
+    again = run(*command)
+    assert (tmp_path / "out.onnx").read_bytes() == first
+    assert "going on after epoch 2 of 2" in again.stderr
+    with pytest.raises(InputError, match=r"seed=0 \(now 1\)"):
+        run(*command, "--seed", "1")
+    run(*command, "--seed", "1", "--work", str(tmp_path / "other"))
+
+
+def test_the_table_says_before_and_after(command: list[str], bin_file: Path, tmp_path: Path) -> None:
+    result = run(*command, "--val", str(bin_file), "--block", "plain")
+    assert "before" in result.stdout
+    assert "accuracy" in result.stdout
+    assert "on this set" in result.stdout
+    assert "the graph of" in result.stdout
+
+
+@pytest.mark.parametrize("option", ["--student-input", "--teacher-input"])
+def test_an_input_preset_must_be_given(command: list[str], option: str) -> None:
+    at = command.index(option)
+    with pytest.raises(InputError, match="required and have no default"):
+        run(*command[:at], *command[at + 2 :])
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["-o", "out.txt"], r"out\.txt: the suffix"),
+        (["-o", "missing/out.onnx"], "cannot be made"),
+        (["--device", "cudo"], "--device cudo"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_training(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        run(*command, *args)
+    assert not list(tmp_path.glob("**/teacher-*.npy"))

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recipes.faces import evaluate
+from recipes.tsmr import TSMRConfig, apply_tsmr, recipe
+from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
+
+CONFIG = TSMRConfig(epochs=3, batch_size=8, lr=3e-3)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def changed(**choices: Any) -> TSMRConfig:
+    return TSMRConfig(**{**vars(CONFIG), **choices})
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, epoch: int) -> Iterator[None]:
+    """A run in this block ends after the checkpoint of an epoch, as by Ctrl-C."""
+    write = recipe.write_checkpoint
+
+    def write_and_stop(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
+        write(path, run, state)
+        if len(state["epochs"]) == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "write_checkpoint", write_and_stop)
+        yield
+
+
+@pytest.mark.parametrize("loss", ["cosine", "mse"])
+@pytest.mark.parametrize("block", [None, "dbb"])
+def test_the_student_comes_to_resemble_the_teacher(
+    rec: Path, student: nn.Module, teacher: nn.Module, block: str | None, loss: str
+) -> None:
+    before = weights(student)
+    result = apply_tsmr(student, teacher, rec, config=changed(block=block, loss=loss, epochs=6))
+    losses = [epoch.losses[loss] for epoch in result.report.epochs]
+    assert losses[-1] < 0.7 * losses[0]
+    assert type(result.model) is type(student)
+    assert list(result.model.state_dict()) == list(before)
+    assert not result.model.training
+    assert same(weights(student), before)
+    assert not torch.equal(result.model.state_dict()["stem.weight"], before["stem.weight"])
+
+
+@pytest.mark.parametrize(
+    "choices", [{"block": None}, {"block": "dbb", "workers": 1}, {"block": "repvgg", "norm": "batch"}]
+)
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_resumed_run_ends_with_the_same_bits(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    choices: dict[str, Any],
+    epoch: int,
+) -> None:
+    config = changed(**choices)
+    whole = apply_tsmr(student, teacher, rec, bin_file, config)
+    checkpoint = tmp_path / "checkpoint.pt"
+    with interrupted(monkeypatch, epoch), pytest.raises(KeyboardInterrupt):
+        apply_tsmr(student, teacher, rec, bin_file, config, checkpoint=checkpoint)
+    torch.rand(7)  # another state of the generator than the interrupted run left
+    resumed = apply_tsmr(student, teacher, rec, bin_file, config, checkpoint=checkpoint)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert resumed.report.kept == whole.report.kept
+    assert [e.losses for e in resumed.report.epochs] == [e.losses for e in whole.report.epochs]
+    again = apply_tsmr(student, teacher, rec, bin_file, config, checkpoint=checkpoint)
+    assert same(weights(again.model), weights(whole.model))
+
+
+def test_the_number_of_workers_may_change_on_resuming(
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    first = apply_tsmr(student, teacher, rec, config=CONFIG, checkpoint=checkpoint)
+    again = apply_tsmr(student, teacher, rec, config=changed(workers=1), checkpoint=checkpoint)
+    assert same(weights(first.model), weights(again.model))
+
+
+def test_the_seed_decides_the_result(rec: Path, student: nn.Module, teacher: nn.Module) -> None:
+    torch.manual_seed(11)
+    first = weights(apply_tsmr(student, teacher, rec, config=CONFIG).model)
+    drawn = torch.rand(1)
+    torch.manual_seed(11)
+    assert torch.equal(drawn, torch.rand(1))  # the caller's generator is left as it was
+    assert same(first, weights(apply_tsmr(student, teacher, rec, config=CONFIG).model))
+    assert not same(first, weights(apply_tsmr(student, teacher, rec, config=changed(seed=1)).model))
+
+
+def test_what_gets_worse_is_not_returned(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    """The student is perfect on the set, so nothing can beat it."""
+    result = apply_tsmr(student, teacher, rec, bin_file, changed(lr=0.5, clip=1e3))
+    assert result.report.before is not None
+    assert result.report.before.accuracy == 1
+    assert result.report.kept == 0
+    assert result.report.after is result.report.before
+    assert same(weights(result.model), weights(student))
+
+
+def test_the_best_epoch_is_returned(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "_rank", lambda evaluation: next(ranks))
+    # Epoch by epoch, its rank and that of the best so far: the first beats the student, no other beats the first.
+    ranks = iter([(2,), (0,), (1,), (2,), (2,), (2,)])
+    result = apply_tsmr(student, teacher, rec, bin_file, CONFIG)
+    assert result.report.kept == 1
+    assert result.report.after is result.report.epochs[0].validation
+    measured = evaluate(result.model, bin_file, CONFIG.student_input)
+    assert result.report.after is not None
+    assert measured.scores == pytest.approx(result.report.after.scores, abs=1e-5)
+
+
+def test_without_a_validation_set_the_last_epoch_is_returned(
+    rec: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    report = apply_tsmr(student, teacher, rec, config=CONFIG).report
+    assert (report.kept, report.before, report.after) == (3, None, None)
+
+
+def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module) -> None:
+    report = json.loads(json.dumps(apply_tsmr(student, teacher, rec, bin_file, CONFIG).report.to_json()))
+    assert report["config"] == CONFIG.to_json()
+    assert report["images"] == 24
+    assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2, 3]
+    assert report["epochs"][0]["validation"]["pairs"] == report["before"]["pairs"] == 20
+    assert all(len(report[name]) == 64 for name in ("student", "teacher", "data"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"lr": 1e-3}, r"with lr=0.003 \(now 0.001\):"),
+        ({"block": None, "seed": 4}, r"with block='dbb' \(now None\), seed=0 \(now 4\):"),
+    ],
+)
+def test_a_checkpoint_of_another_choice_is_refused(
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, choices: dict[str, Any], says: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    apply_tsmr(student, teacher, rec, config=CONFIG, checkpoint=checkpoint)
+    with pytest.raises(InputError, match=says):
+        apply_tsmr(student, teacher, rec, config=changed(**choices), checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("what", ["student", "teacher", "val"])
+def test_a_checkpoint_of_another_model_or_set_is_refused(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, what: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    apply_tsmr(student, teacher, rec, config=CONFIG, checkpoint=checkpoint)
+    with torch.no_grad():
+        if what != "val":
+            (student if what == "student" else teacher).head.bias.add_(1e-3)  # type: ignore[union-attr, operator]
+    with pytest.raises(InputError, match=f"with {what}="):
+        apply_tsmr(student, teacher, rec, bin_file if what == "val" else None, CONFIG, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint_is_refused(
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, content: bytes | None
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    if content is None:
+        torch.save(student, checkpoint)  # would have to be unpickled
+    else:
+        checkpoint.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.pt is not a checkpoint of this recipe, or damaged"):
+        apply_tsmr(student, teacher, rec, config=CONFIG, checkpoint=checkpoint)
+
+
+def test_divergence_is_an_error(rec: Path, student: nn.Module, teacher: nn.Module) -> None:
+    with pytest.raises(ReparamError, match=r"no longer finite in epoch \d at step \d of 3: lower lr=1e\+30"):
+        apply_tsmr(student, teacher, rec, config=changed(lr=1e30, warmup=0.0))
+
+
+@pytest.mark.parametrize(
+    ("choices", "error", "says"),
+    [
+        ({"batch_size": 25}, InputError, "24 training images do not fill a batch: lower batch_size=25"),
+        ({"block": "dbd"}, ExpressionError, "dbb"),
+    ],
+)
+def test_choices_that_do_not_fit_are_refused(
+    rec: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    choices: dict[str, Any],
+    error: type[Exception],
+    says: str,
+) -> None:
+    with pytest.raises(error, match=says):
+        apply_tsmr(student, teacher, rec, config=changed(**choices))
+
+
+def test_a_model_with_nothing_to_expand_or_train_is_refused(
+    rec: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    with pytest.raises(NothingToDoError):
+        apply_tsmr(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), teacher, rec, config=CONFIG)
+    with pytest.raises(InputError, match="nothing to train"):
+        apply_tsmr(student.requires_grad_(False), teacher, rec, config=CONFIG)
+
+
+def test_progress_is_a_line_for_each_pass(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    apply_tsmr(student, teacher, rec, bin_file, CONFIG)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line.split(":")[0] for line in err.splitlines()] == ["teacher"] + [
+        f"epoch {epoch}/3" for epoch in (1, 2, 3) for _ in range(2)
+    ]
+    assert "images/s, cosine 0." in err

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from recipes.faces import FaceRecords
+from recipes.tsmr.views import Views, epoch_order
+from reparam_kit import InputError
+
+
+class Given(Dataset[tuple[Tensor, int, int]]):
+    def __init__(self, images: list[Tensor]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self.images[index], 0, index
+
+
+class Augmented(Given):
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return torch.randint(256, (3, 4, 4), dtype=torch.uint8), 0, index
+
+
+def test_an_epoch_shows_each_image_once_and_half_of_them_mirrored() -> None:
+    order = epoch_order(1000, True, seed=3)
+    assert sorted(index for index, _ in order) == list(range(1000))
+    assert 400 < sum(mirrored for _, mirrored in order) < 600
+    assert order == epoch_order(1000, True, seed=3)
+    assert order != epoch_order(1000, True, seed=4)
+    assert [index for index, _ in order] == [index for index, _ in epoch_order(1000, False, seed=3)]
+    assert not any(mirrored for _, mirrored in epoch_order(1000, False, seed=3))
+
+
+def test_mirrored_is_left_to_right() -> None:
+    image = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    views = Views(Given([image]))
+    assert views[0, False][0].tolist() == image.tolist()
+    assert views[0, True][0][0].tolist() == [[1, 0], [3, 2]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_with_any_number_of_workers(rec: Path, workers: int) -> None:
+    records = FaceRecords(rec)
+    order = epoch_order(len(records), True, seed=0)
+    seen = []
+    for images, index, mirrored in Views(records).batches(order, 5, workers):
+        for image, i, side in zip(images, index.tolist(), mirrored.tolist(), strict=True):
+            seen.append((i, side))
+            assert torch.equal(image, records[i][0].flip(2) if side else records[i][0])
+    assert seen == order
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([], "no image"),
+        ([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 5, 4, dtype=torch.uint8)], "image 1 is"),
+        ([torch.zeros(3, 4, 4)], r"image 0 is torch.float32 \[3, 4, 4\]"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(images: list[Tensor], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        list(Views(Given(images)).batches([(i, False) for i in range(len(images))], 2, 0))
+
+
+def test_a_dataset_that_augments_is_refused() -> None:
+    with pytest.raises(InputError, match="leave augmentation out"):
+        Views(Augmented([torch.zeros(0)]))
