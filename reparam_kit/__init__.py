@@ -14,7 +14,7 @@ _HOME = {
     "inspect": "reparam_kit.sites",
     "expand": "reparam_kit.surgery",
     "fold": "reparam_kit.surgery",
-    "verify": "reparam_kit.verify",
+    "verify": "reparam_kit.verification",
     "diff": "reparam_kit.onnx",
     "load": "reparam_kit.formats",
     "save": "reparam_kit.formats",
@@ -54,4 +54,4 @@ if TYPE_CHECKING:
     from reparam_kit.onnx import diff
     from reparam_kit.sites import inspect
     from reparam_kit.surgery import expand, fold
-    from reparam_kit.verify import verify
+    from reparam_kit.verification import verify

@@ -201,7 +201,7 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
 @_json
 def verify(a: str, b: str, retrained: bool, latency: bool, as_json: bool) -> None:
     """Compare two .onnx files: the same graph, and the same function. Exit status 1 if not."""
-    from reparam_kit.verify import verify as compare
+    from reparam_kit.verification import verify as compare
 
     report = compare(a, b, same_function=not retrained, latency=latency)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))

@@ -6,22 +6,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from reparam_kit.errors import InputError
 
-Arrays = list[NDArray[Any]]
-
 # What onnxruntime calls the element types that random inputs are made for.
 _TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
 }
 
 # Taken for a free dimension other than the batch, such as the height of a fully convolutional net's input.
@@ -45,51 +42,66 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no base class of their own
-            raise InputError(f"onnxruntime cannot load {path}: {error}") from error
+            raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
         self.inputs = self._session.get_inputs()
-        self.outputs = [output.name for output in self._session.get_outputs()]
+        self._outputs = self._session.get_outputs()
 
-    def __call__(self, inputs: Sequence[NDArray[Any]]) -> Arrays:
-        """The outputs for ``inputs``, both in the order of the graph."""
-        names = (entry.name for entry in self.inputs)
-        try:
-            results: Arrays = self._session.run(None, dict(zip(names, inputs, strict=True)))
-        except Exception as error:  # as above
-            shapes = [list(array.shape) for array in inputs]
+    @property
+    def has_free_batch(self) -> bool:
+        """Whether the first dimension of every input is free."""
+        return all(entry.shape and not isinstance(entry.shape[0], int) for entry in self.inputs)
+
+    def __call__(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The outputs for ``inputs``, both in the order of the graph.
+
+        Raises:
+            InputError: they do not fit the graph.
+        """
+        shapes = [list(tensor.shape) for tensor in inputs]
+        if len(inputs) != len(self.inputs):
             raise InputError(
-                f"onnxruntime cannot run {self.path} on inputs of shape {shapes}: {error}"
+                f"{self.path} takes {len(self.inputs)} inputs, not {len(inputs)} of shapes {shapes}"
+            )
+        feed = {entry.name: tensor.numpy() for entry, tensor in zip(self.inputs, inputs, strict=True)}
+        try:
+            arrays = self._session.run(None, feed)
+        except Exception as error:  # as above
+            raise InputError(
+                f"onnxruntime cannot run {self.path} on inputs of shapes {shapes}: {_line(error)}"
             ) from error
-        return results
+        return {
+            entry.name: torch.from_numpy(array) for entry, array in zip(self._outputs, arrays, strict=True)
+        }
 
 
-def random_inputs(sessions: Sequence[Session], batch: int) -> Arrays:
-    """Inputs that all ``sessions`` take: standard normal, bytes 0..255 where the input is uint8.
+def random_inputs(sessions: Sequence[Session], batch: int) -> list[Tensor]:
+    """Inputs for all ``sessions``: standard normal, or 0..255 where the input is uint8; the same at each call.
 
-    A free first dimension becomes ``batch`` and any other free dimension 64, unless another session fixes it.
+    A free first dimension becomes ``batch`` and any other free dimension 64, unless one of the sessions fixes it.
 
     Raises:
-        InputError: an input of another type.
+        InputError: the sessions take different numbers of inputs or dimensions, or an input of another type.
     """
-    generator = np.random.default_rng(0)
-    arrays: Arrays = []
+    generator = torch.Generator().manual_seed(0)
+    signatures = {tuple((entry.type, len(entry.shape)) for entry in session.inputs) for session in sessions}
+    if len(signatures) > 1:
+        raise InputError("the two models take different inputs")
+    tensors = []
     for entries in zip(*(session.inputs for session in sessions), strict=True):
-        kind = _TYPES.get(entries[0].type)
-        if kind is None:
+        if entries[0].type not in _TYPES:
             raise InputError(
-                f"input {entries[0].name!r} is a {entries[0].type}; give example_inputs to run the model on"
+                f"input {entries[0].name!r} is a {entries[0].type}: give example_inputs to run it on"
             )
         shape = [
             next((size for size in sizes if isinstance(size, int)), _FREE_DIMENSION if axis else batch)
             for axis, sizes in enumerate(zip(*(entry.shape for entry in entries), strict=True))
         ]
-        values = generator.integers(0, 256, shape) if kind is np.uint8 else generator.standard_normal(shape)
-        arrays.append(values.astype(kind))
-    return arrays
-
-
-def has_free_batch(session: Session) -> bool:
-    """Whether the first dimension of every input is free."""
-    return all(entry.shape and not isinstance(entry.shape[0], int) for entry in session.inputs)
+        dtype = _TYPES[entries[0].type]
+        noise = torch.randn(shape, generator=generator)
+        tensors.append(
+            noise.to(dtype) if dtype.is_floating_point else (noise * 50 + 128).clamp(0, 255).to(dtype)
+        )
+    return tensors
 
 
 def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:
@@ -114,3 +126,7 @@ def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:
             seconds[session] = time.perf_counter() - start
         ratios.append(seconds[second] / seconds[first])
     return median(ratios)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

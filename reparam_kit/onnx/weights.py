@@ -88,7 +88,7 @@ class OnnxFile:
         """
         model = ModelProto()
         model.CopyFrom(self.model)
-        for tensor in tensors(model):
+        for tensor in all_tensors(model):
             if is_external(tensor):
                 tensor.raw_data = self._external_bytes(tensor)
                 for entry in tensor.external_data:
@@ -118,7 +118,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     model = parse_onnx(_read_bytes(path), str(path))
-    locations = {_address(tensor)[0] for tensor in tensors(model) if is_external(tensor)}
+    locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
     folder = path.parent.resolve()
     for location in locations:
         if not (folder / location).resolve().is_relative_to(folder):
@@ -166,7 +166,7 @@ def weights(model: ModelProto) -> dict[str, TensorProto]:
     }
 
 
-def tensors(message: Message) -> Iterator[TensorProto]:
+def all_tensors(message: Message) -> Iterator[TensorProto]:
     """Every tensor anywhere in ``message``: initializers, attributes, those of sub-graphs."""
     if isinstance(message, TensorProto):
         yield message
@@ -174,7 +174,7 @@ def tensors(message: Message) -> Iterator[TensorProto]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in (value,) if isinstance(value, Message) else value:
-                yield from tensors(item)
+                yield from all_tensors(item)
 
 
 def rounded(values: NDArray[Any], tensor: TensorProto) -> torch.Tensor:

@@ -24,12 +24,12 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.weights import (
     OnnxFile,
+    all_tensors,
     dtype_name,
     is_external,
     parse_onnx,
     rounded,
     stored_tensors,
-    tensors,
     weights,
 )
 
@@ -139,7 +139,7 @@ def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
         for i, old in enumerate(file.external)
     }
     digests = {old: hashlib.sha1(data).hexdigest() for old, data in file.external.items()}
-    for tensor in tensors(file.model):
+    for tensor in all_tensors(file.model):
         if is_external(tensor):
             entries = {entry.key: entry for entry in tensor.external_data}
             old = entries["location"].value

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reparam_kit.onnx.run import Session, has_free_batch, random_inputs
+from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.verification.report import OutputError
 
 Model = nn.Module | str | Path
@@ -34,25 +34,115 @@ _ENOUGH = 64
 def compare_module_outputs(
     a: nn.Module, b: nn.Module, inputs: Sequence[Tensor]
 ) -> tuple[tuple[OutputError, ...], str]:
-    """Errors of ``b`` on ``inputs``, and a note on how it was judged.
+    """The errors of ``b`` on ``inputs``, and a note on what they are held against.
 
-    Where an output has few numbers, further runs on ``inputs`` that are moved by about 0.1 % add to them.
+    Where an output has few numbers, runs on inputs that differ from the given ones by about 0.1 % give it more.
     """
-    first, second = _frozen(a), _frozen(b)
-    run_first, run_second = _module(first), _module(second)
-    fewest = min((out.numel() for out in run_first(inputs).values() if out.numel()), default=_ENOUGH)
+    run_a, run_b = _runner(a), _runner(b)
+    fewest = min((output.numel() for output in run_a(inputs).values() if output.numel()), default=_ENOUGH)
     generator = torch.Generator().manual_seed(0)
-    runs = [inputs, *([_moved(x, generator) for x in inputs] for _ in range(math.ceil(_ENOUGH / fewest) - 1))]
-    of_first, of_second = ([run(x) for x in runs] for run in (run_first, run_second))
+    runs = [inputs, *(_near(inputs, generator) for _ in range(math.ceil(_ENOUGH / fewest) - 1))]
+    of_a, of_b = [run_a(run) for run in runs], [run_b(run) for run in runs]
     try:
-        run_truth = _module(first.double())
+        run_truth = _runner(a, torch.float64)
         truth = [run_truth([x.double() if x.is_floating_point() else x for x in run]) for run in runs]
     except (RuntimeError, TypeError):
         # Its forward makes tensors of a dtype of its own, which do not go with float64 weights.
-        errors = _errors(of_first, of_second, {})
-        return errors, f"a does not run in float64: b is held against a itself, tolerance {_FILE_TOLERANCE}"
+        return _errors(of_a, of_b, {}), "a does not run in float64, so b is held against a as it is"
     tolerances = {
-        error.name: 2 * max(error.relative, _EPSILONS * _epsilon(of_first[0][error.name]))
-        for error in _errors(truth, of_first, {})
+        error.name: 2 * max(error.relative, _EPSILONS * _epsilon(of_a[0][error.name]))
+        for error in _errors(truth, of_a, {})
     }
-    return _errors(truth, of_second, tolerances), "outputs held against a in float64, tolerance twice the error of a"
+    return _errors(truth, of_b, tolerances), "b is held against a in float64, and to twice the error of a"
+
+
+def compare_file_outputs(
+    a: Model, b: Model, inputs: Sequence[Tensor] | None
+) -> tuple[tuple[OutputError, ...], str]:
+    """As :func:`compare_module_outputs`, where at least one of the two is a file.
+
+    Files run with graph optimisations off and on. Without ``inputs`` they get random ones, at batch 1 and, where the
+    batch is free, 3; with them, also their first sample alone.
+    """
+    pairs = list(zip(_twice(a), _twice(b), strict=True))
+    sessions = [side for pair in pairs for side in pair if isinstance(side, Session)]
+    free = all(session.has_free_batch for session in sessions)
+    if inputs is None:
+        runs = [random_inputs(sessions, batch) for batch in ((1, 3) if free else (1,))]
+    else:
+        runs = [list(inputs), [x[:1] for x in inputs]] if free and len(inputs[0]) > 1 else [list(inputs)]
+    of_a, of_b = ([pair[side](run) for pair in pairs for run in runs] for side in (0, 1))
+    shapes = ", ".join(str([list(x.shape) for x in run]) for run in runs)
+    kind = "random" if inputs is None else "the given"
+    note = f"run in onnxruntime, graph optimisations off and on, on {kind} inputs of shapes {shapes}"
+    return _errors(of_a, of_b, {}), note
+
+
+def _twice(model: Model) -> tuple[Runner, Runner]:
+    """A file without and with graph optimisations; a module, which knows of none, two times."""
+    if isinstance(model, nn.Module):
+        return (_runner(model),) * 2
+    return Session(Path(model), optimised=False), Session(Path(model), optimised=True)
+
+
+def _runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
+    """Runs a copy, so that mode, dtype and device of the user's module stay as they are."""
+    module = copy.deepcopy(module).to(device="cpu", dtype=dtype).eval()
+
+    def run(inputs: Sequence[Tensor]) -> Outputs:
+        with torch.no_grad():
+            return dict(_named(module(*(x.clone() for x in inputs)), "output"))
+
+    return run
+
+
+def _named(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in what a module returned."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _named(item, f"{name}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _named(item, f"{name}[{position}]")
+
+
+def _near(inputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    return [
+        x * (1 + 1e-3 * torch.randn(x.shape, generator=generator, dtype=x.dtype))
+        if x.is_floating_point()
+        else x
+        for x in inputs
+    ]
+
+
+def _errors(
+    reference: Sequence[Outputs], other: Sequence[Outputs], tolerances: Mapping[str, float]
+) -> tuple[OutputError, ...]:
+    """One error for each output, over all runs. Outputs go by position, since two files may name them differently."""
+    columns = (list(zip(*(run.values() for run in runs), strict=True)) for runs in (reference, other))
+    names = max(reference[0], other[0], key=len)
+    errors = []
+    for name, (expected, found) in zip(names, zip_longest(*columns, fillvalue=()), strict=True):
+        tolerance = max([_FILE_TOLERANCE, *(_EPSILONS * _epsilon(output) for output in found)])
+        errors.append(_error(name, expected, found, tolerances.get(name, tolerance)))
+    return tuple(errors)
+
+
+def _error(name: str, expected: Sequence[Tensor], found: Sequence[Tensor], tolerance: float) -> OutputError:
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return OutputError(name, math.inf, math.inf, 0.0, tolerance)
+    if not sum(x.numel() for x in expected):
+        return OutputError(name, 0.0, 0.0, 1.0, tolerance)
+    cosines = []
+    for x, y in zip(expected, found, strict=True):
+        rows = [(z.flatten(1) if z.dim() > 1 else z.reshape(1, z.numel())).double() for z in (x, y)]
+        cosines.append(torch.where((rows[0] == rows[1]).all(1), 1.0, F.cosine_similarity(rows[0], rows[1])))
+    x, y = (torch.cat([z.flatten().double() for z in runs]) for runs in (expected, found))
+    max_abs, scale = float((x - y).abs().max()), float(x.abs().max())
+    return OutputError(name, max_abs, max_abs / (scale or 1.0), float(torch.cat(cosines).min()), tolerance)
+
+
+def _epsilon(output: Tensor) -> float:
+    return torch.finfo(output.dtype).eps if output.is_floating_point() else 0.0

@@ -13,11 +13,7 @@ from reparam_kit.onnx.diff import Change, PayloadChange, StructuralDiff, change,
 def compare_modules(a: nn.Module, b: nn.Module) -> StructuralDiff:
     """Class, names, shapes and dtypes of the state_dict, leaf modules with their settings, code of an fx graph."""
     first, second = _describe(a), _describe(b)
-    changes = [
-        found
-        for where in first
-        for found in _differences(where, first[where], second[where])
-    ]
+    changes = [found for where in first for found in _differences(where, first[where], second[where])]
     return StructuralDiff(tuple(changes), tuple(_moved(a.state_dict(), b.state_dict())))
 
 

@@ -78,26 +78,19 @@ class Op:
         """An attribute that is 0 or 1; 0 where it is absent."""
         return bool(self.attr(name))
 
-    def tensor(self, index: int) -> Tensor | None:
-        """Input ``index`` as a known tensor; ``None`` where the node leaves it out."""
-        value = self.get(index)
-        if isinstance(value, fx.Node):
-            self.unsupported(f"input {index} ({self._node.input[index]!r}) is computed at run time")
-        return None if value is None else self._builder.read(value)  # type: ignore[no-any-return]
-
-    def ints(self, index: int) -> tuple[int, ...] | fx.Node | None:
-        """A 1-D integer input as arguments for a call: known, or a list at run time."""
+    def numbers(self, index: int) -> tuple[Any, ...] | fx.Node | None:
+        """A 1-D input, to be an argument of a call: known, or a list at run time."""
         value = self.get(index)
         if isinstance(value, fx.Node):
             return self._builder.as_list(value)
         return None if value is None else tuple(self._builder.read(value).reshape(-1).tolist())
 
-    def setting(self, name: str, index: int) -> tuple[int, ...] | fx.Node | None:
-        """Integers that earlier definitions of the operator keep in an attribute and later ones in an input."""
-        return self.attr(name) if name in self._definition else self.ints(index)
+    def setting(self, name: str, index: int) -> tuple[Any, ...] | fx.Node | None:
+        """Numbers that earlier definitions of the operator keep in an attribute and later ones in an input."""
+        return self.attr(name) if name in self._definition else self.numbers(index)
 
     def number(self, name: str, index: int) -> Any:
-        """A number that earlier definitions keep in an attribute and later ones in an input; see :meth:`setting`."""
+        """A single number of that kind."""
         if name in self._definition:
             return self.attr(name)
         value = self.get(index)

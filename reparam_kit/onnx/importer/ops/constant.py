@@ -10,15 +10,22 @@ from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
 
 
+_NUMBERS = {
+    "value_float": torch.float32,
+    "value_floats": torch.float32,
+    "value_int": torch.int64,
+    "value_ints": torch.int64,
+}
+
+
 @operator("Constant")
 def constant(op: Op) -> Value:
     """``value`` is a tensor; the other forms are numbers written out, which are never weights."""
     if (tensor := op.attr("value")) is not None:
         return op.stored(tensor)
-    for name, dtype in (("value_float", torch.float32), ("value_int", torch.int64)):
-        for form in (name, name + "s"):
-            if (numbers := op.attr(form)) is not None:
-                return Constant(torch.tensor(numbers, dtype=dtype), op.name, None)
+    for form, dtype in _NUMBERS.items():
+        if (numbers := op.attr(form)) is not None:
+            return op.call(as_tensor, numbers, dtype)
     op.unsupported("a constant that is sparse or text is not supported")
 
 
@@ -27,7 +34,7 @@ def constant_of_shape(op: Op) -> Value:
     """``value`` (float 0 by default) everywhere."""
     value = op.attr("value")
     value = torch.zeros(1) if value is None else value
-    return op.call(full, op.ints(0), value.item(), value.dtype)
+    return op.call(full, op.numbers(0), value.item(), value.dtype)
 
 
 @operator("Identity")
@@ -60,6 +67,11 @@ def dropout(op: Op) -> Value:
         op.unsupported("a dropout that is on in inference is not supported")
     ratio = op.number("ratio", 1)
     return op.layer(nn.Dropout(0.5 if ratio is None else ratio), op[0])
+
+
+def as_tensor(numbers: float | tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor of these numbers."""
+    return torch.tensor(numbers, dtype=dtype)
 
 
 def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:

@@ -2,17 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
 
-_REDUCE: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {}
+Axes = tuple[int, ...]
 
 
-def _register(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> None:
-    ...
+def total(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Sum, in the dtype of ``x`` (torch adds small integers up in 64 bits)."""
+    return torch.sum(x, axes, keepdim, dtype=x.dtype)
+
+
+def product(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Product, in the dtype of ``x``."""
+    for axis in sorted((a % x.dim() for a in axes), reverse=True):
+        x = torch.prod(x, axis, keepdim, dtype=x.dtype)
+    return x
+
+
+def l1_norm(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Sum of absolute values."""
+    return total(x.abs(), axes, keepdim)
+
+
+def l2_norm(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Root of the sum of squares."""
+    return torch.linalg.vector_norm(x, 2, axes, keepdim)  # type: ignore[no-any-return]
+
+
+def sum_of_squares(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Sum of squares."""
+    return total(x * x, axes, keepdim)
+
+
+def log_of_sum(x: Tensor, axes: Axes, keepdim: bool) -> Tensor:
+    """Logarithm of the sum."""
+    return torch.log(total(x, axes, keepdim))
+
+
+_REDUCE: dict[str, Callable[[Tensor, Axes, bool], Tensor]] = {
+    "ReduceL1": l1_norm,
+    "ReduceL2": l2_norm,
+    "ReduceLogSum": log_of_sum,
+    "ReduceLogSumExp": torch.logsumexp,
+    "ReduceMax": torch.amax,
+    "ReduceMean": torch.mean,
+    "ReduceMin": torch.amin,
+    "ReduceProd": product,
+    "ReduceSum": total,
+    "ReduceSumSquare": sum_of_squares,
+}
+
+
+@operator(*_REDUCE)
+def reduce(op: Op) -> Value:
+    """Over ``axes``. Without any: over all dimensions, or with ``noop_with_empty_axes`` over none."""
+    x, axes, none = op[0], op.setting("axes", 1), op.flag("noop_with_empty_axes")
+    keepdims = op.flag("keepdims")
+    if isinstance(axes, fx.Node) and none:
+        op.unsupported("noop_with_empty_axes with axes that are computed at run time is not supported")
+    if not axes and none:  # what is left is what the operator does to each element
+        return op.call(_REDUCE[op.type], op.call(torch.unsqueeze, x, -1), (-1,), False)
+    return op.call(_REDUCE[op.type], x, axes or tuple(range(op.rank(0))), keepdims)
+
+
+@operator("ArgMax", "ArgMin")
+def arg_reduce(op: Op) -> Value:
+    """Index of the first extreme value along ``axis``."""
+    if op.flag("select_last_index"):
+        op.unsupported("select_last_index = 1 is not supported")
+    function = torch.argmax if op.type == "ArgMax" else torch.argmin
+    return op.call(function, op[0], op.attr("axis"), op.flag("keepdims"))

@@ -1,0 +1,83 @@
+"""Operators that take parts of tensors, or put tensors together."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Constant, Value
+
+
+@operator("Concat", since=4)
+def concat(op: Op) -> Value:
+    """All inputs, along ``axis``."""
+    return op.call(torch.cat, list(op), op.attr("axis"))
+
+
+@operator("Split", since=2)
+def split(op: Op) -> tuple[Value, ...]:
+    """Parts along ``axis``, of the sizes ``split`` or else of equal size (``num_outputs`` says what the node shows)."""
+    op.attr("num_outputs")
+    return op.call_many(parts, op[0], op.setting("split", 1), op.outputs, op.attr("axis"))
+
+
+@operator("Slice", until=9)
+def slice_by_attributes(op: Op) -> Value:
+    """``axes`` are the first ones by default."""
+    return op.call(sliced, op[0], op.attr("starts"), op.attr("ends"), op.attr("axes"), None)
+
+
+@operator("Slice", since=10)
+def slice_by_inputs(op: Op) -> Value:
+    """x, starts, ends, axes, steps."""
+    return op.call(sliced, op[0], *(op.numbers(i) for i in range(1, 5)))
+
+
+@operator("Gather")
+def gather(op: Op) -> Value:
+    """x, indices of any shape, which takes the place of ``axis``."""
+    index = op[1]
+    if isinstance(index, Constant) and index.tensor.dim() == 0:
+        return op.call(torch.select, op[0], op.attr("axis"), op.number("indices", 1))
+    return op.call(gathered, op[0], index, op.attr("axis"))
+
+
+@operator("Range")
+def arange(op: Op) -> Value:
+    """start, limit, step. ``stash_type`` would set how half types are added up; they are rounded once here."""
+    op.attr("stash_type")
+    return op.call(stepped, op[0], op[1], op[2])
+
+
+def parts(x: Tensor, sizes: list[int] | None, count: int, axis: int) -> tuple[Tensor, ...]:
+    """``x`` in parts of ``sizes`` along ``axis``, or in ``count`` equal ones (the last may be smaller)."""
+    return torch.split(x, -(-x.shape[axis] // count) if sizes is None else list(sizes), axis)
+
+
+def sliced(
+    x: Tensor, starts: list[int], ends: list[int], axes: list[int] | None, steps: list[int] | None
+) -> Tensor:
+    """``x[starts:ends:steps]`` along each of ``axes``, with the meaning of Python's slices."""
+    axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        chosen = range(x.shape[axis])[start:end:step]
+        if step > 0:
+            x = x.movedim(axis, 0)[chosen.start : chosen.stop : step].movedim(0, axis)
+        else:  # torch slices forwards only
+            x = x.index_select(axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
+    return x
+
+
+def gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """``x`` at ``indices`` along ``axis``; negative ones count from the end."""
+    axis %= x.dim()
+    index = torch.where(indices < 0, indices + x.shape[axis], indices)
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return x.index_select(axis, index.reshape(-1)).reshape(shape)
+
+
+def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
+    """The numbers from ``start`` up to but without ``limit``."""
+    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)

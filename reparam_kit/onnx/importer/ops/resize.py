@@ -1,0 +1,135 @@
+"""Resizing, one dimension after the other: each entry of the result is a weighted sum of a few of the input's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Value
+
+# Where the centre of entry i of the result lies in the input: s is the scale, n and m the sizes of input and result.
+_COORDINATES: dict[str, Callable[[Tensor, float, int, int], Tensor]] = {
+    "align_corners": lambda i, s, n, m: i * ((n - 1) / max(m - 1, 1)),
+    "asymmetric": lambda i, s, n, m: i / s,
+    "half_pixel": lambda i, s, n, m: (i + 0.5) / s - 0.5,
+    "half_pixel_symmetric": lambda i, s, n, m: (i + 0.5) / s - 0.5 + n / 2 - m / (2 * s),
+    "pytorch_half_pixel": lambda i, s, n, m: (i + 0.5) / s - 0.5 if m > 1 else 0 * i,
+}
+_NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
+    "ceil": torch.ceil,
+    "floor": torch.floor,
+    "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
+    "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
+}
+_SUPPORT = {"linear": 1.0, "cubic": 2.0}
+
+
+class Method(NamedTuple):
+    """The attributes of ``Resize``. ``nearest`` is ``None`` where older definitions do not say how to round."""
+
+    mode: str
+    coordinates: str
+    nearest: str | None
+    cubic_a: float
+    exclude_outside: bool
+    antialias: bool
+    keep_aspect: str
+
+
+@operator("Upsample", since=7)
+@operator("Resize", since=10, until=10)
+def old_resize(op: Op) -> Value:
+    """x, scales."""
+    mode = "linear" if op.attr("mode") == "bilinear" else op.attr("mode")
+    return _resize(op, op.setting("scales", 1), None, Method(mode, "asymmetric", None, 0.0, False, False, "stretch"))
+
+
+@operator("Resize", since=11)
+def resize(op: Op) -> Value:
+    """x, region, scales, sizes. Only tf_crop_and_resize has a use for a region, and for a value outside of it."""
+    op.get(1)
+    op.attr("extrapolation_value")
+    method = Method(
+        mode=op.attr("mode"),
+        coordinates=op.attr("coordinate_transformation_mode"),
+        nearest=op.attr("nearest_mode"),
+        cubic_a=op.attr("cubic_coeff_a"),
+        exclude_outside=op.flag("exclude_outside"),
+        antialias=op.flag("antialias"),
+        keep_aspect=op.attr("keep_aspect_ratio_policy") or "stretch",
+    )
+    return _resize(op, op.numbers(2) or None, op.numbers(3), method)
+
+
+def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
+    if method.mode != "nearest" and method.mode not in _SUPPORT:
+        op.unsupported(f"mode = {method.mode!r} is not supported")
+    if method.coordinates not in _COORDINATES:
+        op.unsupported(f"coordinate_transformation_mode = {method.coordinates!r} is not supported")
+    axes, shape = op.attr("axes"), op.shape(0)
+    axes = tuple(range(op.rank(0))) if axes is None else axes
+    if 0 in axes:
+        first = axes.index(0)
+        if isinstance(scales, tuple) and scales[first] != 1:
+            op.unsupported("resizing the batch is not supported")
+        if isinstance(sizes, tuple) and shape is not None and shape[0] not in (None, sizes[first]):
+            op.unsupported("resizing the batch is not supported")
+    return op.call(resized, op[0], scales, sizes, axes, method)
+
+
+def resized(
+    x: Tensor, scales: Sequence[float] | None, sizes: Sequence[int] | None, axes: Sequence[int], method: Method
+) -> Tensor:
+    """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size."""
+    axes = [axis % x.dim() for axis in axes]
+    old = [x.shape[axis] for axis in axes]
+    if sizes is None:
+        assert scales is not None
+        sizes = [int(torch.tensor(s) * n) for s, n in zip(scales, old, strict=True)]
+    elif method.keep_aspect == "stretch":
+        scales = [m / n for m, n in zip(sizes, old, strict=True)]
+    else:
+        ratios = [m / n for m, n, axis in zip(sizes, old, axes, strict=True) if axis > 0]
+        scales = [min(ratios) if method.keep_aspect == "not_larger" else max(ratios)] * len(axes)
+        sizes = [int(s * n + 0.5) for s, n in zip(scales, old, strict=True)]
+    for axis, scale, size in zip(axes, scales, sizes, strict=True):
+        if axis > 0 and (scale != 1 or size != x.shape[axis]):
+            x = _resized_along(x, axis, scale, size, method)
+    return x
+
+
+def _resized_along(x: Tensor, axis: int, scale: float, size: int, method: Method) -> Tensor:
+    length = x.shape[axis]
+    # In float32, as runtimes compute it, so that both round a coordinate between two entries to the same one.
+    at = _COORDINATES[method.coordinates](torch.arange(size, dtype=torch.float32), scale, length, size)
+    if method.mode == "nearest":
+        rounded = _NEAREST[method.nearest or ("ceil" if scale < 1 else "floor")](at)
+        return x.index_select(axis, rounded.long().clamp(0, length - 1).to(x.device))
+    stretch = min(scale, 1.0) if method.antialias else 1.0
+    reach = _SUPPORT[method.mode] / stretch
+    taps = (torch.floor(at - reach) + 1)[:, None] + torch.arange(ceil(2 * reach))
+    weights = _filter((taps - at[:, None]).abs() * stretch, method)
+    if method.exclude_outside:
+        weights = weights * ((taps >= 0) & (taps < length))
+    weights = (weights / weights.sum(1, keepdim=True)).to(x)
+    index = taps.long().clamp(0, length - 1).to(x.device)
+    per_axis = [-1 if dim == axis else 1 for dim in range(x.dim())]
+    return torch.stack(
+        [x.index_select(axis, i) * w.reshape(per_axis) for i, w in zip(index.T, weights.T, strict=True)]
+    ).sum(0)
+
+
+def _filter(distance: Tensor, method: Method) -> Tensor:
+    """Weight of an entry at that distance from the centre: a triangle, or Keys' cubic (1981)."""
+    if method.mode == "linear":
+        return (1 - distance).clamp(min=0)
+    a, d = method.cubic_a, distance
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = ((d - 5) * d + 8) * d * a - 4 * a
+    return torch.where(d <= 1, inner, torch.where(d < 2, outer, torch.zeros_like(d)))

@@ -1,0 +1,130 @@
+"""Operators that read a shape or arrange the same numbers in another one."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Value
+
+
+@operator("Shape")
+def shape(op: Op) -> Value:
+    """The sizes from ``start`` to ``end``."""
+    return op.call(sizes_of, op[0], op.attr("start"), op.attr("end"), on_cpu=True)
+
+
+@operator("Size")
+def size(op: Op) -> Value:
+    """The number of elements."""
+    return op.call(count_of, op[0], on_cpu=True)
+
+
+@operator("Reshape", since=5)
+def reshape(op: Op) -> Value:
+    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
+    return op.call(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
+
+
+@operator("Flatten")
+def flatten(op: Op) -> Value:
+    """A matrix, the dimensions before ``axis`` by those from ``axis`` on."""
+    return op.call(as_matrix, op[0], op.attr("axis"))
+
+
+@operator("Transpose")
+def transpose(op: Op) -> Value:
+    """``perm`` reverses the dimensions by default."""
+    return op.call(torch.permute, op[0], op.attr("perm") or tuple(reversed(range(op.rank(0)))))
+
+
+@operator("Squeeze")
+def squeeze(op: Op) -> Value:
+    """Without ``axes``: all dimensions of size 1."""
+    axes = op.setting("axes", 1)
+    return op.call(torch.squeeze, op[0]) if axes is None else op.call(torch.squeeze, op[0], axes)
+
+
+@operator("Unsqueeze")
+def unsqueeze(op: Op) -> Value:
+    """``axes`` are those of the result."""
+    return op.call(unsqueezed, op[0], op.setting("axes", 1))
+
+
+@operator("Expand")
+def expand(op: Op) -> Value:
+    """x, sizes; both are broadcast to each other."""
+    return op.call(expanded, op[0], op.numbers(1))
+
+
+@operator("Tile", since=6)
+def tile(op: Op) -> Value:
+    """x, repeats."""
+    return op.call(torch.tile, op[0], op.numbers(1))
+
+
+@operator("DepthToSpace")
+def depth_to_space(op: Op) -> Value:
+    """``mode``: whether the channels count the block first (DCR) or last (CRD)."""
+    return op.call(depth_moved_to_space, op[0], op.attr("blocksize"), op.attr("mode") == "CRD")
+
+
+@operator("SpaceToDepth")
+def space_to_depth(op: Op) -> Value:
+    """The reverse of DepthToSpace; ``mode`` came with version 28."""
+    return op.call(space_moved_to_depth, op[0], op.attr("blocksize"), op.attr("mode") == "CRD")
+
+
+def sizes_of(x: Tensor, start: int | None, end: int | None) -> Tensor:
+    """The shape of ``x``, or a part of it, as int64 on the CPU."""
+    return torch.tensor(x.shape[start:end], dtype=torch.int64)
+
+
+def count_of(x: Tensor) -> Tensor:
+    """The number of elements of ``x``, as int64 on the CPU."""
+    return torch.tensor(x.numel())
+
+
+def reshaped(x: Tensor, sizes: list[int], allowzero: bool) -> Tensor:
+    """``x`` in the shape ``sizes``, where 0 stands for the size of ``x`` unless ``allowzero``."""
+    if not allowzero:
+        sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
+    return x.reshape(tuple(sizes))
+
+
+def as_matrix(x: Tensor, axis: int) -> Tensor:
+    """``x`` as a matrix of the dimensions before ``axis`` by the others."""
+    return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+
+
+def unsqueezed(x: Tensor, axes: list[int]) -> Tensor:
+    """``x`` with dimensions of size 1, which are at ``axes`` of the result."""
+    rank = x.dim() + len(axes)
+    for axis in sorted(a % rank for a in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def expanded(x: Tensor, sizes: list[int]) -> Tensor:
+    """``x`` and a tensor of ``sizes`` broadcast to each other."""
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(sizes)))
+
+
+def depth_moved_to_space(x: Tensor, block: int, block_last: bool) -> Tensor:
+    """[N, C, H, W] -> [N, C / block^2, H * block, W * block]."""
+    n, c, h, w = x.shape
+    if block_last:
+        return x.reshape(n, -1, block, block, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, -1, h * block, w * block)
+    return x.reshape(n, block, block, -1, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * block, w * block)
+
+
+def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:
+    """[N, C, H, W] -> [N, C * block^2, H / block, W / block]."""
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h // block, block, w // block, block)
+    x = x.permute(0, 1, 3, 5, 2, 4) if block_last else x.permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(n, c * block * block, h // block, w // block)

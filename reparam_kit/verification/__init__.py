@@ -1,0 +1,84 @@
+"""Whether two models are the same graph, and whether they compute the same function.
+
+The two questions are asked apart, because a retrained model answers yes to the first and no to the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from reparam_kit.errors import InputError
+from reparam_kit.onnx.diff import compare
+from reparam_kit.onnx.run import latency_ratio
+from reparam_kit.onnx.weights import OnnxFile, read_onnx
+from reparam_kit.verification.outputs import Model, compare_file_outputs, compare_module_outputs
+from reparam_kit.verification.report import OutputError, Report
+from reparam_kit.verification.structure import compare_modules
+
+__all__ = ["OutputError", "Report", "verify"]
+
+
+def verify(
+    a: Model,
+    b: Model,
+    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    same_function: bool = True,
+    latency: bool = False,
+) -> Report:
+    """Compare ``b`` with ``a``; each is an ``nn.Module`` or the path of a ``.onnx`` file.
+
+    Structure is always judged. Two files must be equal in everything but the numbers of their weights (see
+    :func:`reparam_kit.diff`); two modules in class, state_dict (names, shapes, dtypes) and leaf modules.
+
+    Outputs are judged if ``same_function``, and reported in any case. Modules run on the CPU as copies in eval mode,
+    whatever mode and device they are on; files run in onnxruntime on the CPU. The largest error of an output in units
+    of its largest value must not exceed: of two modules, twice the error that ``a`` itself has against its float64
+    run (at least 4 machine epsilons); where a file takes part, 1e-5 (for a lower precision, 4 machine epsilons).
+
+    Args:
+        a: the model to compare with.
+        b: the model that is judged.
+        example_inputs: the inputs to run on. Without them two modules are not run, and a file is run on standard
+            normal noise in the shape of its inputs (bytes for uint8).
+        same_function: False for a model that was retrained on purpose.
+        latency: also measure how long ``b`` takes compared with ``a``. Both must be files.
+
+    Raises:
+        InputError: a file cannot be read or run, or ``latency`` is asked of a module.
+    """
+    if isinstance(example_inputs, Tensor):
+        example_inputs = [example_inputs]
+    inputs = None if example_inputs is None else [x.detach().cpu() for x in example_inputs]
+    outputs: tuple[OutputError, ...] = ()
+
+    if isinstance(a, nn.Module) or isinstance(b, nn.Module):
+        if latency:
+            raise InputError("latency is compared between two .onnx files; export the module first")
+        if not (isinstance(a, nn.Module) and isinstance(b, nn.Module)):
+            outputs, note = compare_file_outputs(a, b, inputs)
+            notes = (note, "structure not compared: one is a module, the other a file")
+            return Report(None, outputs, notes, same_function)
+        note = "outputs not compared: give example_inputs to run the modules on"
+        if inputs is not None:
+            outputs, note = compare_module_outputs(a, b, inputs)
+        return Report(compare_modules(a, b), outputs, (note,), same_function)
+
+    files = read_onnx(a), read_onnx(b)
+    structure = compare(*files)
+    try:
+        outputs, note = compare_file_outputs(a, b, inputs)
+    except InputError as error:
+        if structure.same_graph:
+            raise
+        note = f"outputs not compared: {error}"
+    sizes = _size(a, files[0]), _size(b, files[1])
+    ratio = latency_ratio(a, b) if latency else None
+    return Report(structure, outputs, (note,), same_function, sizes, ratio)
+
+
+def _size(path: str | Path, file: OnnxFile) -> int:
+    return Path(path).stat().st_size + sum(map(len, file.external.values()))
