@@ -120,9 +120,11 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
 
 
 def _rebuild(content: dict[str, Any]) -> nn.Module:
-    from reparam_kit.onnx import import_onnx
+    from reparam_kit.onnx.importer import import_file
+    from reparam_kit.onnx.weights import OnnxFile, parse_onnx
 
-    model: nn.Module = import_onnx(content["onnx"], external=content["external"])
+    file = OnnxFile(parse_onnx(content["onnx"], "the ONNX model inside"), content["external"])
+    model: nn.Module = import_file(file, content["onnx"])
     for (block, norm), group in groupby(content["sites"], key=itemgetter(1, 2)):
         model = expand(model, block, norm, include=[escape(site) for site, *_ in group])
     model.load_state_dict(content["state"])

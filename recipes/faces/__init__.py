@@ -37,7 +37,25 @@ _HOME = {
     "write_records": "recipes.faces.records",
 }
 
-__all__ = [*_HOME]
+__all__ = [
+    "Embedder",
+    "Evaluation",
+    "FaceRecords",
+    "InputPreset",
+    "PairSet",
+    "Record",
+    "RecordFile",
+    "decode_image",
+    "evaluate",
+    "input_preset",
+    "kfold_accuracy",
+    "read_pairs",
+    "roc",
+    "similarity",
+    "tar_at_far",
+    "write_pairs",
+    "write_records",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -51,19 +69,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from recipes.faces.embed import Embedder as Embedder
-    from recipes.faces.evaluation import Evaluation as Evaluation, evaluate as evaluate
-    from recipes.faces.images import FaceRecords as FaceRecords, decode_image as decode_image
-    from recipes.faces.inputs import InputPreset as InputPreset, input_preset as input_preset
-    from recipes.faces.pairs import PairSet as PairSet, read_pairs as read_pairs, write_pairs as write_pairs
-    from recipes.faces.protocols import (
-        kfold_accuracy as kfold_accuracy,
-        roc as roc,
-        similarity as similarity,
-        tar_at_far as tar_at_far,
-    )
-    from recipes.faces.records import (
-        Record as Record,
-        RecordFile as RecordFile,
-        write_records as write_records,
-    )
+    from recipes.faces.embed import Embedder
+    from recipes.faces.evaluation import Evaluation, evaluate
+    from recipes.faces.images import FaceRecords, decode_image
+    from recipes.faces.inputs import InputPreset, input_preset
+    from recipes.faces.pairs import PairSet, read_pairs, write_pairs
+    from recipes.faces.protocols import kfold_accuracy, roc, similarity, tar_at_far
+    from recipes.faces.records import Record, RecordFile, write_records

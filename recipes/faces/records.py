@@ -52,8 +52,8 @@ class RecordFile:
     """The images of a ``.rec`` file, by index ``0 .. len - 1``.
 
     Nothing but the index is held in memory (16 bytes an image). The file is opened on the first read in each process
-    and thread, so one instance may be pickled to, forked into and shared by data loader workers. Where there is no ``.idx``
-    beside the file, the ``.rec`` is walked once, header by header, and nothing is written.
+    and thread, so one instance may be pickled to, forked into and shared by data loader workers. Where there is no
+    ``.idx`` beside the file, the ``.rec`` is walked once, header by header, and nothing is written.
 
     A file without InsightFace's record 0 (one written by ``im2rec``) has an image in every record.
 
@@ -271,7 +271,7 @@ def write_records(
             idx.write(f"{key}\t{offset}\n".encode())
             offset += rec.write(_encode(payload))
     with replacing(path.with_name("property")) as properties:
-        properties.write(f"{len(people)},{image_size[0]},{image_size[1]}".encode())
+        properties.write(f"{len(people)},{image_size[0]},{image_size[1]}\n".encode())
 
 
 def _payloads(images: list[tuple[int, bytes]], people: list[int]) -> Iterator[bytes]:

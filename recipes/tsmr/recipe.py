@@ -6,6 +6,7 @@ import copy
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
@@ -154,8 +155,8 @@ def _device(model: nn.Module) -> torch.device:
 def _expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
     if config.block is None:
         return copy.deepcopy(model)
-    order = epoch_order(len(views), config.flip, config.seed)[:_CALIBRATED]
-    images, _, _ = next(iter(views.batches(order, len(order), workers=0)))
+    order = epoch_order(len(views), config.flip, config.seed)
+    images, _, _ = next(iter(views.batches(order, _CALIBRATED, workers=0)))
     inputs = input_preset(config.student_input)(images.to(_device(model)))
     return rk.expand(model, config.block, config.norm, calibration=[inputs])
 
@@ -165,7 +166,7 @@ def _distillation(
 ) -> Distillation:
     """The stage, its projection fitted to a sample of the training images."""
     embed = Embedder(model, input_preset(config.student_input))
-    order = epoch_order(len(views), config.flip, config.seed)[:_FITTED]
+    order = islice(epoch_order(len(views), config.flip, config.seed), _FITTED)
     ours, theirs = [], []
     for images, index, mirrored in views.batches(order, _CALIBRATED, config.workers):
         ours.append(embed(images))

@@ -26,8 +26,8 @@ from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError
 
-_SAMPLED = 64
-_BATCH = 64
+_SAMPLED = 64  # images that tell one dataset from another
+_BATCH = 64  # images that the teacher is given at once
 
 
 def model_identity(model: str | Path | nn.Module) -> str:
@@ -101,19 +101,16 @@ def teacher_embeddings(
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
-        order = [(index, side) for index in range(len(views)) for side in sides]
-        with replacing(path) as file, progress.task("teacher", len(order)) as task:
+        order = ((index, False) for index in range(len(views)))
+        with replacing(path) as file, progress.task("teacher", len(views)) as task:
             for images, index, _ in views.batches(order, _BATCH, config.workers):
-                embeddings = embed(images).numpy()
+                rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
                 if not task.done:
-                    _refuse_constant(embeddings)
-                    header = {
-                        "descr": "<f2",
-                        "fortran_order": False,
-                        "shape": (len(views), len(sides), embeddings.shape[1]),
-                    }
+                    _refuse_constant(rows[0])
+                    shape = (len(views), len(sides), rows[0].shape[1])
+                    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
-                file.write(_unit(embeddings, index).astype("<f2").tobytes())
+                file.write(np.stack([_unit(side, index) for side in rows], axis=1).astype("<f2").tobytes())
                 task.advance(len(images))
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 

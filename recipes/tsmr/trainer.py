@@ -70,7 +70,7 @@ class Trainer:
         device = self.parameters[0].device
         preset = input_preset(config.student_input)
         order = epoch_order(len(self.views), config.flip, seed)
-        steps = len(order) // config.batch_size
+        steps = len(self.views) // config.batch_size
         batches = self.views.batches(order, config.batch_size, config.workers, drop_last=True)
         sums: dict[str, Tensor] = {}
         with progress.task(f"epoch {epoch}/{config.epochs}", steps * config.batch_size) as task:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -49,15 +49,15 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         return (image.flip(-1) if mirrored else image), index, mirrored
 
     def batches(
-        self, order: Sequence[View], batch_size: int, workers: int, *, drop_last: bool = False
+        self, order: Iterable[View], batch_size: int, workers: int, *, drop_last: bool = False
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
         return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
 
 
-def epoch_order(length: int, flip: bool, seed: int) -> list[View]:
+def epoch_order(length: int, flip: bool, seed: int) -> Iterator[View]:
     """All images once, in an order, and with ``flip`` about half of them mirrored, as ``seed`` decides."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(length, generator=generator).tolist()
     mirrored = (torch.rand(length, generator=generator) < 0.5).tolist()
-    return [(index, flip and side) for index, side in zip(order, mirrored, strict=True)]
+    return ((index, flip and side) for index, side in zip(order, mirrored, strict=True))

@@ -107,7 +107,7 @@ def test_a_table_that_fails_leaves_nothing(rec: Path, tmp_path: Path) -> None:
     [
         ("nan", "image 23 is zero or not finite"),
         ("zero", "image 23 is zero or not finite"),
-        ("constant", "the same embedding for each of 48 training images"),
+        ("constant", "the same embedding for each of 24 training images"),
     ],
 )
 def test_a_broken_teacher_stops_the_run(rec: Path, tmp_path: Path, output: str, says: str) -> None:

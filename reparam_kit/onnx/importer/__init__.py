@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import reparam_kit.onnx.importer.ops  # noqa: F401  (registers the operators)
-from reparam_kit.onnx.importer.load import import_onnx
+from reparam_kit.onnx.importer.load import import_file, import_onnx
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Constant, Value
 
-__all__ = ["Constant", "Op", "Value", "import_onnx", "operator"]
+__all__ = ["Constant", "Op", "Value", "import_file", "import_onnx", "operator"]

@@ -15,7 +15,7 @@ from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Provenance
-from reparam_kit.onnx.weights import all_tensors, is_external, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, is_external, read_onnx
 
 
 def import_onnx(path: str | Path) -> fx.GraphModule:
@@ -36,8 +36,14 @@ def import_onnx(path: str | Path) -> fx.GraphModule:
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
     """
     path = Path(path)
-    file = read_onnx(path)
-    payload = path.read_bytes()
+    return import_file(read_onnx(path), path.read_bytes(), path)
+
+
+def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.GraphModule:
+    """:func:`import_onnx` of a file already read: ``payload`` holds its bytes, ``path`` says where it was.
+
+    ``file`` is used up.
+    """
     for tensor in all_tensors(file.model):
         if is_external(tensor):
             tensor.CopyFrom(numpy_helper.from_array(file.read(tensor), tensor.name))
@@ -45,7 +51,7 @@ def import_onnx(path: str | Path) -> fx.GraphModule:
     try:
         model = _Import(inliner.inline_local_functions(file.model), builder).run()
     except (InputError, UnsupportedError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path or 'the ONNX model'}: {error}") from error
     model.meta["onnx"] = Provenance(path, payload, builder.sources, file.external)
     return model
 

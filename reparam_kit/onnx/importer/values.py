@@ -43,7 +43,7 @@ class Weight:
         return tuple(self.constant.tensor.shape)
 
 
-# ONNX's float8, int4 and string types have no arithmetic in torch.
+# torch has no arithmetic for the other types of ONNX: wide unsigned integers, 8-bit floats, int4, strings.
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
@@ -54,9 +54,6 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.INT32: torch.int32,
     TensorProto.INT64: torch.int64,
     TensorProto.UINT8: torch.uint8,
-    TensorProto.UINT16: torch.uint16,
-    TensorProto.UINT32: torch.uint32,
-    TensorProto.UINT64: torch.uint64,
     TensorProto.BOOL: torch.bool,
 }
 

@@ -74,8 +74,15 @@ def reduce(op: Op) -> Value:
 
 @operator("ArgMax", "ArgMin")
 def arg_reduce(op: Op) -> Value:
-    """Index of the first extreme value along ``axis``."""
-    if op.flag("select_last_index"):
-        op.unsupported("select_last_index = 1 is not supported")
+    """Index of the first extreme value along ``axis``, or of the last with ``select_last_index``."""
     function = torch.argmax if op.type == "ArgMax" else torch.argmin
-    return op.call(function, op[0], op.attr("axis"), op.flag("keepdims"))
+    axis, keepdims = op.attr("axis"), op.flag("keepdims")
+    if op.flag("select_last_index"):
+        return op.call(last_index, op[0], axis, keepdims, op.type == "ArgMax")
+    return op.call(function, op[0], axis, keepdims)
+
+
+def last_index(x: Tensor, axis: int, keepdim: bool, largest: bool) -> Tensor:
+    """Index of the last extreme value along ``axis``."""
+    reverse = (torch.argmax if largest else torch.argmin)(x.flip(axis), axis, keepdim)
+    return x.shape[axis] - 1 - reverse
