@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from glob import escape
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -96,7 +98,7 @@ def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
 
 def _from_archive(path: Path, unsafe: bool) -> nn.Module:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_torch(path)
     except pickle.UnpicklingError:
         if not unsafe:
             raise UnsafeFileError(
@@ -157,18 +159,36 @@ def _state_dict(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_torch(path)
     except pickle.UnpicklingError:
         raise UnsafeFileError(
             f"{path} holds pickled objects besides tensors and is not read; save model.state_dict() alone"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path} is not a state_dict, or is truncated: {_first(error)}") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a safetensors file, or is truncated: {_first(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return content
+
+
+def _read_torch(path: Path) -> Any:
+    """What torch.save wrote, read without running code; UnpicklingError where that is not possible."""
+    with path.open("rb") as file:
+        pickled = file.read(1) == b"\x80"
+    if pickled or is_zipfile(path):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # about pickle protocols: what cannot be read is refused anyway
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            raise
+        except Exception as error:  # damaged files lead it to raise nearly anything
+            raise InputError(f"{path} is damaged or truncated: {_first(error)}") from None
+    raise InputError(f"{path} is not a file that torch.save wrote")
 
 
 def _first(error: Exception) -> str:

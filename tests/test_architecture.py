@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Lowest first. A module may import its own room and rooms before it.
-ROOMS = ["errors", "atomic", "algebra", "sites", "calibration", "surgery", "onnx", "verification", "formats", "cli"]
+ROOMS = [
+    "errors",
+    "atomic",
+    "algebra",
+    "sites",
+    "calibration",
+    "surgery",
+    "onnx",
+    "verification",
+    "formats",
+    "cli",
+]
 
 
 def imports(path: Path) -> set[str]:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 
-from reparam_kit.onnx.weights import OnnxFile, dtype_name, read_onnx, weights
+from reparam_kit.onnx.weights import OnnxFile, decode, dtype_name, read_onnx, weights
 
 What = Literal["added", "removed", "changed", "reordered"]
 
@@ -105,7 +105,7 @@ def compare(a: OnnxFile, b: OnnxFile) -> StructuralDiff:
     if before.SerializeToString(deterministic=True) != after.SerializeToString(deterministic=True):
         changes = tuple(_walk(before, after, ""))
         if not changes:
-            changes = (Change("changed", "fields that the installed onnx does not know", "...", "..."),)
+            changes = (Change("changed", "a field that the installed onnx does not know", "...", "..."),)
     return StructuralDiff(changes, tuple(_payloads(a, b)))
 
 
@@ -225,7 +225,7 @@ def _label(item: Message, position: int) -> str:
 def _text(message: Message, field: Any) -> str:
     value = getattr(message, field.name)
     if isinstance(message, TensorProto) and field.name == "raw_data":
-        return str(OnnxFile(ModelProto(), {}).read(message).tolist()) if value else "a weight's numbers"
+        return str(decode(message, value).tolist()) if value else "the numbers of a weight"
     enum = TensorProto.DataType.DESCRIPTOR if field.name in ("data_type", "elem_type") else field.enum_type
     if enum is not None:
         named = enum.values_by_number.get(value)

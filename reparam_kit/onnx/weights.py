@@ -46,17 +46,9 @@ class OnnxFile:
         Raises:
             InputError: its data does not fill its shape, or lies in an external file that was not read.
         """
-        data = tensor
         if is_external(tensor):
-            data = TensorProto(
-                dims=tensor.dims, data_type=tensor.data_type, raw_data=self._external_bytes(tensor)
-            )
-        try:
-            return numpy_helper.to_array(data)
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"tensor {tensor.name!r} of shape {list(tensor.dims)} is damaged: {error}"
-            ) from error
+            return decode(tensor, self._external_bytes(tensor))
+        return decode(tensor)
 
     def write(self, tensor: TensorProto, values: NDArray[Any]) -> None:
         """Put ``values`` in the place of the numbers of the weight ``tensor``, stored as those were.
@@ -175,6 +167,24 @@ def all_tensors(message: Message) -> Iterator[TensorProto]:
         if field.message_type is not None:
             for item in (value,) if isinstance(value, Message) else value:
                 yield from all_tensors(item)
+
+
+def decode(tensor: TensorProto, raw_data: bytes | None = None) -> NDArray[Any]:
+    """The numbers that ``tensor`` holds itself, or those of ``raw_data`` in its shape and dtype.
+
+    Raises:
+        InputError: the data does not fill the shape.
+    """
+    if raw_data is not None:
+        tensor = TensorProto(
+            name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw_data
+        )
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"tensor {tensor.name!r} of shape {list(tensor.dims)} is damaged: {error}"
+        ) from error
 
 
 def rounded(values: NDArray[Any], tensor: TensorProto) -> torch.Tensor:

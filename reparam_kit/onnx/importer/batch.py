@@ -33,8 +33,12 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, Shape]]:
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise InputError(f"its shapes contradict each other: {error}") from error
         infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-        if fixed is None or not _follow_batch(free, fixed, {info.name for info in infos if _leads_with_batch(info)}):
-            return free, {info.name: _shape(info) for info in infos if info.type.tensor_type.HasField("shape")}
+        if fixed is None or not _follow_batch(
+            free, fixed, {info.name for info in infos if _leads_with_batch(info)}
+        ):
+            return free, {
+                info.name: _shape(info) for info in infos if info.type.tensor_type.HasField("shape")
+            }
 
 
 def _name_batch(model: ModelProto) -> int | None:

@@ -86,7 +86,9 @@ class Builder:
         self._lists.add(node)
         return node
 
-    def layer(self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Weight]) -> Any:
+    def layer(
+        self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Weight]
+    ) -> Any:
         """``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in ``call``."""
         if all(isinstance(value, Constant) for value in inputs):
             self._fill(module, weights)
@@ -145,12 +147,16 @@ class Builder:
 
     def _record(self, name: str, weight: Weight) -> None:
         if weight.constant.kind is not None:
-            self.sources[name] = Source(weight.constant.name, weight.constant.kind, weight.permutation, weight.shape)
+            self.sources[name] = Source(
+                weight.constant.name, weight.constant.kind, weight.permutation, weight.shape
+            )
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
         node = self.graph.call_function(function, args)
         # Has the generated code tell fx not to trace into functions that are not torch's, should it be traced again.
-        node.meta["is_wrapped"] = isinstance(function, FunctionType) and not function.__module__.startswith("torch.")
+        node.meta["is_wrapped"] = isinstance(function, FunctionType) and not function.__module__.startswith(
+            "torch."
+        )
         return node
 
     def _node(self, value: Value) -> fx.Node:

@@ -68,11 +68,15 @@ class _Import:
 
     def run(self) -> fx.GraphModule:
         if self._graph.sparse_initializer:
-            raise UnsupportedError("sparse initializers are not supported; export the model with dense weights")
+            raise UnsupportedError(
+                "sparse initializers are not supported; export the model with dense weights"
+            )
         for tensor in self._graph.initializer:
             if tensor.name in self._read:
                 array = numpy_helper.to_array(tensor)
-                self._values[tensor.name] = Constant(to_tensor(array, tensor.data_type), tensor.name, "initializer")
+                self._values[tensor.name] = Constant(
+                    to_tensor(array, tensor.data_type), tensor.name, "initializer"
+                )
         for info in self._graph.input:
             if info.name not in self._values:  # before IR version 4, initializers are inputs too
                 self._values[info.name] = self._builder.input(info.name)

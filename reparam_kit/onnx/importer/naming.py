@@ -24,7 +24,9 @@ class Names:
         """``wanted`` as a path of module attributes, changed as little as makes it free."""
         dotted = ".".join(_atom(part) for part in wanted.split(".") if part) or "unnamed"
         flat = dotted.replace(".", "_")
-        name = next(name for name in chain((dotted, flat), (f"{flat}_{i}" for i in count(1))) if self._is_free(name))
+        name = next(
+            name for name in chain((dotted, flat), (f"{flat}_{i}" for i in count(1))) if self._is_free(name)
+        )
         self._taken.add(name)
         self._parents.update(_parents(name))
         return name

@@ -43,7 +43,10 @@ class Op:
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
         schema = find_schema(node.op_type, domain, opset)
         self._definition = schema.attributes if schema else {}
-        self._unread: set[str | int] = {*self._attributes, *(i for i, v in enumerate(inputs) if v is not None)}
+        self._unread: set[str | int] = {
+            *self._attributes,
+            *(i for i, v in enumerate(inputs) if v is not None),
+        }
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -99,7 +102,11 @@ class Op:
     def shape(self, index: int) -> Shape | None:
         """Shape of an input, with ``None`` for a dimension that is not fixed; ``None``: not even the rank is known."""
         value = self._inputs[index]
-        return tuple(value.tensor.shape) if isinstance(value, Constant) else self._shapes.get(self._node.input[index])
+        return (
+            tuple(value.tensor.shape)
+            if isinstance(value, Constant)
+            else self._shapes.get(self._node.input[index])
+        )
 
     def rank(self, index: int) -> int:
         """Number of dimensions of an input."""
@@ -137,7 +144,9 @@ class Op:
 
     def layer(self, module: nn.Module, *inputs: Value, **weights: Weight) -> Value:
         """``module(*inputs)``, with ``weights`` in the place of the module's own parameters and buffers."""
-        return self._value(self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights))
+        return self._value(
+            self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights)
+        )
 
     def parameter(self, index: int) -> Value:
         """Input ``index``, trainable if it is a constant of the file."""

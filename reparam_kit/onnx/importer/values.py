@@ -62,7 +62,9 @@ def dtype_of(onnx_type: int) -> torch.dtype:
     """The torch dtype of a ``TensorProto.DataType``; :class:`UnsupportedError` where torch has none."""
     if onnx_type not in DTYPES:
         name = TensorProto.DataType.Name(onnx_type)
-        raise UnsupportedError(f"tensors of type {name} are not supported; export the model in float32 or float16")
+        raise UnsupportedError(
+            f"tensors of type {name} are not supported; export the model in float32 or float16"
+        )
     return DTYPES[onnx_type]
 
 

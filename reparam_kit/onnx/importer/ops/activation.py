@@ -21,7 +21,11 @@ _PLAIN: dict[str, Callable[[], nn.Module]] = {
     "Softsign": nn.Softsign,
     "Tanh": nn.Tanh,
 }
-_WITH_ALPHA: dict[str, Callable[[float], nn.Module]] = {"Celu": nn.CELU, "Elu": nn.ELU, "LeakyRelu": nn.LeakyReLU}
+_WITH_ALPHA: dict[str, Callable[[float], nn.Module]] = {
+    "Celu": nn.CELU,
+    "Elu": nn.ELU,
+    "LeakyRelu": nn.LeakyReLU,
+}
 _SOFTMAX: dict[str, Callable[[int], nn.Module]] = {"Softmax": nn.Softmax, "LogSoftmax": nn.LogSoftmax}
 _LARGEST = torch.finfo(torch.float32).max
 _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
@@ -66,6 +66,8 @@ def dropout(op: Op) -> Value:
     if op.number("training_mode", 2):
         op.unsupported("a dropout that is on in inference is not supported")
     ratio = op.number("ratio", 1)
+    if isinstance(ratio, fx.Node):
+        op.unsupported("a ratio that is computed at run time is not supported")
     return op.layer(nn.Dropout(0.5 if ratio is None else ratio), op[0])
 
 

@@ -48,7 +48,9 @@ def conv_transpose(op: Op) -> Value:
     if len(kernel) not in _TRANSPOSED:
         op.unsupported(f"a transposed convolution over {len(kernel)} dimensions is not supported")
     padding, output_padding, crop = [], [], []
-    for before, after, stride, dilation in zip(*_removed(op, window), window.stride, window.dilation, strict=True):
+    for before, after, stride, dilation in zip(
+        *_removed(op, window), window.stride, window.dilation, strict=True
+    ):
         if 0 <= before - after < max(stride, dilation):
             pad, extra = before, before - after
         else:

@@ -31,7 +31,9 @@ def gemm(op: Op) -> Value:
             layer = nn.Linear(features, out, bias=bias is not None, device="meta")
             weight = op.weight(1, permutation=None if flips[1] else (1, 0))
             return op.layer(layer, op[0], weight=weight, **op.weights(bias=2))
-    return op.call(product, op.parameter(0), op.parameter(1), bias if bias is None else op.parameter(2), scales, flips)
+    return op.call(
+        product, op.parameter(0), op.parameter(1), bias if bias is None else op.parameter(2), scales, flips
+    )
 
 
 def _is_matrix(value: Value) -> bool:

@@ -43,7 +43,9 @@ def layer_norm(op: Op) -> Value:
     axis, rank, weights = op.attr("axis"), op.rank(0), op.weights(weight=1, bias=2)
     shape = weights["weight"].shape
     if len(shape) != rank - axis % rank:
-        op.unsupported(f"a scale of shape {list(shape)}, not that of the dimensions from {axis} on, is not supported")
+        op.unsupported(
+            f"a scale of shape {list(shape)}, not that of the dimensions from {axis} on, is not supported"
+        )
     if op.attr("stash_type") != 1:
         op.unsupported("stash_type other than 1 (float32) is not supported")
     return op.layer(nn.LayerNorm(shape, op.attr("epsilon"), bias="bias" in weights), op[0], **weights)

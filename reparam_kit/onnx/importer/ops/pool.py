@@ -53,7 +53,9 @@ def average_pool(op: Op) -> Value:
     layer_type = _layer_type(op, len(window.kernel))
     small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
     if window.symmetric and small and set(window.dilation) == {1}:
-        return op.layer(layer_type(window.kernel, window.stride, window.before, window.ceil, include_pad), op[0])
+        return op.layer(
+            layer_type(window.kernel, window.stride, window.before, window.ceil, include_pad), op[0]
+        )
     return op.call(average, op[0], window, include_pad)
 
 

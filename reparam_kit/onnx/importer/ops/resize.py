@@ -47,7 +47,9 @@ class Method(NamedTuple):
 def old_resize(op: Op) -> Value:
     """x, scales."""
     mode = "linear" if op.attr("mode") == "bilinear" else op.attr("mode")
-    return _resize(op, op.setting("scales", 1), None, Method(mode, "asymmetric", None, 0.0, False, False, "stretch"))
+    return _resize(
+        op, op.setting("scales", 1), None, Method(mode, "asymmetric", None, 0.0, False, False, "stretch")
+    )
 
 
 @operator("Resize", since=11)
@@ -84,7 +86,11 @@ def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
 
 
 def resized(
-    x: Tensor, scales: Sequence[float] | None, sizes: Sequence[int] | None, axes: Sequence[int], method: Method
+    x: Tensor,
+    scales: Sequence[float] | None,
+    sizes: Sequence[int] | None,
+    axes: Sequence[int],
+    method: Method,
 ) -> Tensor:
     """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size."""
     axes = [axis % x.dim() for axis in axes]

@@ -118,7 +118,11 @@ def depth_moved_to_space(x: Tensor, block: int, block_last: bool) -> Tensor:
     """[N, C, H, W] -> [N, C / block^2, H * block, W * block]."""
     n, c, h, w = x.shape
     if block_last:
-        return x.reshape(n, -1, block, block, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, -1, h * block, w * block)
+        return (
+            x.reshape(n, -1, block, block, h, w)
+            .permute(0, 1, 4, 2, 5, 3)
+            .reshape(n, -1, h * block, w * block)
+        )
     return x.reshape(n, block, block, -1, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * block, w * block)
 
 
