@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ def test_body_that_succeeds_becomes_the_file(tmp_path: Path, existing: bytes | N
         temporary.write_bytes(b"new")
         assert target.exists() is (existing is not None)
     assert target.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["weights.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
 
 
 @pytest.mark.parametrize("existing", [None, b"old"])

@@ -47,15 +47,7 @@ IDENTITY: dict[str, tuple[float, float]] = {
     "lip_red": (0.1, 0.7),
     "hair": (0.0, 1.0),  # along the palette
     "hair_line": (-0.56, -0.34),
-    "hair_parting": (-0.35, 0.35),
     "hair_temple": (-0.5, 0.7),  # positive: the hair comes down at the temples
-    "hair_fringe": (0.0, 0.06),
-    "hair_volume": (0.03, 0.17),
-    "hair_length": (-0.8, 1.1),  # how far down it falls behind the head; negative: not at all
-    "beard": (-1.1, 0.75),  # density; negative: none
-    "moustache": (-1.4, 0.85),
-    "glasses": (-1.6, 1.0),  # negative: none
-    "glasses_size": (0.15, 0.20),
     "texture": (0.03, 0.10),
     **{f"texture_{axis}{i}": (-5.0, 5.0) for i in range(TEXTURE_WAVES) for axis in "xy"},
     **{f"texture_phase{i}": (0.0, 6.28) for i in range(TEXTURE_WAVES)},
@@ -75,6 +67,14 @@ VARIATION: dict[str, tuple[float, float]] = {
     "gaze": (-0.3, 0.3),
     "lids": (0.75, 1.1),
     "brow_raise": (-0.02, 0.035),
+    "hair_parting": (-0.35, 0.35),
+    "hair_fringe": (0.0, 0.06),
+    "hair_volume": (0.03, 0.17),
+    "hair_length": (-0.8, 1.1),  # how far down it falls behind the head; negative: not at all
+    "beard": (-1.1, 0.75),  # density; negative: none
+    "moustache": (-1.4, 0.85),
+    "glasses": (-1.6, 1.0),  # negative: none
+    "glasses_size": (0.15, 0.20),
     "light_x": (-0.9, 0.9),
     "light_y": (-0.9, 0.3),
     "light_contrast": (0.15, 0.75),

@@ -30,10 +30,7 @@ class OutputError:
         return self.relative <= self.tolerance
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: relative error {self.relative:.2e} ({'within' if self.ok else 'beyond'} "
-            f"{self.tolerance:.2e}), largest {self.max_abs:.2e}, cosine {self.cosine:.7f}"
-        )
+        return f"{self.name}: relative error {self.relative:.2e}, largest {self.max_abs:.2e}, cosine {self.cosine:.7f}"
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,17 @@ class Report:
         return {"ok": self.ok, **plain(asdict(self)), "structure": structure}
 
     def __str__(self) -> str:
-        lines = ["equal" if self.ok else "NOT equal"]
-        if not self.same_function:
-            lines = ["equal but for the weights" if self.ok else "NOT equal"]
+        equal = "equal" if self.same_function else "equal but for the weights"
+        lines = [equal if self.ok else f"NOT {equal}"]
         if self.structure is not None:
             lines.append(str(self.structure))
-        lines += [f"output {output}" for output in self.outputs]
+        for output in self.outputs:
+            judgement = (
+                f" ({'within' if output.ok else 'beyond'} {output.tolerance:.2e})"
+                if self.same_function
+                else ""
+            )
+            lines.append(f"output {output}{judgement}")
         if self.file_sizes is not None:
             lines.append("file sizes: {} and {} bytes".format(*self.file_sizes))
         if self.latency_ratio is not None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import reparam_kit.onnx.importer.ops  # noqa: F401  (registers the operators)
+import reparam_kit.onnx.importer.ops
 from reparam_kit.onnx.importer.load import import_file, import_onnx
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator

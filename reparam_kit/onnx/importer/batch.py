@@ -51,7 +51,7 @@ def _name_batch(model: ModelProto) -> int | None:
     ]
     if not leading or not leading[0].HasField("dim_value"):
         return None
-    size = leading[0].dim_value
+    size: int = leading[0].dim_value
     for dim in leading:
         if dim.dim_value == size:
             dim.dim_param = _BATCH

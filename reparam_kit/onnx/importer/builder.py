@@ -53,7 +53,7 @@ class Builder:
             if len(parameters) > 1 or constant in self._fixed:
                 for parameter in parameters.values():
                     parameter.requires_grad_(False)
-        return fx.GraphModule(self.root.eval(), self.graph)
+        return fx.GraphModule(self.root, self.graph).eval()
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
         """``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run time."""

@@ -15,7 +15,7 @@ from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Provenance
-from reparam_kit.onnx.weights import OnnxFile, all_tensors, is_external, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_onnx
 
 
 def import_onnx(path: str | Path) -> fx.GraphModule:
@@ -52,7 +52,9 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
         model = _Import(inliner.inline_local_functions(file.model), builder).run()
     except (InputError, UnsupportedError) as error:
         raise type(error)(f"{path or 'the ONNX model'}: {error}") from error
-    model.meta["onnx"] = Provenance(path, payload, builder.sources, file.external)
+    model.meta["onnx"] = Provenance(
+        path, payload, builder.sources, {location: bytes(data) for location, data in file.external.items()}
+    )
     return model
 
 
@@ -71,15 +73,13 @@ class _Import:
             raise UnsupportedError(
                 "sparse initializers are not supported; export the model with dense weights"
             )
-        for tensor in self._graph.initializer:
-            if tensor.name in self._read:
-                array = numpy_helper.to_array(tensor)
-                self._values[tensor.name] = Constant(
-                    to_tensor(array, tensor.data_type), tensor.name, "initializer"
-                )
+        stored = {tensor.name: tensor for tensor in self._graph.initializer}
         for info in self._graph.input:
-            if info.name not in self._values:  # before IR version 4, initializers are inputs too
+            if info.name not in stored:  # before IR version 4, initializers are inputs too
                 self._values[info.name] = self._builder.input(info.name)
+        for name in stored.keys() & self._read:
+            tensor = to_tensor(decode(stored[name]), stored[name].data_type)
+            self._values[name] = Constant(tensor, name, "initializer")
         for node in self._graph.node:
             try:
                 self._values.update(self._import(node))
@@ -97,8 +97,8 @@ class _Import:
         importer = find_importer(node, domain, opset)
         if importer is None:
             raise UnsupportedError(
-                f"there is no importer for the operator {node.op_type!r} of domain {domain or 'ai.onnx'!r}, opset {opset}; "
-                "export the model without it, or register a function for it with "
+                f"there is no importer for the operator {node.op_type!r} of domain {domain or 'ai.onnx'!r}, "
+                f"opset {opset}; export the model without it, or register a function for it with "
                 "reparam_kit.onnx.importer.operator"
             )
         inputs = [self._value(name) if name else None for name in node.input]
@@ -108,7 +108,7 @@ class _Import:
         results = result if isinstance(result, tuple) else (result,)
         for name in node.output[len(results) :]:
             if name in self._read:
-                op.unsupported(f"its output {name!r} is not supported")
+                raise UnsupportedError(f"its output {name!r} is not supported")
         return zip(node.output, results, strict=False)
 
     def _value(self, name: str) -> Value:

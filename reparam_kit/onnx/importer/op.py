@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
@@ -112,7 +112,7 @@ class Op:
         """Number of dimensions of an input."""
         shape = self.shape(index)
         if shape is None:
-            self.unsupported(
+            raise UnsupportedError(
                 f"the number of dimensions of input {index} ({self._node.input[index]!r}) is not known; "
                 "declare the shapes of the graph's inputs"
             )
@@ -122,7 +122,7 @@ class Op:
         """A constant input that is to be a tensor of a layer; see :class:`Weight`."""
         value = self[index]
         if isinstance(value, fx.Node):
-            self.unsupported(
+            raise UnsupportedError(
                 f"input {index} ({self._node.input[index]!r}) is computed at run time, so there is nothing to train"
             )
         return Weight(value, permutation)
@@ -161,16 +161,12 @@ class Op:
         name = self._node.output[0]
         return Constant(tensor, name, "constant" if name in self._builder.file_constants else None)
 
-    def unsupported(self, reason: str) -> NoReturn:
-        """Refuse the node."""
-        raise UnsupportedError(reason)
-
     def check_all_read(self) -> None:
         """Refuse a node with an attribute or an input that the importer has not asked for."""
         for part in sorted(self._unread, key=str):
             if isinstance(part, int):
-                self.unsupported(f"input {part} ({self._node.input[part]!r}) is not supported")
-            self.unsupported(f"attribute {part} = {self._attributes[part]!r} is not supported")
+                raise UnsupportedError(f"input {part} ({self._node.input[part]!r}) is not supported")
+            raise UnsupportedError(f"attribute {part} = {self._attributes[part]!r} is not supported")
 
     def _value(self, result: Any) -> Value:
         return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0], None)

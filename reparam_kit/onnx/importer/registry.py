@@ -51,7 +51,7 @@ def find_importer(node: NodeProto, domain: str, opset: int) -> Callable[[Op], An
     """The function for ``node`` in a file of this ``opset``, or ``None``."""
     schema = find_schema(node.op_type, domain, opset)
     version = schema.since_version if schema else opset
-    for entry in _TABLE.get((domain, node.op_type), ()):
+    for entry in reversed(_TABLE.get((domain, node.op_type), [])):  # the last registered comes first
         if entry.since <= version <= entry.until:
             return entry.importer
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reparam_kit.onnx.importer.ops import (  # noqa: F401
+from reparam_kit.onnx.importer.ops import (
     activation,
     constant,
     conv,

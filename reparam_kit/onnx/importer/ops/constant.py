@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
-from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
-
+from reparam_kit.onnx.importer.values import Value, dtype_of
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -26,7 +26,7 @@ def constant(op: Op) -> Value:
     for form, dtype in _NUMBERS.items():
         if (numbers := op.attr(form)) is not None:
             return op.call(as_tensor, numbers, dtype)
-    op.unsupported("a constant that is sparse or text is not supported")
+    raise UnsupportedError("a constant that is sparse or text is not supported")
 
 
 @operator("ConstantOfShape")
@@ -64,10 +64,10 @@ def dropout(op: Op) -> Value:
     """An ``nn.Dropout``: nothing in eval mode. ``seed`` would make runs of a training file repeat."""
     op.attr("seed")
     if op.number("training_mode", 2):
-        op.unsupported("a dropout that is on in inference is not supported")
+        raise UnsupportedError("a dropout that is on in inference is not supported")
     ratio = op.number("ratio", 1)
     if isinstance(ratio, fx.Node):
-        op.unsupported("a ratio that is computed at run time is not supported")
+        raise UnsupportedError("a ratio that is computed at run time is not supported")
     return op.layer(nn.Dropout(0.5 if ratio is None else ratio), op[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import Ints, Window, padded, read_window
 from reparam_kit.onnx.importer.registry import operator
@@ -19,7 +20,7 @@ def conv(op: Op) -> Value:
     out, group_in, *kernel = op.weight(1).shape
     window, groups, x = read_window(op, tuple(kernel)), op.attr("group"), op[0]
     if len(kernel) not in _CONV:
-        op.unsupported(f"a convolution over {len(kernel)} dimensions is not supported")
+        raise UnsupportedError(f"a convolution over {len(kernel)} dimensions is not supported")
     if not window.symmetric:
         x = op.call(padded, x, window, 0.0)
     layer = _CONV[len(kernel)](
@@ -46,7 +47,7 @@ def conv_transpose(op: Op) -> Value:
     channels, group_out, *kernel = op.weight(1).shape
     window, groups = read_window(op, tuple(kernel)), op.attr("group")
     if len(kernel) not in _TRANSPOSED:
-        op.unsupported(f"a transposed convolution over {len(kernel)} dimensions is not supported")
+        raise UnsupportedError(f"a transposed convolution over {len(kernel)} dimensions is not supported")
     padding, output_padding, crop = [], [], []
     for before, after, stride, dilation in zip(
         *_removed(op, window), window.stride, window.dilation, strict=True
@@ -80,9 +81,11 @@ def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
     extra = op.attr("output_padding") or (0,) * len(reach)
     auto, shape = op.attr("auto_pad"), op.attr("output_shape")
     if shape is not None:
-        size = (op.shape(0) or ())[2:]
-        if len(size) != len(reach) or None in size:
-            op.unsupported("output_shape needs an input of fixed spatial size; export with pads instead")
+        size = [n for n in (op.shape(0) or ())[2:] if n is not None]
+        if len(size) != len(reach):
+            raise UnsupportedError(
+                "output_shape needs an input of fixed spatial size; export with pads instead"
+            )
         full = [s * (n - 1) + r + e for s, n, r, e in zip(stride, size, reach, extra, strict=True)]
         total = [f - n for f, n in zip(full, shape[-len(reach) :], strict=True)]
     elif auto.startswith("SAME"):  # the result is stride times the input

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
@@ -15,13 +16,13 @@ _INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
 @operator("BatchNormalization", since=7)
 def batch_norm(op: Op) -> Value:
-    """x, scale, bias, mean, variance [C]. ONNX's ``momentum`` is the share of the old statistics, torch's of the new."""
+    """x, scale, bias, mean, variance [C]. ``momentum`` is the share of the old statistics, in torch of the new."""
     if op.rank(0) not in _BATCH:
-        op.unsupported(f"a batch norm of {op.rank(0)} dimensions is not supported")
+        raise UnsupportedError(f"a batch norm of {op.rank(0)} dimensions is not supported")
     if op.flag("training_mode"):
-        op.unsupported("training_mode = 1 is not supported; export the model in eval mode")
+        raise UnsupportedError("training_mode = 1 is not supported; export the model in eval mode")
     if op.attr("spatial") == 0:
-        op.unsupported("spatial = 0 is not supported")
+        raise UnsupportedError("spatial = 0 is not supported")
     weights = op.weights(weight=1, bias=2, running_mean=3, running_var=4)
     layer = _BATCH[op.rank(0)](weights["weight"].shape[0], op.attr("epsilon"), 1 - op.attr("momentum"))
     return op.layer(layer, op[0], **weights)
@@ -31,7 +32,7 @@ def batch_norm(op: Op) -> Value:
 def instance_norm(op: Op) -> Value:
     """x, scale, bias [C]."""
     if op.rank(0) not in _INSTANCE:
-        op.unsupported(f"an instance norm of {op.rank(0)} dimensions is not supported")
+        raise UnsupportedError(f"an instance norm of {op.rank(0)} dimensions is not supported")
     weights = op.weights(weight=1, bias=2)
     layer = _INSTANCE[op.rank(0)](weights["weight"].shape[0], op.attr("epsilon"), affine=True)
     return op.layer(layer, op[0], **weights)
@@ -43,11 +44,11 @@ def layer_norm(op: Op) -> Value:
     axis, rank, weights = op.attr("axis"), op.rank(0), op.weights(weight=1, bias=2)
     shape = weights["weight"].shape
     if len(shape) != rank - axis % rank:
-        op.unsupported(
+        raise UnsupportedError(
             f"a scale of shape {list(shape)}, not that of the dimensions from {axis} on, is not supported"
         )
     if op.attr("stash_type") != 1:
-        op.unsupported("stash_type other than 1 (float32) is not supported")
+        raise UnsupportedError("stash_type other than 1 (float32) is not supported")
     return op.layer(nn.LayerNorm(shape, op.attr("epsilon"), bias="bias" in weights), op[0], **weights)
 
 
@@ -56,7 +57,7 @@ def group_norm(op: Op) -> Value:
     """x, scale, bias [C]. The first definition, with one scale a group, was withdrawn."""
     weights = op.weights(weight=1, bias=2)
     if op.attr("stash_type") != 1:
-        op.unsupported("stash_type other than 1 (float32) is not supported")
+        raise UnsupportedError("stash_type other than 1 (float32) is not supported")
     return op.layer(
         nn.GroupNorm(op.attr("num_groups"), weights["weight"].shape[0], op.attr("epsilon")), op[0], **weights
     )
@@ -72,7 +73,7 @@ def lp_normalize(op: Op) -> Value:
 def local_response_norm(op: Op) -> Value:
     """x over (bias + alpha * mean of the squares of ``size`` neighbouring channels) ** beta."""
     if op.attr("size") % 2 == 0:
-        op.unsupported("an even size is not supported")
+        raise UnsupportedError("an even size is not supported")
     layer = nn.LocalResponseNorm(op.attr("size"), op.attr("alpha"), op.attr("beta"), op.attr("bias"))
     return op.layer(layer, op[0])
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import innermost_first
 from reparam_kit.onnx.importer.registry import operator
@@ -20,9 +21,9 @@ def pad(op: Op) -> Value:
     """x, pads (before each of ``axes``, then after each), value, axes."""
     mode, pads, value, axes = op.attr("mode"), op.setting("pads", 1), op.number("value", 2), op.numbers(3)
     if mode not in ("constant", "reflect", "edge", "wrap"):
-        op.unsupported(f"mode = {mode!r} is not supported")
+        raise UnsupportedError(f"mode = {mode!r} is not supported")
     if isinstance(value, fx.Node):
-        op.unsupported("a value that is computed at run time is not supported")
+        raise UnsupportedError("a value that is computed at run time is not supported")
     if mode == "constant":
         return op.call(padded_with, op[0], pads, axes, 0 if value is None else value)
     return op.call(padded_from_inside, op[0], pads, axes, mode)

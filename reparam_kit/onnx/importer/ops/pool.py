@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import (
     Window,
@@ -61,7 +62,7 @@ def average_pool(op: Op) -> Value:
 
 def _layer_type(op: Op, dims: int) -> type[nn.Module]:
     if not 1 <= dims <= 3:
-        op.unsupported(f"a pool over {dims} dimensions is not supported")
+        raise UnsupportedError(f"a pool over {dims} dimensions is not supported")
     return _LAYERS[op.type][dims - 1]
 
 
@@ -80,4 +81,4 @@ def average(x: Tensor, window: Window, include_pad: bool) -> Tensor:
 def _sums(x: Tensor, window: Window) -> Tensor:
     convolve = (F.conv1d, F.conv2d, F.conv3d)[len(window.kernel) - 1]
     ones = torch.ones(1, 1, *window.kernel, dtype=x.dtype, device=x.device)
-    return convolve(x, ones, stride=window.stride, dilation=window.dilation)  # type: ignore[no-any-return, operator]
+    return convolve(x, ones, stride=window.stride, dilation=window.dilation)

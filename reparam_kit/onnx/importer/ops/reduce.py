@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
@@ -66,7 +67,9 @@ def reduce(op: Op) -> Value:
     x, axes, none = op[0], op.setting("axes", 1), op.flag("noop_with_empty_axes")
     keepdims = op.flag("keepdims")
     if isinstance(axes, fx.Node) and none:
-        op.unsupported("noop_with_empty_axes with axes that are computed at run time is not supported")
+        raise UnsupportedError(
+            "noop_with_empty_axes with axes that are computed at run time is not supported"
+        )
     if not axes and none:  # what is left is what the operator does to each element
         return op.call(_REDUCE[op.type], op.call(torch.unsqueeze, x, -1), (-1,), False)
     return op.call(_REDUCE[op.type], x, axes or tuple(range(op.rank(0))), keepdims)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
@@ -71,17 +72,17 @@ def resize(op: Op) -> Value:
 
 def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
     if method.mode != "nearest" and method.mode not in _SUPPORT:
-        op.unsupported(f"mode = {method.mode!r} is not supported")
+        raise UnsupportedError(f"mode = {method.mode!r} is not supported")
     if method.coordinates not in _COORDINATES:
-        op.unsupported(f"coordinate_transformation_mode = {method.coordinates!r} is not supported")
+        raise UnsupportedError(f"coordinate_transformation_mode = {method.coordinates!r} is not supported")
     axes, shape = op.attr("axes"), op.shape(0)
     axes = tuple(range(op.rank(0))) if axes is None else axes
     if 0 in axes:
         first = axes.index(0)
         if isinstance(scales, tuple) and scales[first] != 1:
-            op.unsupported("resizing the batch is not supported")
+            raise UnsupportedError("resizing the batch is not supported")
         if isinstance(sizes, tuple) and shape is not None and shape[0] not in (None, sizes[first]):
-            op.unsupported("resizing the batch is not supported")
+            raise UnsupportedError("resizing the batch is not supported")
     return op.call(resized, op[0], scales, sizes, axes, method)
 
 

@@ -111,19 +111,17 @@ def unsqueezed(x: Tensor, axes: list[int]) -> Tensor:
 
 def expanded(x: Tensor, sizes: list[int]) -> Tensor:
     """``x`` and a tensor of ``sizes`` broadcast to each other."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(sizes)))
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(sizes)))  # type: ignore[no-untyped-call]
 
 
 def depth_moved_to_space(x: Tensor, block: int, block_last: bool) -> Tensor:
     """[N, C, H, W] -> [N, C / block^2, H * block, W * block]."""
-    n, c, h, w = x.shape
+    n, _, h, w = x.shape
     if block_last:
-        return (
-            x.reshape(n, -1, block, block, h, w)
-            .permute(0, 1, 4, 2, 5, 3)
-            .reshape(n, -1, h * block, w * block)
-        )
-    return x.reshape(n, block, block, -1, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, -1, h * block, w * block)
+        x = x.reshape(n, -1, block, block, h, w).permute(0, 1, 4, 2, 5, 3)
+    else:
+        x = x.reshape(n, block, block, -1, h, w).permute(0, 3, 4, 1, 5, 2)
+    return x.reshape(n, -1, h * block, w * block)
 
 
 def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 
 Ints = tuple[int, ...]
@@ -44,9 +45,9 @@ def read_window(op: Op, kernel: Ints) -> Window:
     stride, dilation = op.attr("strides") or ones, op.attr("dilations") or ones
     pads, auto = op.attr("pads") or zeros + zeros, op.attr("auto_pad")
     if (op.attr("kernel_shape") or kernel) != kernel:
-        op.unsupported(f"kernel_shape {op.attr('kernel_shape')} is not that of its weight, {kernel}")
+        raise UnsupportedError(f"kernel_shape {op.attr('kernel_shape')} is not that of its weight, {kernel}")
     if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
-        op.unsupported(f"auto_pad = {auto!r} is not supported")
+        raise UnsupportedError(f"auto_pad = {auto!r} is not supported")
     if auto == "VALID":
         pads = zeros + zeros
     same = auto if auto.startswith("SAME") else None
