@@ -8,6 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reparam_kit.errors import (
+    ExpressionError,
+    InputError,
+    NothingToDoError,
+    ReparamError,
+    UnsafeFileError,
+    UnsupportedError,
+    VerificationError,
+)
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -15,19 +25,28 @@ _HOME = {
     "expand": "reparam_kit.surgery",
     "fold": "reparam_kit.surgery",
     "verify": "reparam_kit.verification",
-    "diff": "reparam_kit.onnx",
+    "diff": "reparam_kit.onnx.diff",
     "load": "reparam_kit.formats",
     "save": "reparam_kit.formats",
-    "ReparamError": "reparam_kit.errors",
-    "InputError": "reparam_kit.errors",
-    "UnsafeFileError": "reparam_kit.errors",
-    "ExpressionError": "reparam_kit.errors",
-    "UnsupportedError": "reparam_kit.errors",
-    "NothingToDoError": "reparam_kit.errors",
-    "VerificationError": "reparam_kit.errors",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "ExpressionError",
+    "InputError",
+    "NothingToDoError",
+    "ReparamError",
+    "UnsafeFileError",
+    "UnsupportedError",
+    "VerificationError",
+    "__version__",
+    "diff",
+    "expand",
+    "fold",
+    "inspect",
+    "load",
+    "save",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -41,17 +60,8 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from reparam_kit.errors import (
-        ExpressionError,
-        InputError,
-        NothingToDoError,
-        ReparamError,
-        UnsafeFileError,
-        UnsupportedError,
-        VerificationError,
-    )
     from reparam_kit.formats import load, save
-    from reparam_kit.onnx import diff
+    from reparam_kit.onnx.diff import diff
     from reparam_kit.sites import inspect
     from reparam_kit.surgery import expand, fold
     from reparam_kit.verification import verify

@@ -76,9 +76,7 @@ class RecordFile:
         if not len(keys):
             raise InputError(f"{self.path} has no record")
         last = offsets.argmax()
-        self._read(
-            keys[last], offsets[last]
-        )  # so that a file that was cut short is refused now, not in mid-training
+        self._read(keys[last], offsets[last])  # a file that was cut short is refused now, not in mid-training
         labels, image = self._read(keys[0], offsets[0])
         if len(labels) == 1 or image:
             images_end = identities_end = keys[-1] + 1

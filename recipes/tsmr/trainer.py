@@ -33,7 +33,8 @@ class Trainer:
     """Trains ``student`` and ``stage`` together, in place.
 
     Args:
-        student: the net; on the device that is trained on.
+        student: the net, on the device that is trained on. Its output, or the first of several, is the
+            embedding, flattened.
         stage: module of the loss terms (see ``recipes.tsmr.losses.Distillation``), on the same device.
         views: the training images.
         targets: the teacher's embeddings, float16 ``[N, V, D]``.
@@ -79,7 +80,9 @@ class Trainer:
                 targets = self.targets[index.numpy(), mirrored.numpy().astype(int)].astype(np.float32)
                 # About 1.5 times as fast as channels first, where most convolutions are 1x1 and depthwise.
                 inputs = preset(images.to(device)).contiguous(memory_format=torch.channels_last)
-                terms = self.stage(self.student(inputs), torch.from_numpy(targets).to(device))
+                output = self.student(inputs)
+                embeddings = (output[0] if isinstance(output, tuple | list) else output).flatten(1)
+                terms = self.stage(embeddings, torch.from_numpy(targets).to(device))
                 norm = self._step(torch.stack([*terms.values()]).sum(), rate)
                 for name, term in terms.items():
                     sums[name] = sums.get(name, 0) + term.detach()

@@ -28,7 +28,7 @@ Runner = Callable[[Sequence[Tensor]], Outputs]
 _FILE_TOLERANCE = 1e-5
 _EPSILONS = 4
 # The largest of fewer errors than these is chance, and no measure of how far away a model is.
-_ENOUGH = 1
+_ENOUGH = 64
 
 
 def compare_module_outputs(

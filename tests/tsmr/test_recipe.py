@@ -224,6 +224,42 @@ def test_a_model_with_nothing_to_expand_or_train_is_refused(
         apply_tsmr(student.requires_grad_(False), teacher, rec, config=CONFIG)
 
 
+class Deployed(nn.Module):
+    """Gives the embedding as some exports do: one of two outputs, ``[N, D, 1, 1]``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(x)[:, :, None, None], x
+
+
+def test_the_first_of_several_outputs_is_the_embedding(
+    rec: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    plain = apply_tsmr(student, teacher, rec, config=CONFIG).model
+    wrapped = apply_tsmr(Deployed(student), teacher, rec, config=CONFIG).model
+    assert same(weights(wrapped.net), weights(plain))
+
+
+def test_progress_is_a_bar_in_a_terminal(
+    rec: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    apply_tsmr(student, teacher, rec, config=CONFIG)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "24/24" in err
+    assert "cosine 0." in err
+
+
 def test_progress_is_a_line_for_each_pass(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, capfd: pytest.CaptureFixture[str]
 ) -> None:

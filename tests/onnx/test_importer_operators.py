@@ -1,0 +1,121 @@
+"""Every operator against the node cases that ONNX ships, with inputs at run time and with all of them known."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.backend.test.case import node as node_cases
+from onnx.backend.test.case.test_case import TestCase
+
+from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer import import_onnx
+from reparam_kit.onnx.importer.registry import _TABLE
+from reparam_kit.onnx.importer.values import DTYPES, to_tensor
+
+OPERATORS = sorted({op_type for domain, op_type in _TABLE if domain == ""})
+MODULES = {info.name.replace("_", ""): info.name for info in pkgutil.iter_modules(node_cases.__path__)}
+RENAMED = {"range": "rangeop"}
+
+# Cases that must be refused, and what the refusal says.
+REFUSED = {
+    r"test_batchnorm_\w+_training_mode": "training_mode = 1",
+    r"test_training_dropout_\w+|test_training_dropout": "a dropout that is on in inference",
+    r"test_not_\dd": "opset 1 is not one of",
+    r"test_resize_tf_crop_and_resize\w*": "tf_crop_and_resize",
+}
+
+# Cases whose result torch cannot or should not give.
+SKIPPED = {
+    r"test_reduce_(max|min)_empty_set(_bool)?": "torch has no maximum of nothing",
+    r"test_resize_downsample_scales_(linear|cubic)_align_corners": (
+        "ONNX aligns with the result's size before it is rounded down, onnxruntime and torch with the rounded size"
+    ),
+}
+
+# Their other outputs (mask, indices, statistics) are for training.
+FIRST_OUTPUT_ONLY = ("Dropout", "LayerNormalization", "MaxPool")
+
+
+def cases_of(op_type: str) -> list[TestCase]:
+    """The operator's cases, also those in which it is expanded to simpler ones, of types that are read at all."""
+    key = op_type.lower()
+    before = len(node_cases._NodeTestCases)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some reference results are infinite on purpose
+        import_module(f"{node_cases.__name__}.{MODULES[RENAMED.get(key, key)]}")
+    return [case for case in node_cases._NodeTestCases[before:] if is_readable(case.model)]
+
+
+def is_readable(model: ModelProto) -> bool:
+    types = {info.type.tensor_type.elem_type for info in (*model.graph.input, *model.graph.output)}
+    return types <= DTYPES.keys() and {node.op_type for node in model.graph.node} <= set(OPERATORS)
+
+
+def listed(table: dict[str, str], name: str) -> str | None:
+    return next((text for pattern, text in table.items() if re.fullmatch(pattern, name)), None)
+
+
+def run(case: TestCase, run_time_inputs: int | None, path: Path) -> None:
+    """Import the case with its first inputs computed at run time and the others known, and compare the result."""
+    model = ModelProto()
+    model.CopyFrom(case.model)
+    graph = model.graph
+    tensors, expected = ([as_proto(value) for value in values] for values in case.data_sets[0])
+    for info, tensor in list(zip(graph.input, tensors, strict=True))[run_time_inputs:]:
+        tensor.name = info.name
+        graph.initializer.append(tensor)
+    if run_time_inputs is not None:
+        del graph.input[run_time_inputs:]
+    if graph.node[0].op_type in FIRST_OUTPUT_ONLY:
+        del graph.output[1:]
+    path.write_bytes(model.SerializeToString())
+
+    imported = import_onnx(path)
+    with torch.no_grad():
+        results = imported(*(to_torch(tensor) for tensor in tensors[:run_time_inputs]))
+    results = results if isinstance(results, tuple) else (results,)
+    for result, tensor in zip(results, expected[: len(graph.output)], strict=True):
+        torch.testing.assert_close(result, to_torch(tensor), rtol=1e-3, atol=1e-6, equal_nan=True)
+
+
+def as_proto(value: np.ndarray | TensorProto) -> TensorProto:
+    return value if isinstance(value, TensorProto) else numpy_helper.from_array(np.asarray(value))
+
+
+def to_torch(tensor: TensorProto) -> torch.Tensor:
+    return to_tensor(numpy_helper.to_array(tensor), tensor.data_type)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the reference's own arithmetic
+@pytest.mark.parametrize("op_type", OPERATORS)
+def test_operator(op_type: str, tmp_path: Path) -> None:
+    failures = []
+    cases = cases_of(op_type)
+    assert cases
+    for case in cases:
+        refusal = listed(REFUSED, case.name)
+        if listed(SKIPPED, case.name):
+            continue
+        if refusal:
+            with pytest.raises(UnsupportedError, match=refusal):
+                run(case, 1, tmp_path / "model.onnx")
+            continue
+        for run_time_inputs in (None, 0):
+            try:
+                try:
+                    run(case, run_time_inputs, tmp_path / "model.onnx")
+                except UnsupportedError as error:  # a weight, or a setting, that has to be known
+                    if "computed at run time" not in str(error):
+                        raise
+                    run(case, 1, tmp_path / "model.onnx")
+            except Exception as error:
+                failures.append(f"{case.name}: {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
