@@ -68,8 +68,8 @@ def test_slightly_other_weights_are_another_function(relative: float) -> None:
     assert verify(model, other, images(), same_function=False).ok
 
 
-class Rounded(nn.Module):
-    """The same sum in another order, as another kernel or a fold computes it."""
+class Reordered(nn.Module):
+    """A convolution that adds its channels up in another order, as another kernel or a fold may."""
 
     def __init__(self, plain: nn.Conv2d, order: Tensor) -> None:
         super().__init__()
@@ -79,21 +79,18 @@ class Rounded(nn.Module):
         return F.conv2d(x[:, self.order], self.conv.weight[:, self.order], self.conv.bias, padding=1)
 
 
-@pytest.mark.parametrize("reduce", [False, True], ids=["many outputs", "one number"])
-def test_another_order_of_summation_is_the_same_function(reduce: bool) -> None:
-    def tail(conv: nn.Module) -> nn.Module:
-        parts = [conv, nn.Flatten(), nn.Linear(8 * 49, 1)] if reduce else [conv]
-        return nn.Sequential(*parts)
-
-    for seed in range(10):
+@pytest.mark.parametrize(
+    "tail", [[nn.Identity()], [nn.Flatten(), nn.Linear(32 * 25, 1)]], ids=["many", "one"]
+)
+def test_another_order_of_summation_is_the_same_function(tail: list[nn.Module]) -> None:
+    """Whether the output has many numbers or one, whose error in ``a`` may be zero by chance."""
+    for seed in range(15):
         torch.manual_seed(seed)
-        conv = nn.Conv2d(64, 8, 3, padding=1)
-        a, b = tail(Rounded(conv, torch.arange(64))), tail(Rounded(conv, torch.randperm(64)))
-        if reduce:
-            b[2].load_state_dict(a[2].state_dict())
-        x = torch.randn(1, 64, 7, 7)
-        (error,) = verify(a, b, x).outputs
-        assert error.ok, error
+        layers = [nn.Conv2d(32, 32, 3, padding=1) for _ in range(4)]
+        a = nn.Sequential(*(Reordered(layer, torch.arange(32)) for layer in layers), *tail)
+        b = nn.Sequential(*(Reordered(layer, torch.randperm(32)) for layer in layers), *tail)
+        (error,) = verify(a, b, torch.randn(1, 32, 5, 5)).outputs
+        assert error.ok, (seed, error)
         assert error.max_abs > 0
 
 
@@ -497,7 +494,7 @@ def test_text_and_json(tmp_path: Path) -> None:
     assert "same graph" in text
     assert any(line.startswith("output y: relative error") and "beyond 1.00e-05" in line for line in text)
     loose = verify(a, b, same_function=False, latency=True)
-    assert str(loose).startswith("equal but for the weights\nsame graph\n4 weights differ")
+    assert str(loose).startswith("equal but for the weights\nsame graph\nweights that differ: 4")
     assert "1.00e-05" not in str(loose)
     assert "latency ratio" in str(loose)
     content = json.loads(json.dumps(loose.to_json(), allow_nan=False))

@@ -66,7 +66,10 @@ class _Portrait:
         self.p = p = {name: values[:, None, None] for name, values in params.items()}
         self.size = size
         grid = np.linspace(-1, 1, size, dtype=np.float32)
-        px, py = (grid[None, None, :] - p["shift_x"]) / p["scale"], (grid[None, :, None] - p["shift_y"]) / p["scale"]
+        px, py = (
+            (grid[None, None, :] - p["shift_x"]) / p["scale"],
+            (grid[None, :, None] - p["shift_y"]) / p["scale"],
+        )
         cos, sin = np.cos(p["roll"]), np.sin(p["roll"])
         self.x, self.y = cos * px + sin * py, cos * py - sin * px
 
@@ -116,7 +119,11 @@ class _Portrait:
         fall = np.maximum(p["hair_length"], -0.1)
         reach = p["head_width"] + p["hair_volume"]
         locks = np.maximum(np.abs(x) - reach * (1 + 0.12 * y.clip(0)), y - fall)
-        self._lay(0.75 * self.hair * self.strands, np.maximum(locks, -0.1 - y), np.float32(1) * (p["hair_length"] > 0))
+        self._lay(
+            0.75 * self.hair * self.strands,
+            np.maximum(locks, -0.1 - y),
+            np.float32(1) * (p["hair_length"] > 0),
+        )
         self._lay(0.8 * self.skin, np.maximum(np.abs(x) - 0.58 * p["head_width"], 0.3 - y))
         self._lay(clothes, _ellipse(x, y - 1.32, 0.95, 0.42))
         for side in (-1, 1):
@@ -127,13 +134,17 @@ class _Portrait:
         p = self.p
         tone = np.zeros_like(self.fx)
         for i in range(TEXTURE_WAVES):
-            tone += np.cos(p[f"texture_x{i}"] * self.fx + p[f"texture_y{i}"] * self.fy + p[f"texture_phase{i}"])
+            tone += np.cos(
+                p[f"texture_x{i}"] * self.fx + p[f"texture_y{i}"] * self.fy + p[f"texture_phase{i}"]
+            )
         colour = self.skin * (1 + p["texture"] / TEXTURE_WAVES**0.5 * tone)[:, None]
         cheek = p["blush"] * np.exp(-(((np.abs(self.fx) - 0.30) / 0.14) ** 2) - ((self.fy - 0.2) / 0.13) ** 2)
         colour[:, 1:] *= 1 - cheek[:, None]
         self._lay(colour, self.head)
         for i in range(MOLES):
-            spot = _ellipse(self.fx - 0.5 * p[f"mole_x{i}"], self.fy - 0.6 * p[f"mole_y{i}"] - 0.1, 0.03, 0.03)
+            spot = _ellipse(
+                self.fx - 0.5 * p[f"mole_x{i}"], self.fy - 0.6 * p[f"mole_y{i}"] - 0.1, 0.03, 0.03
+            )
             self._mark(0.45 * self.skin, spot, p[f"mole{i}"].clip(0, 0.8))
 
     def _eyes(self) -> None:
@@ -158,7 +169,9 @@ class _Portrait:
         stroke = ex / p["brow_width"]
         rise = p["brow_height"] + p["brow_raise"] - p["brow_slant"] * ex - p["brow_arch"] * ex * ex
         thickness = p["brow_thickness"] * (1 - 0.45 * stroke)
-        brow = np.maximum(np.abs(self.fy - p["eye_height"] + rise) - thickness, (np.abs(stroke) - 1) * p["brow_width"])
+        brow = np.maximum(
+            np.abs(self.fy - p["eye_height"] + rise) - thickness, (np.abs(stroke) - 1) * p["brow_width"]
+        )
         self._mark(0.7 * self.hair, brow, 0.9)
 
     def _mouth_and_beard(self) -> None:
@@ -171,8 +184,12 @@ class _Portrait:
         jaw = np.maximum(self.head, self.nose_tip + 0.16 - self.fy - 0.5 * self.fx**2)
         chin = np.maximum(jaw, -_ellipse(self.fx, my, 1.1 * width, 0.09))
         self._mark(stubble, chin, p["beard"].clip(0, 0.85))
-        whiskers = np.maximum(my + p["upper_lip"] * span, self.nose_tip + 0.045 + 0.25 * np.abs(self.fx) - self.fy)
-        self._mark(stubble, np.maximum(whiskers, np.abs(self.fx) - 1.05 * width), p["moustache"].clip(0, 0.85))
+        whiskers = np.maximum(
+            my + p["upper_lip"] * span, self.nose_tip + 0.045 + 0.25 * np.abs(self.fx) - self.fy
+        )
+        self._mark(
+            stubble, np.maximum(whiskers, np.abs(self.fx) - 1.05 * width), p["moustache"].clip(0, 0.85)
+        )
 
         opening = p["mouth_open"].clip(0) * span
         bow = 1 - 0.45 * np.exp(-((t / 0.22) ** 2))
@@ -205,7 +222,9 @@ class _Portrait:
 
     def _hair_and_glasses(self) -> None:
         p = self.p
-        crown = _ellipse(self.x, self.y, p["head_width"] + p["hair_volume"], p["head_height"] + p["hair_volume"])
+        crown = _ellipse(
+            self.x, self.y, p["head_width"] + p["hair_volume"], p["head_height"] + p["hair_volume"]
+        )
         line = p["hair_line"] + p["hair_parting"] * self.fx + p["hair_temple"] * self.fx**2
         line = line + p["hair_fringe"] * np.cos(14 * self.fx + 20 * p["hair_parting"])
         sides = np.maximum(-self.head, self.y + 0.05)
@@ -225,7 +244,9 @@ class _Portrait:
         lambert = (p["light_x"] * u + p["light_y"] * v + facing) / np.sqrt(
             p["light_x"] ** 2 + p["light_y"] ** 2 + 1
         )
-        canvas *= (p["gain"] * (1 - p["light_contrast"] + p["light_contrast"] * 1.35 * lambert.clip(0)))[:, None]
+        canvas *= (p["gain"] * (1 - p["light_contrast"] + p["light_contrast"] * 1.35 * lambert.clip(0)))[
+            :, None
+        ]
         canvas[:, 0] *= 1 + p["warmth"]
         canvas[:, 2] *= 1 - p["warmth"]
         veil = _ellipse(self.x - p["veil_x"], self.y - p["veil_y"], 0.36, 0.3)

@@ -27,7 +27,10 @@ class _FaceNet(nn.Module):
     def __init__(self, widths: Sequence[int], depths: Sequence[int], embedding: int) -> None:
         super().__init__()
         self.stages = nn.Sequential(
-            *(_Stage(ins, outs, depth) for ins, outs, depth in zip((3, *widths), widths, depths, strict=False))
+            *(
+                _Stage(ins, outs, depth)
+                for ins, outs, depth in zip((3, *widths), widths, depths, strict=False)
+            )
         )
         last = widths[-1]
         self.pool = nn.Sequential(

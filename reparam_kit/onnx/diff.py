@@ -78,9 +78,14 @@ class StructuralDiff:
         return {"same_graph": self.same_graph, **plain(asdict(self))}
 
     def __str__(self) -> str:
-        head = "same graph" if self.same_graph else f"the graphs differ in {len(self.changes)} places"
+        head = "same graph" if self.same_graph else f"different graphs, changes: {len(self.changes)}"
         farthest = sorted(self.payloads, key=lambda payload: payload.relative_l2, reverse=True)
-        lines = [head, *_first(self.changes, 20), f"{len(farthest)} weights differ", *_first(farthest, 5)]
+        lines = [
+            head,
+            *_first(self.changes, 20),
+            f"weights that differ: {len(farthest)}",
+            *_first(farthest, 5),
+        ]
         return "\n".join(lines)
 
 

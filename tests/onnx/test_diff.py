@@ -163,7 +163,7 @@ def test_structure(edit: Edit, expected: list[tuple[str, str, str | None, str | 
     assert found.changes == tuple(Change(*fields) for fields in expected)  # type: ignore[arg-type]
     assert found.payloads == ()
     assert len(diff(after, before).changes) == len(expected)
-    assert str(found).startswith(f"the graphs differ in {len(expected)} places\n  {found.changes[0]}")
+    assert str(found).startswith(f"different graphs, changes: {len(expected)}\n  {found.changes[0]}")
 
 
 @pytest.mark.parametrize("constants", [(), ("conv_w", "conv_b")], ids=["initializers", "constants"])
@@ -187,7 +187,7 @@ def test_weights(constants: tuple[str, ...]) -> None:
         ("initializer 'fc_b'", "float32", (5,)),
     }
     assert {(p.relative_l2, p.max_ulp) for p in found.payloads} == {(1.0, 2**23)}
-    assert str(found).splitlines()[:2] == ["same graph", "2 weights differ"]
+    assert str(found).splitlines()[:2] == ["same graph", "weights that differ: 2"]
 
 
 @pytest.mark.parametrize("data_type", [TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE])

@@ -1,0 +1,151 @@
+"""The demo from end to end: draw faces, deploy a small net, learn of a larger one, and prove that the graph stayed."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import reparam_kit as rk
+from recipes.demo import nets
+from recipes.demo.drawing import SIZE, draw
+from recipes.demo.identity import train_on_identities
+from recipes.demo.people import IDENTITY, VARIATION, sample, take
+from recipes.faces import PairSet, evaluate, write_pairs, write_records
+from recipes.tsmr import TSMRConfig, apply_tsmr
+
+Pictures = npt.NDArray[np.uint8]
+Say = Callable[[str], None]
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is drawn and trained; the default takes about two minutes on two cores.
+
+    The deployed student has seen ``deployed_people`` of the ``people`` whose pictures there are now.
+    """
+
+    people: int = 200
+    deployed_people: int = 60
+    pictures: int = 12
+    pairs: int = 2000
+    teacher_epochs: int = 14
+    student_epochs: int = 14
+    distillation_epochs: int = 8
+
+
+def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = print) -> dict[str, Any]:
+    """Run the demo into ``folder`` and return its report, which is also written there as ``report.json``.
+
+    Args:
+        folder: made if needed; one that is not empty must hold an earlier demo.
+        seed: decides the faces and all training.
+        effort: amounts.
+        say: told what is going on, a line at a time.
+
+    Raises:
+        InputError: ``folder`` holds something else.
+        VerificationError: the improved file has another graph than the deployed one.
+    """
+    effort = effort or Effort()
+    _prepare(folder)
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    deployed, improved, teacher = (folder / f"{name}.onnx" for name in ("deployed", "improved", "teacher"))
+
+    say(
+        f"drawing {effort.people} people, {effort.pictures} pictures of each, and {2 * effort.pairs} pairs of others"
+    )
+    pictures, labels = _people(effort.people, effort.pictures, rng)
+    write_records(folder / "faces.rec", zip(labels.tolist(), map(_png, pictures), strict=True), (SIZE, SIZE))
+    choosing, judging = (_pairs(effort.pairs, rng) for _ in range(2))
+    write_pairs(folder / "choose.bin", choosing)
+    write_pairs(folder / "judge.bin", judging)
+    _contact_sheet(pictures, effort.pictures).save(folder / "faces.png")
+
+    images, people = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+    seen = people < effort.deployed_people
+    say(f"training the student that is deployed, on {effort.deployed_people} people")
+    _export(train_on_identities(nets.student(), images[seen], people[seen], effort.student_epochs), deployed)
+    say(f"training a larger teacher, on {effort.people} people")
+    _export(train_on_identities(nets.teacher(), images, people, effort.teacher_epochs), teacher)
+
+    say("re-parameterised distillation of the deployed file")
+    config = TSMRConfig(epochs=effort.distillation_epochs, lr=2e-3, seed=seed)
+    result = apply_tsmr(rk.load(deployed), teacher, folder / "faces.rec", choosing, config)
+    rk.save(result.model, improved)
+
+    proof = rk.verify(deployed, improved, same_function=False, latency=True)
+    if not proof.ok:
+        raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}")
+    figures = {path.stem: evaluate(path, judging).to_json() for path in (deployed, improved, teacher)}
+    report = {"demo": "reparam-kit", "seed": seed, "evaluation": figures, "verification": proof.to_json()}
+    (folder / REPORT).write_text(json.dumps(report, indent=2))
+    return report
+
+
+def _prepare(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
+        raise rk.InputError(f"{folder} is not empty and holds no earlier demo; name another folder with -o")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _people(count: int, pictures: int, rng: np.random.Generator) -> tuple[Pictures, npt.NDArray[np.int64]]:
+    labels = np.repeat(np.arange(count), pictures)
+    return draw(take(sample(IDENTITY, count, rng), labels), sample(VARIATION, len(labels), rng), rng), labels
+
+
+def _pairs(count: int, rng: np.random.Generator) -> PairSet:
+    """``count`` pairs, every other one of the same person, of people who are in no other set."""
+    people = count // 4
+    first = rng.integers(people, size=count)
+    same = np.arange(count) % 2 == 0
+    second = np.where(same, first, (first + rng.integers(1, people, size=count)) % people)
+    rows = np.stack([first, second], axis=1).reshape(-1)
+    drawn = draw(take(sample(IDENTITY, people, rng), rows), sample(VARIATION, len(rows), rng), rng)
+    return PairSet([_png(picture) for picture in drawn], same)
+
+
+def _png(picture: Pictures) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "PNG")
+    return data.getvalue()
+
+
+def _contact_sheet(pictures: Pictures, of_each: int, people: int = 8) -> Image.Image:
+    """A row for each of the first people."""
+    columns = min(of_each, 12)
+    rows = pictures[: people * of_each].reshape(-1, of_each, SIZE, SIZE, 3)[:, :columns]
+    sheet = rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * SIZE, 3)
+    return Image.fromarray(sheet).resize((2 * sheet.shape[1], 2 * sheet.shape[0]), Image.Resampling.LANCZOS)
+
+
+def _export(net: nn.Module, path: Path) -> None:
+    """Write ``net`` as deployed nets are: BatchNorm folded into the convolutions, batch free."""
+    example: Tensor = torch.zeros(1, 3, SIZE, SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch would rather have its newer exporter, which needs another package
+        torch.onnx.export(
+            net.to(memory_format=torch.contiguous_format),
+            (example,),
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=["image"],
+            output_names=["embedding"],
+            dynamic_axes={"image": {0: "n"}, "embedding": {0: "n"}},
+        )
