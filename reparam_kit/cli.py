@@ -44,6 +44,11 @@ class _Group(click.Group):
         except ReparamError as error:
             click.echo(f"reparam-kit: {error}", err=True)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk, a folder without permission
+            click.echo(f"reparam-kit: {error}", err=True)
+            ctx.exit(ReparamError.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -87,3 +87,14 @@ def test_what_is_wrong_takes_one_line(tmp_path: Path, arguments: list[str], code
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
     assert list(tmp_path.iterdir()) == [net]
+
+
+def test_a_failing_disk_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    result = run("expand", small_onnx(tmp_path / "net.onnx"), "-o", tmp_path / "out.pt")
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

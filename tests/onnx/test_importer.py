@@ -146,14 +146,6 @@ def test_a_net_of_every_kind_of_weight(path: Path) -> None:
     assert trained == set(stored) - {"mean", "var", "gain"}
     model.train()(torch.randn(3, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-    assert (
-        model.get_buffer(
-            "BatchNormalization.running_mean"
-            if "BatchNormalization.running_mean" in state
-            else "b.running_mean"
-        )
-        is not None
-    )
 
 
 def test_copies_keep_their_provenance(path: Path) -> None:
@@ -200,7 +192,7 @@ TWICE = "net (float[N,4,8,8] x) => (float[N,4,4,4] y) { a = Conv (x, w) y = Conv
 
 
 def test_a_shared_weight_is_one_parameter(path: Path) -> None:
-    model = load(path, TWICE.replace("v", "w"), {"w": (4, 4, 3, 3)})
+    model = load(path, TWICE.replace("(a, v)", "(a, w)"), {"w": (4, 4, 3, 3)})
     first, second = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     assert first.weight is second.weight
     assert first.weight.requires_grad
@@ -321,7 +313,8 @@ def test_shape_arithmetic(nodes: str, path: Path) -> None:
 
 FIXED = {
     "flatten": 'y = Reshape (x, "1,-1")',
-    "channel shuffle": """a = Reshape (x, "1,2,2,4,6") b = Transpose <perm = [0,2,1,3,4]> (a) y = Reshape (b, "1,4,4,6")""",
+    "channel shuffle": """a = Reshape (x, "1,2,2,4,6") b = Transpose <perm = [0,2,1,3,4]> (a)
+        y = Reshape (b, "1,4,4,6")""",
     "copied dimension": 'y = Reshape (x, "1,0,24")',
     "after a pool": 'p = GlobalAveragePool (x) y = Reshape (p, "1,4")',
     "resize to a size": 'a = Resize <mode = "nearest"> (x, , , "1,4,8,12") y = Relu (a)',
@@ -409,7 +402,7 @@ def test_opsets(opset: int, fits: bool, path: Path) -> None:
     [
         ("y = Relu (nowhere)", "nothing before it computes 'nowhere'"),
         ("y = Conv (x, w)", "malformed"),
-        ("y = Concat (x)", "malformed"),
+        ("y = Concat (x)", "attribute axis is missing"),
     ],
 )
 def test_a_file_that_contradicts_itself(nodes: str, words: str, path: Path) -> None:
@@ -419,13 +412,13 @@ def test_a_file_that_contradicts_itself(nodes: str, words: str, path: Path) -> N
 
 
 def test_files_that_are_no_models(path: Path) -> None:
-    with pytest.raises(InputError, match="model.onnx"):
+    with pytest.raises(InputError, match=path.name):
         import_onnx(path)
     write(path, SMALL, SMALL_WEIGHTS)
     whole = path.read_bytes()
     for payload in (b"", b"not a model", whole[: len(whole) // 2]):
         path.write_bytes(payload)
-        with pytest.raises(InputError, match="model.onnx"):
+        with pytest.raises(InputError, match=path.name):
             import_onnx(path)
 
 

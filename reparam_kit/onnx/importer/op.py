@@ -75,7 +75,11 @@ class Op:
         if name in self._attributes:
             return self._attributes[name]
         known = self._definition.get(name)
-        return _attribute(known.default_value) if known and known.default_value.type else None
+        if known is None or not known.default_value.type:
+            if known and known.required:
+                raise InputError(f"attribute {name} is missing")
+            return None
+        return _attribute(known.default_value)
 
     def flag(self, name: str) -> bool:
         """An attribute that is 0 or 1; 0 where it is absent."""

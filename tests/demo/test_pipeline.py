@@ -1,0 +1,83 @@
+"""The demo at a miniature size: it runs to the end, keeps the graph, and repeats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import reparam_kit as rk
+from recipes.demo import pipeline
+from recipes.demo.drawing import SIZE, draw
+from recipes.demo.people import IDENTITY, VARIATION, sample, take
+from recipes.demo.pipeline import Effort, run
+from recipes.faces import FaceRecords, read_pairs
+from reparam_kit.cli import main
+
+TINY = Effort(
+    people=12,
+    deployed_people=8,
+    pictures=8,
+    pairs=40,
+    teacher_epochs=1,
+    student_epochs=1,
+    distillation_epochs=1,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    run(folder, seed=3, effort=TINY, say=lambda line: None)
+    return folder
+
+
+def test_the_graph_stays_and_the_weights_do_not(finished: Path) -> None:
+    difference = rk.diff(finished / "deployed.onnx", finished / "improved.onnx")
+    assert difference.same_graph
+    report = json.loads((finished / "report.json").read_text())
+    assert report["verification"]["ok"]
+    assert set(report["evaluation"]) == {"deployed", "improved", "teacher"}
+
+
+def test_the_deployed_file_is_folded_as_deployed_files_are(finished: Path) -> None:
+    model = rk.load(finished / "deployed.onnx")
+    assert "BatchNorm" not in repr(model)
+    assert all(site.reason is None for site in rk.inspect(model))
+
+
+def test_the_files_can_be_opened(finished: Path) -> None:
+    records = FaceRecords(finished / "faces.rec")
+    assert len(records) == TINY.people * TINY.pictures
+    assert records[0][0].shape == (3, SIZE, SIZE)
+    pairs = read_pairs(finished / "judge.bin")
+    assert (len(pairs.images), pairs.same.sum()) == (2 * TINY.pairs, TINY.pairs // 2)
+
+
+def test_it_may_run_again_in_its_own_folder_but_not_in_another(finished: Path, tmp_path: Path) -> None:
+    pipeline._prepare(finished)
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    result = CliRunner().invoke(main, ["demo", "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no earlier demo" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_drawing_repeats_and_people_differ_more_than_pictures_of_one() -> None:
+    rows = np.repeat(np.arange(12), 6)
+
+    def pictures(seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        return draw(take(sample(IDENTITY, 12, rng), rows), sample(VARIATION, len(rows), rng), rng)
+
+    first = pictures(0)
+    assert first.shape == (72, SIZE, SIZE, 3)
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, pictures(0))
+    assert not np.array_equal(first, pictures(1))
+    # Colours of the middle of the face: least of all touched by pose and backdrop.
+    centre = first[:, 16:32, 16:32].astype(float).mean((1, 2)).reshape(12, 6, 3)
+    assert centre.mean(1).var(0).sum() > centre.var(1).mean(0).sum() / 6
