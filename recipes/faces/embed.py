@@ -97,9 +97,8 @@ def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
 
 def _planes(image: Image) -> torch.Tensor:
     if isinstance(image, np.ndarray):
-        planes = torch.from_numpy(image.copy()).permute(
-            2, 0, 1
-        )  # copied: it may be read-only or a reversed view
+        # Copied, because it may be read-only or a reversed view, which torch does not take.
+        planes = torch.from_numpy(image.copy()).permute(2, 0, 1)
     else:
         planes = image[0] if isinstance(image, tuple) else image
     if planes.dtype != torch.uint8 or planes.ndim != 3:
@@ -113,7 +112,7 @@ class _ModuleRunner:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         like = next(self._model.parameters(), images)
-        # no_grad and not inference_mode: a module may keep what it computes for its next training step
+        # Not inference_mode: a module may keep what it computes for its next training step.
         with _evaluating(self._model), torch.no_grad():
             output = self._model(images.to(like.device, like.dtype))
         embedding: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output

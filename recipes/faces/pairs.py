@@ -101,7 +101,7 @@ def _truth(entry: object) -> bool:
     value = entry.data[0] if isinstance(entry, _Array) and len(entry.data) == 1 else entry
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise ValueError(f"{value!r} where true or false belongs")
+    raise ValueError(f"a {type(value).__name__} where true or false belongs")
 
 
 class _Array:

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper, parser
+from onnx import numpy_helper, parser
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
@@ -277,8 +277,8 @@ def test_functions_of_the_file_are_inlined(path: Path) -> None:
 # Shapes and batches.
 
 DYNAMIC = {
-    "flatten": """s = Shape (x) n = Gather <axis = 0> (s, zero) n1 = Unsqueeze (n, axes0) t = Concat <axis = 0> (n1, rest)
-        y = Reshape (x, t)""",
+    "flatten": """s = Shape (x) n = Gather <axis = 0> (s, zero) n1 = Unsqueeze (n, axes0)
+        t = Concat <axis = 0> (n1, rest) y = Reshape (x, t)""",
     "arithmetic": """s = Shape (x) n = Slice (s, axes0, one1) c = Slice (s, one1, two1) h = Div (c, two1)
         t = Concat <axis = 0> (n, two1, h, rest) y = Reshape (x, t)""",
     "expand": "s = Shape (x) y = Expand (row, s)",
@@ -304,11 +304,14 @@ INTEGERS: Weights = {
 
 @pytest.mark.parametrize("nodes", DYNAMIC.values(), ids=DYNAMIC)
 def test_shape_arithmetic(nodes: str, path: Path) -> None:
-    model = load(path, f"net (float[N,4,H,W] x) => (float y) {{ {nodes} }}", INTEGERS)
+    text = f"net (float[N,4,H,W] x) => (float y) {{ {nodes} }}"
+    model = load(path, text, INTEGERS)
     for batch, height in ((1, 5), (3, 4)):
         assert_as_runtime(model, path, torch.randn(batch, 4, height, 6))
-    traced = fx.symbolic_trace(model)
-    assert_as_runtime(traced, path, torch.randn(2, 4, 5, 6))
+    x = torch.randn(2, 4, 5, 6)
+    assert_as_runtime(fx.symbolic_trace(model), path, x)
+    # A device without values: fails where a shape is computed on it, or where a CPU tensor meets one of the model's.
+    assert model.to("meta")(x.to("meta")).shape == run(load(path, text, INTEGERS), x)[0].shape
 
 
 FIXED = {

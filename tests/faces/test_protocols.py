@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.faces import kfold_accuracy, roc, similarity, tar_at_far
+from reparam_kit import InputError
+
+# Few distinct values, so that ties are common.
+SCORES = st.lists(
+    st.tuples(st.one_of(st.integers(-3, 3).map(float), st.floats(-1, 1)), st.booleans()), min_size=4, max_size=25
+)
+
+
+def split(rows: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([s for s, _ in rows]), np.array([y for _, y in rows])
+
+
+def decisions(scores: np.ndarray) -> list[np.ndarray]:
+    """Every way a threshold can call the pairs, from none same to all same."""
+    return [np.zeros(len(scores), bool), *(scores >= value for value in np.unique(scores)[::-1])]
+
+
+@given(SCORES, st.integers(2, 4))
+def test_kfold_by_definition(rows: list[tuple[float, bool]], folds: int) -> None:
+    scores, same = split(rows)
+    mean, std, thresholds = kfold_accuracy(scores, same, folds)
+    accuracies, start = [], 0
+    for i in range(folds):
+        size = len(scores) // folds + (i < len(scores) % folds)
+        fold = np.zeros(len(scores), bool)
+        fold[start : start + size] = True
+        start += size
+        reached = np.mean((scores[~fold] >= thresholds[i]) == same[~fold])
+        best = max(np.mean(called == same[~fold]) for called in decisions(scores[~fold]))
+        assert reached == best
+        for higher in np.unique(scores[~fold]):
+            if higher > thresholds[i]:
+                assert np.mean((scores[~fold] >= np.nextafter(higher, np.inf)) == same[~fold]) < best
+        accuracies.append(np.mean((scores[fold] >= thresholds[i]) == same[fold]))
+    assert mean == pytest.approx(np.mean(accuracies))
+    assert std == pytest.approx(np.std(accuracies))
+
+
+def test_thresholds_are_midpoints() -> None:
+    scores, same = np.array([0.0, 1.0, 0.0, 1.0]), np.array([False, True, False, True])
+    assert kfold_accuracy(scores, same, 2) == (1.0, 0.0, pytest.approx([0.5, 0.5]))
+
+
+def test_threshold_between_neighbouring_floats() -> None:
+    high = np.nextafter(1.0, 2)
+    _, _, thresholds = kfold_accuracy([1.0, high, 1.0, high], [False, True, False, True], 2)
+    assert thresholds.tolist() == [high, high]
+
+
+def test_folds_are_consecutive() -> None:
+    # The first half's order is the reverse of the second's, so each half is judged wholly wrong by the other.
+    mean, std, _ = kfold_accuracy([0, 0, 1, 1, 0, 0, 1, 1], [True, True, False, False, False, False, True, True], 2)
+    assert (mean, std) == (0.0, 0.0)
+
+
+@given(SCORES.filter(lambda rows: len({y for _, y in rows}) == 2))
+def test_roc_by_definition(rows: list[tuple[float, bool]]) -> None:
+    scores, same = split(rows)
+    far, tar, thresholds = roc(scores, same)
+    wanted = decisions(scores)
+    assert len(far) == len(tar) == len(thresholds) == len(wanted)
+    assert (np.diff(thresholds) < 0).all()
+    for i, called in enumerate(wanted):
+        assert ((scores >= thresholds[i]) == called).all()
+        assert far[i] == called[~same].mean()
+        assert tar[i] == called[same].mean()
+
+
+@given(SCORES.filter(lambda rows: len({y for _, y in rows}) == 2), st.integers(1, 25), st.integers(1, 25))
+def test_tar_at_far_by_definition(rows: list[tuple[float, bool]], part: int, whole: int) -> None:
+    scores, same = split(rows)
+    part = min(part, whole)
+    measured = tar_at_far(scores, same, part / whole)
+    if part * (~same).sum() < whole:
+        assert np.isnan(measured)
+    else:
+        allowed = [d for d in decisions(scores) if d[~same].sum() * whole <= part * (~same).sum()]
+        assert measured == max(d[same].mean() for d in allowed)
+
+
+def test_tied_impostors_are_accepted_together_or_not() -> None:
+    scores = [0.9, 0.5, 0.5, 0.5, 0.1]
+    same = [True, True, False, False, False]
+    assert tar_at_far(scores, same, 0.34) == 0.5
+    assert tar_at_far(scores, same, 0.67) == 1.0
+
+
+@pytest.mark.parametrize(("impostors", "measurable"), [(999, False), (1000, True)])
+def test_far_below_one_impostor_is_not_measurable(impostors: int, measurable: bool) -> None:
+    scores = np.append(np.linspace(0, 0.5, impostors), 0.9)
+    same = np.append(np.zeros(impostors, bool), True)
+    assert np.isnan(tar_at_far(scores, same, 1e-3)) == (not measurable)
+
+
+def test_similarity_is_the_cosine() -> None:
+    a, b = np.array([[3.0, 0.0], [1.0, 1.0], [2.0, 0.0]]), np.array([[5.0, 0.0], [0.0, 7.0], [-1.0, 0.0]])
+    assert similarity(a, b) == pytest.approx([1, 0.5**0.5, -1])
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_embedding_without_direction(bad: float) -> None:
+    with pytest.raises(InputError, match="pair 1 has an embedding that is zero or not finite"):
+        similarity([[1.0, 1.0], [bad, bad]], np.ones((2, 2)))
+
+
+@pytest.mark.parametrize("judge", [kfold_accuracy, roc, lambda s, y: tar_at_far(s, y, 0.5)])
+@pytest.mark.parametrize(
+    ("scores", "same", "message"),
+    [
+        ([0.0, np.nan] * 5, [True, False] * 5, "score of pair 1 is nan"),
+        ([0.0, 1.0], [True], "one number a pair"),
+    ],
+)
+def test_unusable_scores(judge, scores: list[float], same: list[bool], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        judge(scores, same)
+
+
+@pytest.mark.parametrize("same", [[True] * 3, [False] * 3])
+def test_rates_need_both_kinds(same: list[bool]) -> None:
+    for judge in (roc, lambda s, y: tar_at_far(s, y, 0.5)):
+        with pytest.raises(InputError, match="genuine and impostor"):
+            judge([0.1, 0.2, 0.3], same)
+
+
+@pytest.mark.parametrize("folds", [0, 1, 4])
+def test_folds_must_fit(folds: int) -> None:
+    with pytest.raises(InputError, match=f"3 pairs cannot be cut into {folds} folds"):
+        kfold_accuracy([0.1, 0.2, 0.3], [True, False, True], folds)
