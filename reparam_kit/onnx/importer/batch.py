@@ -7,25 +7,21 @@ the fixed dimension of the graph inputs is given a name, and the name has come t
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from reparam_kit.errors import InputError
-
-Shape = tuple[int | None, ...]
 
 _BATCH = "batch of any size"
 
 
-def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, Shape]]:
-    """A copy of ``model`` that takes any batch, and the shape of each value in it (``None``: not fixed).
+def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, TypeProto.Tensor]]:
+    """A copy of ``model`` that takes any batch, and the type of each value in it, with its shape as far as it is fixed.
 
-    A value of unknown rank has no shape. Raises :class:`InputError` where shape inference finds a contradiction.
+    Raises :class:`InputError` where shape inference finds a contradiction.
     """
     free = ModelProto()
     free.CopyFrom(model)
-    del free.graph.value_info[:]  # they repeat the fixed batch, and are inferred again
-    for output in free.graph.output:
-        output.type.tensor_type.ClearField("shape")
+    _keep_ranks_only(free)
     fixed = _name_batch(free)
     while True:
         try:
@@ -33,12 +29,29 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, Shape]]:
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise InputError(f"its shapes contradict each other: {error}") from error
         infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
-        if fixed is None or not _follow_batch(
-            free, fixed, {info.name for info in infos if _leads_with_batch(info)}
-        ):
-            return free, {
-                info.name: _shape(info) for info in infos if info.type.tensor_type.HasField("shape")
-            }
+        batched = {info.name for info in infos if _leads_with_batch(info)}
+        if fixed is None or not _follow_batch(free, fixed, batched):
+            return free, {info.name: info.type.tensor_type for info in infos}
+
+
+def _keep_ranks_only(model: ModelProto) -> None:
+    """Leave of all declared sizes but those of the inputs only how many there are: they repeat the fixed batch.
+
+    The number of dimensions helps inference on where it does not know an operator, and so does that of a convolution,
+    which its weight tells.
+    """
+    for info in (*model.graph.value_info, *model.graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            dim.Clear()
+    declared = {info.name for info in (*model.graph.value_info, *model.graph.output)}
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and node.output[0] not in declared:
+            weight = weights.get(node.input[1])
+            if weight is not None:
+                unknown = [None] * len(weight.dims)
+                info = helper.make_tensor_value_info(node.output[0], weight.data_type, unknown)
+                model.graph.value_info.append(info)
 
 
 def _name_batch(model: ModelProto) -> int | None:
@@ -85,7 +98,3 @@ def _zero_copies(node: NodeProto, target: list[int]) -> bool:
 def _leads_with_batch(info: ValueInfoProto) -> bool:
     dims = info.type.tensor_type.shape.dim
     return len(dims) > 0 and dims[0].dim_param == _BATCH
-
-
-def _shape(info: ValueInfoProto) -> Shape:
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in info.type.tensor_type.shape.dim)

@@ -61,7 +61,7 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
 class _Import:
     def __init__(self, model: ModelProto, builder: Builder) -> None:
         self._opsets = _opsets(model)
-        model, self._shapes = free_batch(model)
+        model, self._types = free_batch(model)
         self._graph: GraphProto = model.graph
         self._builder = builder
         self._values: dict[str, Value] = {}
@@ -102,7 +102,7 @@ class _Import:
                 "reparam_kit.onnx.importer.operator"
             )
         inputs = [self._value(name) if name else None for name in node.input]
-        op = Op(node, domain, opset, inputs, self._shapes, self._builder)
+        op = Op(node, domain, opset, inputs, self._types, self._builder)
         result = importer(op)
         op.check_all_read()
         results = result if isinstance(result, tuple) else (result,)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+import torch
+from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
-from reparam_kit.onnx.importer.batch import Shape
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
-from reparam_kit.onnx.importer.values import Constant, Value, Weight, to_tensor
+from reparam_kit.onnx.importer.values import Constant, Value, Weight, dtype_of, to_tensor
 
 
 class Op:
@@ -30,7 +30,7 @@ class Op:
         domain: str,
         opset: int,
         inputs: list[Value | None],
-        shapes: Mapping[str, Shape],
+        types: Mapping[str, TypeProto.Tensor],
         builder: Builder,
     ) -> None:
         self.type = node.op_type
@@ -38,7 +38,7 @@ class Op:
         self.outputs = len(node.output)
         self._node = node
         self._inputs = inputs
-        self._shapes = shapes
+        self._types = types
         self._builder = builder
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
         schema = find_schema(node.op_type, domain, opset)
@@ -103,14 +103,20 @@ class Op:
         value = self.get(index)
         return self._builder.read(value).item() if isinstance(value, Constant) else value
 
-    def shape(self, index: int) -> Shape | None:
+    def shape(self, index: int) -> tuple[int | None, ...] | None:
         """Shape of an input, with ``None`` for a dimension that is not fixed; ``None``: not even the rank is known."""
         value = self._inputs[index]
-        return (
-            tuple(value.tensor.shape)
-            if isinstance(value, Constant)
-            else self._shapes.get(self._node.input[index])
-        )
+        if isinstance(value, Constant):
+            return tuple(value.tensor.shape)
+        known = self._types.get(self._node.input[index])
+        if known is None or not known.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in known.shape.dim)
+
+    def dtype(self, index: int) -> torch.dtype:
+        """The type of an input's elements."""
+        value = self[index]
+        return value.tensor.dtype if isinstance(value, Constant) else dtype_of(self._types[self._node.input[index]].elem_type)
 
     def rank(self, index: int) -> int:
         """Number of dimensions of an input."""

@@ -83,12 +83,12 @@ def clip(op: Op) -> Value:
 @operator("PRelu")
 def prelu(op: Op) -> Value:
     """x, slope: one, one a channel, or any shape that broadcasts to that of x."""
-    slope = op[1]
+    slope, x_shape = op[1], op.shape(0)
     if isinstance(slope, Constant):
-        rank, shape = op.rank(0), tuple(slope.tensor.shape)
-        aligned = (1,) * (rank - len(shape)) + shape
-        if slope.tensor.numel() == 1 or aligned[1:2] == (slope.tensor.numel(),):
-            return op.layer(nn.PReLU(slope.tensor.numel()), op[0], weight=op.weight(1))
+        count, shape = slope.tensor.numel(), tuple(slope.tensor.shape)
+        per_channel = x_shape and ((1,) * (len(x_shape) - len(shape)) + shape)[1:2] == (count,)
+        if count == 1 or per_channel:
+            return op.layer(nn.PReLU(count), op[0], weight=op.weight(1))
     return op.call(broadcast_prelu, op[0], op.parameter(1))
 
 

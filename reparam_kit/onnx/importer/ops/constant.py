@@ -56,7 +56,7 @@ def cast_like(op: Op) -> Value:
     """x, and a value of the wanted type."""
     op.attr("saturate")
     op.attr("round_mode")
-    return op.call(torch.Tensor.type_as, op[0], op[1])
+    return op.call(cast_to, op[0], op.dtype(1))
 
 
 @operator("Dropout", since=7)

@@ -23,6 +23,15 @@ def split(op: Op) -> tuple[Value, ...]:
     return op.call_many(parts, op[0], op.setting("split", 1), op.outputs, op.attr("axis"))
 
 
+@operator("SplitToSequence")
+def split_to_sequence(op: Op) -> Value:
+    """x, and the sizes of the parts or the one size of all. Without: parts of size 1, with or without ``keepdims``."""
+    sizes = op.get(1)
+    if sizes is None:
+        return op.call(torch.split if op.flag("keepdims") else torch.unbind, op[0], 1, op.attr("axis"))
+    return op.call(torch.split, op[0], op.numbers(1))
+
+
 @operator("Slice", until=9)
 def slice_by_attributes(op: Op) -> Value:
     """``axes`` are the first ones by default."""

@@ -76,9 +76,8 @@ def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
     if method.coordinates not in _COORDINATES:
         raise UnsupportedError(f"coordinate_transformation_mode = {method.coordinates!r} is not supported")
     axes, shape = op.attr("axes"), op.shape(0)
-    axes = tuple(range(op.rank(0))) if axes is None else axes
-    if 0 in axes:
-        first = axes.index(0)
+    if axes is None or 0 in axes:
+        first = 0 if axes is None else axes.index(0)
         if isinstance(scales, tuple) and scales[first] != 1:
             raise UnsupportedError("resizing the batch is not supported")
         if isinstance(sizes, tuple) and shape is not None and shape[0] not in (None, sizes[first]):
@@ -90,11 +89,11 @@ def resized(
     x: Tensor,
     scales: Sequence[float] | None,
     sizes: Sequence[int] | None,
-    axes: Sequence[int],
+    axes: Sequence[int] | None,
     method: Method,
 ) -> Tensor:
     """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size."""
-    axes = [axis % x.dim() for axis in axes]
+    axes = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
     old = [x.shape[axis] for axis in axes]
     if sizes is None:
         assert scales is not None
