@@ -156,7 +156,7 @@ class _Portrait:
         lid = p["eye_width"] * p["eye_open"] * p["lids"]
         ball = np.maximum(-0.62 * lid * span - ey, ey - 0.48 * lid * span)
         self._mark(0.78 * self.skin, _ellipse(ex, ey, 1.25 * p["eye_width"], 1.1 * lid), 0.6)
-        self._mark(np.float32([0.96, 0.96, 0.94])[None, :, None, None], ball)
+        self._mark(_colour([0.96, 0.96, 0.94]), ball)
         gaze = ex - side * p["gaze"] * p["eye_width"]
         iris = 0.5 * p["eye_width"]
         self._mark(_along(_IRIS, p["iris"][:, 0, 0]), np.maximum(ball, _ellipse(gaze, ey, iris, iris)))
@@ -196,12 +196,12 @@ class _Portrait:
         corners = np.abs(self.fx) - width
         upper = np.maximum(np.maximum(-my - p["upper_lip"] * span * bow, my), corners)
         lower = np.maximum(np.maximum(-my, my - opening - p["lower_lip"] * span), corners)
-        lips = self.skin * np.float32([0.92, 0.62, 0.62])[None, :, None, None]
-        lips += p["lip_red"][:, None] * (np.float32([0.72, 0.22, 0.26])[None, :, None, None] - lips)
+        lips = self.skin * _colour([0.92, 0.62, 0.62])
+        lips += p["lip_red"][:, None] * (_colour([0.72, 0.22, 0.26]) - lips)
         self._mark(0.9 * lips, upper)
         self._mark(lips, lower)
         gap = np.maximum(np.maximum(0.01 - my, my - opening), corners)
-        self._mark(np.float32([0.22, 0.06, 0.06])[None, :, None, None], gap)
+        self._mark(_colour([0.22, 0.06, 0.06]), gap)
         self._mark(np.float32(0.93), np.maximum(gap, my - 0.55 * opening), 0.9)
         self._mark(0.35 * lips, np.maximum(np.abs(my) - 0.011, corners))
 
@@ -256,7 +256,8 @@ class _Portrait:
         for _ in range(3):
             soft[:, :, 1:-1] = (soft[:, :, :-2] + 2 * soft[:, :, 1:-1] + soft[:, :, 2:]) / 4
             soft[..., 1:-1] = (soft[..., :-2] + 2 * soft[..., 1:-1] + soft[..., 2:]) / 4
-        return canvas + p["blur"].clip(0)[:, None] * (soft - canvas)
+        blurred: Array = canvas + p["blur"].clip(0)[:, None] * (soft - canvas)
+        return blurred
 
 
 def _ellipse(x: Array, y: Array, rx: Array | float, ry: Array | float) -> Array:
@@ -269,4 +270,10 @@ def _along(palette: Array, position: Array) -> Array:
     at = position * (len(palette) - 1)
     low = np.minimum(at.astype(np.int64), len(palette) - 2)
     mixed = palette[low] + (at - low)[:, None] * (palette[low + 1] - palette[low])
-    return mixed.astype(np.float32)[:, :, None, None]
+    colours: Array = mixed.astype(np.float32)[:, :, None, None]
+    return colours
+
+
+def _colour(rgb: list[float]) -> Array:
+    """One colour for all faces, ``(1, 3, 1, 1)``."""
+    return np.array(rgb, np.float32)[None, :, None, None]

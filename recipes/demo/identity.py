@@ -34,7 +34,7 @@ def train_on_identities(net: nn.Module, pictures: Tensor, labels: Tensor, epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=0.15)
     net.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(pictures)).split(_BATCH)[: len(pictures) // _BATCH]:
+        for batch in torch.split(torch.randperm(len(pictures)), _BATCH)[: len(pictures) // _BATCH]:
             mirrored = torch.rand(len(batch), 1, 1, 1) < 0.5
             inputs = preset(torch.where(mirrored, pictures[batch].flip(-1), pictures[batch]))
             embeddings = net(inputs.contiguous(memory_format=torch.channels_last))

@@ -140,7 +140,7 @@ def _export(net: nn.Module, path: Path) -> None:
             "ignore"
         )  # torch would rather have its newer exporter, which needs another package
         torch.onnx.export(
-            net.to(memory_format=torch.contiguous_format),
+            net,
             (example,),
             path,
             dynamo=False,

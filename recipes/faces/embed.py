@@ -98,10 +98,10 @@ def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
 def _planes(image: Image) -> torch.Tensor:
     if isinstance(image, np.ndarray):
         # Copied, because it may be read-only or a reversed view, which torch does not take.
-        planes = torch.from_numpy(image.copy()).permute(2, 0, 1)
+        planes = torch.from_numpy(image.copy()).movedim(-1, 0)
     else:
         planes = image[0] if isinstance(image, tuple) else image
-    if planes.dtype != torch.uint8 or planes.ndim != 3:
+    if planes.dtype != torch.uint8 or planes.ndim != 3 or len(planes) != 3:
         raise InputError(f"an image of {planes.dtype} {list(planes.shape)} is not uint8 RGB in 0..255")
     return planes
 

@@ -75,7 +75,8 @@ def read_pairs(path: str | os.PathLike[str]) -> PairSet:
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path} {error}") from None
     except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(f"{path} is cut short or is not a pickle of (bins, issame): {error}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is cut short or is not a pickle of (bins, issame): {reason}") from error
     try:
         return PairSet(images, truths)
     except InputError as error:

@@ -25,7 +25,7 @@ class Source:
     """The ONNX tensor that a parameter or buffer was read from.
 
     ``kind`` says where ``name`` is to be found: an initializer of that name, or the output of that name of a
-    ``Constant`` node. ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same order);
+    ``Constant`` node. ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same);
     after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar).
     """
 
@@ -59,8 +59,8 @@ class Provenance:
     ``payload`` is the content of the ``.onnx`` file, byte for byte. ``external`` holds the files in which it keeps
     tensors outside itself: location as written in the model -> content.
 
-    ``tensors`` maps names of ``state_dict()`` to their :class:`Source`. Several names may have one source (a weight that
-    the file uses twice); they hold the same value and must still do so when written back. A tensor that is missing was
+    ``tensors`` maps names of ``state_dict()`` to their :class:`Source`. Several names may have one source (a weight
+    that the file uses twice); they hold one value and must still when written back. A tensor that is missing was
     computed at import from others, so the file has no place for it; such a parameter does not require a gradient.
     """
 

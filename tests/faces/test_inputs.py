@@ -17,8 +17,16 @@ IMAGENET = (((0.485, 0.456, 0.406)), ((0.229, 0.224, 0.225)))
         ("raw-bgr", (10, 20, 30), (30, 20, 10)),
         ("insightface", (0, 255, 127), (-1, 1, -0.5 / 127.5)),
         ("insightface-bgr", (0, 255, 127), (-0.5 / 127.5, 1, -1)),
-        ("imagenet", (51, 102, 204), [(v - m) / s for v, m, s in zip((0.2, 0.4, 0.8), *IMAGENET, strict=True)]),
-        ("imagenet-bgr", (51, 102, 204), [(v - m) / s for v, m, s in zip((0.2, 0.4, 0.8), *IMAGENET, strict=True)][::-1]),
+        (
+            "imagenet",
+            (51, 102, 204),
+            [(v - m) / s for v, m, s in zip((0.2, 0.4, 0.8), *IMAGENET, strict=True)],
+        ),
+        (
+            "imagenet-bgr",
+            (51, 102, 204),
+            [(v - m) / s for v, m, s in zip((0.2, 0.4, 0.8), *IMAGENET, strict=True)][::-1],
+        ),
     ],
 )
 def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], dtype: torch.dtype) -> None:
@@ -31,7 +39,11 @@ def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], d
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("imagnet", "did you mean 'imagenet'"), ("insightface_bgr", "did you mean 'insightface-bgr'"), ("xyz", "choose one of")],
+    [
+        ("imagnet", "did you mean 'imagenet'"),
+        ("insightface_bgr", "did you mean 'insightface-bgr'"),
+        ("xyz", "choose one of"),
+    ],
 )
 def test_unknown(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):

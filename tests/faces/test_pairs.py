@@ -35,7 +35,17 @@ def stored(path: Path, content: object, protocol: int) -> Path:
         lambda bins, same: (bins, [int(s) for s in same]),
         lambda bins, same: (np.array(bins, dtype=object), same),
     ],
-    ids=["tuple", "list", "tuples", "read-only arrays", "arrays", "same array", "same scalars", "ints", "objects"],
+    ids=[
+        "tuple",
+        "list",
+        "tuples",
+        "read-only arrays",
+        "arrays",
+        "same array",
+        "same scalars",
+        "ints",
+        "objects",
+    ],
 )
 def test_every_way_to_store(tmp_path: Path, make, protocol: int) -> None:
     pairs = read_pairs(stored(tmp_path / "a.bin", make(IMAGES, SAME), protocol))
@@ -76,7 +86,7 @@ class _Call:
         pickle.dumps(_Call(os.system, "touch ran")),
         pickle.dumps(([b"a", b"b"], _Call(eval, "open('ran', 'w')"))),
         pickle.dumps(_Call(getattr, np.ndarray, "dump")),
-        b"c__builtin__\nexec\n(S'open(\"ran\", \"w\")'\ntR.",
+        b'c__builtin__\nexec\n(S\'open("ran", "w")\'\ntR.',
         b"(S'touch ran'\nios\nsystem\n.",
         b"(cos\nsystem\nS'touch ran'\no.",
         b"\x80\x02csubprocess\nPopen\n(S'touch ran'\nt\x81.",
@@ -86,7 +96,20 @@ class _Call:
         b"((lcos\nsystem\n(S'touch ran'\ntRa(lI01\nat.",
         b"\x80\x04\x8c\x02os\x8c\x07sys\ntem\x93.",
     ],
-    ids="system eval getattr exec inst obj newobj stack_global dotted numpy_load in_a_bin newline".split(),
+    ids=[
+        "system",
+        "eval",
+        "getattr",
+        "exec",
+        "inst",
+        "obj",
+        "newobj",
+        "stack_global",
+        "dotted",
+        "numpy_load",
+        "in_a_bin",
+        "newline",
+    ],
 )
 def test_hostile_pickle_is_refused_and_not_run(
     tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch

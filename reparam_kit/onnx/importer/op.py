@@ -116,7 +116,11 @@ class Op:
     def dtype(self, index: int) -> torch.dtype:
         """The type of an input's elements."""
         value = self[index]
-        return value.tensor.dtype if isinstance(value, Constant) else dtype_of(self._types[self._node.input[index]].elem_type)
+        return (
+            value.tensor.dtype
+            if isinstance(value, Constant)
+            else dtype_of(self._types[self._node.input[index]].elem_type)
+        )
 
     def rank(self, index: int) -> int:
         """Number of dimensions of an input."""

@@ -53,7 +53,8 @@ def find_importer(node: NodeProto, domain: str, opset: int) -> Callable[[Op], An
     version = schema.since_version if schema else opset
     for entry in reversed(_TABLE.get((domain, node.op_type), [])):  # the last registered comes first
         if entry.since <= version <= entry.until:
-            return entry.importer
+            importer: Callable[[Op], Any] = entry.importer
+            return importer
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import getitem
+
 import torch
 from torch import Tensor
 
@@ -25,11 +27,19 @@ def split(op: Op) -> tuple[Value, ...]:
 
 @operator("SplitToSequence")
 def split_to_sequence(op: Op) -> Value:
-    """x, and the sizes of the parts or the one size of all. Without: parts of size 1, with or without ``keepdims``."""
-    sizes = op.get(1)
-    if sizes is None:
-        return op.call(torch.split if op.flag("keepdims") else torch.unbind, op[0], 1, op.attr("axis"))
-    return op.call(torch.split, op[0], op.numbers(1))
+    """x, and the sizes of the parts or one size for all; without: parts of size 1, kept or not as a dimension."""
+    split, keepdims, axis = op.get(1), op.flag("keepdims"), op.attr("axis")
+    if split is None:
+        return op.call(torch.split, op[0], 1, axis) if keepdims else op.call(torch.unbind, op[0], axis)
+    if isinstance(split, Constant) and split.tensor.dim() == 0:
+        return op.call(torch.split, op[0], op.number("split", 1), axis)
+    return op.call(parts, op[0], op.numbers(1), op.outputs, axis)
+
+
+@operator("SequenceAt")
+def sequence_at(op: Op) -> Value:
+    """A sequence, and the position in it."""
+    return op.call(getitem, op[0], op.number("position", 1))
 
 
 @operator("Slice", until=9)
