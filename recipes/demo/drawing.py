@@ -176,13 +176,13 @@ class _Portrait:
 
     def _mouth_and_beard(self) -> None:
         p = self.p
-        width = p["mouth_width"] * (1 + 0.15 * p["smile"])
+        width: Array = np.asarray(p["mouth_width"] * (1 + 0.15 * p["smile"]), np.float32)
         t = self.fx / width
         span = (1 - t * t).clip(0)
         my = self.fy - self.nose_tip - p["mouth_height"] + 0.055 * p["smile"] * (t * t - 0.4)
         stubble = np.float32(1) * self.hair * self.strands
         jaw = np.maximum(self.head, self.nose_tip + 0.16 - self.fy - 0.5 * self.fx**2)
-        chin = np.maximum(jaw, -_ellipse(self.fx, my, 1.1 * width, 0.09))
+        chin = np.maximum(jaw, -_ellipse(self.fx, my, np.float32(1.1) * width, 0.09))
         self._mark(stubble, chin, p["beard"].clip(0, 0.85))
         whiskers = np.maximum(
             my + p["upper_lip"] * span, self.nose_tip + 0.045 + 0.25 * np.abs(self.fx) - self.fy

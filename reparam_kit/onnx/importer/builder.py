@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from reparam_kit.onnx.importer.naming import Names
-from reparam_kit.onnx.importer.values import Constant, Value, Weight, leaves
+from reparam_kit.onnx.importer.values import Constant, Value, leaves
 from reparam_kit.onnx.provenance import Source
 
 
@@ -37,8 +37,8 @@ class Builder:
         self._on_cpu: set[fx.Node] = set()
         self._lists: set[fx.Node] = set()
         self._buffers: dict[Constant, fx.Node] = {}
-        self._parameters: dict[Constant, dict[object, nn.Parameter]] = defaultdict(dict)
-        self._fixed: set[Constant] = set()
+        self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
+        self._fixed: set[str] = set()
 
     def input(self, name: str) -> fx.Node:
         """A graph input."""
@@ -48,9 +48,9 @@ class Builder:
         """The model, in eval mode."""
         nodes = [self._node(value) for value in outputs]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
-        for constant, parameters in self._parameters.items():
+        for name, parameters in self._parameters.items():
             # Trained in one place, such a tensor would no longer be what it is in the other.
-            if len(parameters) > 1 or constant in self._fixed:
+            if len(parameters) > 1 or name in self._fixed:
                 for parameter in parameters.values():
                     parameter.requires_grad_(False)
         return fx.GraphModule(self.root, self.graph).eval()
@@ -87,34 +87,36 @@ class Builder:
         return node
 
     def layer(
-        self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Weight]
+        self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Constant]
     ) -> Any:
         """``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in ``call``."""
         if all(isinstance(value, Constant) for value in inputs):
             self._fill(module, weights)
-            self._fixed.update(weight.constant for weight in weights.values())
+            for weight in weights.values():
+                self.read(weight)
             return self.call(module.eval(), inputs)
         name = self._place(name, module, weights)
         return self.graph.call_module(name, tuple(self._node(value) for value in inputs))
 
-    def parameter(self, name: str, weight: Weight) -> fx.Node:
+    def parameter(self, name: str, weight: Constant) -> fx.Node:
         """``weight`` as the parameter of a call that is no layer."""
         holder = nn.Module()
-        holder.weight = nn.Parameter(torch.empty(weight.shape, device="meta"))
+        holder.weight = nn.Parameter(torch.empty_like(weight.tensor, device="meta"))
         return self.graph.get_attr(f"{self._place(name, holder, {'weight': weight})}.weight")
 
     def read(self, leaf: Any) -> Any:
         """The tensor of a constant, which is then part of the graph and no longer to be trained."""
-        if isinstance(leaf, Constant):
-            self._fixed.add(leaf)
-            return leaf.tensor
-        return leaf
+        if not isinstance(leaf, Constant):
+            return leaf
+        if leaf.source is not None:
+            self._fixed.add(leaf.source.name)
+        return leaf.tensor
 
-    def _place(self, name: str, module: nn.Module, weights: Mapping[str, Weight]) -> str:
+    def _place(self, name: str, module: nn.Module, weights: Mapping[str, Constant]) -> str:
+        """Fill the module with its weights and put it where its name says, changed as far as it is taken."""
         name = self._names.unique(name)
-        self._fill(module, weights)
-        for key, weight in weights.items():
-            self._record(f"{name}.{key}", weight)
+        for key, source in self._fill(module, weights).items():
+            self.sources[f"{name}.{key}"] = source
         *path, last = name.split(".")
         parent = self.root
         for atom in path:
@@ -124,32 +126,26 @@ class Builder:
         parent.add_module(last, module)
         return name
 
-    def _fill(self, module: nn.Module, weights: Mapping[str, Weight]) -> None:
-        for key, weight in weights.items():
+    def _fill(self, module: nn.Module, weights: Mapping[str, Constant]) -> dict[str, Source]:
+        sources = {}
+        for key, constant in weights.items():
             slot = getattr(module, key)
-            if isinstance(slot, nn.Parameter):
-                setattr(module, key, self._parameter(weight, tuple(slot.shape)))
-            else:
-                setattr(module, key, self.read(weight.constant).clone().reshape(slot.shape))
+            weight = constant.reshaped(tuple(slot.shape))
+            is_parameter = isinstance(slot, nn.Parameter)
+            setattr(module, key, self._parameter(weight) if is_parameter else self.read(weight).clone())
+            if weight.source is not None:
+                sources[key] = weight.source
+        return sources
 
-    def _parameter(self, weight: Weight, shape: tuple[int, ...]) -> nn.Parameter:
-        """One parameter for all layers that use the same tensor in the same way."""
-        constant, layout = weight.constant, (weight.permutation, shape)
-        if layout not in self._parameters[constant]:
-            tensor = constant.tensor.clone()
-            if weight.permutation is not None:
-                back = sorted(range(tensor.dim()), key=weight.permutation.__getitem__)
-                tensor = tensor.permute(back).contiguous()
-            # Without a place in the file, what it learned would be lost.
-            trainable = constant.kind is not None and tensor.is_floating_point()
-            self._parameters[constant][layout] = nn.Parameter(tensor.reshape(shape), requires_grad=trainable)
-        return self._parameters[constant][layout]
-
-    def _record(self, name: str, weight: Weight) -> None:
-        if weight.constant.kind is not None:
-            self.sources[name] = Source(
-                weight.constant.name, weight.constant.kind, weight.permutation, weight.shape
-            )
+    def _parameter(self, weight: Constant) -> nn.Parameter:
+        """One parameter for all layers that use the same stored tensor in the same layout."""
+        tensor, source = weight.tensor.clone(memory_format=torch.contiguous_format), weight.source
+        if source is None:  # without a place in the file, what it learned would be lost
+            return nn.Parameter(tensor, requires_grad=False)
+        layout = (source.permutation, tensor.shape)
+        return self._parameters[source.name].setdefault(
+            layout, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        )
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
         node = self.graph.call_function(function, args)
@@ -166,7 +162,8 @@ class Builder:
         if value not in self._buffers:
             name = self._names.unique(value.name.strip("/").replace("/", ".").replace(".", "_"))
             self.root.register_buffer(name, self.read(value).clone())
-            self._record(name, Weight(value))
+            if value.source is not None:
+                self.sources[name] = value.source
             self._buffers[value] = self.graph.get_attr(name)
         return self._buffers[value]
 

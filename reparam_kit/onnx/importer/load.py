@@ -14,7 +14,7 @@ from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
-from reparam_kit.onnx.provenance import Provenance
+from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_onnx
 
 
@@ -79,7 +79,8 @@ class _Import:
                 self._values[info.name] = self._builder.input(info.name)
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
-            self._values[name] = Constant(tensor, name, "initializer")
+            source = Source(name, "initializer", None, tuple(tensor.shape))
+            self._values[name] = Constant(tensor, name, source)
         for node in self._graph.node:
             try:
                 self._values.update(self._import(node))

@@ -14,7 +14,8 @@ from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
-from reparam_kit.onnx.importer.values import Constant, Value, Weight, dtype_of, to_tensor
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, to_tensor
+from reparam_kit.onnx.provenance import Source
 
 
 class Op:
@@ -132,16 +133,16 @@ class Op:
             )
         return len(shape)
 
-    def weight(self, index: int, permutation: tuple[int, ...] | None = None) -> Weight:
-        """A constant input that is to be a tensor of a layer; see :class:`Weight`."""
+    def weight(self, index: int) -> Constant:
+        """A constant input that is to be a tensor of a layer."""
         value = self[index]
         if isinstance(value, fx.Node):
             raise UnsupportedError(
                 f"input {index} ({self._node.input[index]!r}) is computed at run time, so there is nothing to train"
             )
-        return Weight(value, permutation)
+        return value
 
-    def weights(self, **indices: int) -> dict[str, Weight]:
+    def weights(self, **indices: int) -> dict[str, Constant]:
         """Weights for :meth:`layer` by their name there, without those that the node leaves out."""
         return {name: self.weight(index) for name, index in indices.items() if self.get(index) is not None}
 
@@ -156,7 +157,13 @@ class Op:
             return tuple(self._builder.item(result, i) for i in range(self.outputs))
         return tuple(self._value(tensor) for tensor in result)
 
-    def layer(self, module: nn.Module, *inputs: Value, **weights: Weight) -> Value:
+    def reshape(self, function: Callable[..., Tensor], value: Value, *args: Any) -> Value:
+        """``function(value, *args)``, where it does not change the numbers or their order: a weight stays one."""
+        if isinstance(value, Constant) and not any(isinstance(arg, fx.Node) for arg in args):
+            return value.reshaped(tuple(function(value.tensor, *args).shape))
+        return self.call(function, value, *args)
+
+    def layer(self, module: nn.Module, *inputs: Value, **weights: Constant) -> Value:
         """``module(*inputs)``, with ``weights`` in the place of the module's own parameters and buffers."""
         return self._value(
             self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights)
@@ -165,15 +172,15 @@ class Op:
     def parameter(self, index: int) -> Value:
         """Input ``index``, trainable if it is a constant of the file."""
         value = self[index]
-        if isinstance(value, fx.Node) or value.kind is None or not value.tensor.is_floating_point():
+        if isinstance(value, fx.Node) or value.source is None or not value.tensor.is_floating_point():
             return value
-        weight = Weight(value)
-        return self._builder.parameter(self._layer_name(weight), weight)
+        return self._builder.parameter(self._layer_name(value), value)
 
     def stored(self, tensor: Tensor) -> Constant:
         """A constant that this node stores."""
         name = self._node.output[0]
-        return Constant(tensor, name, "constant" if name in self._builder.file_constants else None)
+        source = Source(name, "constant", None, tuple(tensor.shape))
+        return Constant(tensor, name, source if name in self._builder.file_constants else None)
 
     def check_all_read(self) -> None:
         """Refuse a node with an attribute or an input that the importer has not asked for."""
@@ -183,10 +190,10 @@ class Op:
             raise UnsupportedError(f"attribute {part} = {self._attributes[part]!r} is not supported")
 
     def _value(self, result: Any) -> Value:
-        return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0], None)
+        return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0])
 
-    def _layer_name(self, weight: Weight | None) -> str:
-        return layer_name(self._node, weight.constant.name if weight else None)
+    def _layer_name(self, weight: Constant | None) -> str:
+        return layer_name(self._node, weight.source.name if weight and weight.source else None)
 
 
 def _attribute(attribute: AttributeProto) -> Any:

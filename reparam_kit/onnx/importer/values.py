@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,34 +13,34 @@ from onnx import TensorProto
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.provenance import Source
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A known tensor.
-
-    ``kind`` says where the file stores it under ``name``; ``None``: nowhere, it was computed from other constants.
-    """
+    """A known tensor, and where the file stores it: ``source`` is ``None`` if it was computed from other constants."""
 
     tensor: Tensor
     name: str
-    kind: Literal["initializer", "constant"] | None
+    source: Source | None = None
+
+    def permuted(self, order: Sequence[int]) -> Constant:
+        """With its dimensions in another order, and still stored at the same place."""
+        source = self.source
+        if source is not None:
+            stored = source.permutation or range(len(order))
+            source = replace(source, permutation=tuple(order.index(dim) for dim in stored))
+        return Constant(self.tensor.permute(*order), self.name, source)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Constant:
+        """In another shape. Still stored at the same place, unless its dimensions are also in another order there."""
+        if shape == tuple(self.tensor.shape):
+            return self
+        unordered = self.source is not None and self.source.permutation is None
+        return Constant(self.tensor.reshape(shape), self.name, self.source if unordered else None)
 
 
 Value: TypeAlias = "fx.Node | Constant"
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A constant that is to be a tensor of a layer. ``permutation`` orders the layer's dimensions as in the file."""
-
-    constant: Constant
-    permutation: tuple[int, ...] | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape in the file."""
-        return tuple(self.constant.tensor.shape)
 
 
 # torch has no arithmetic for the other types of ONNX: wide unsigned integers, 8-bit floats, int4, strings.

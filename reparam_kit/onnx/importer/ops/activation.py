@@ -102,7 +102,8 @@ def softmax(op: Op) -> Value:
 def flat_softmax(op: Op) -> Value:
     """Over all dimensions from ``axis`` on together."""
     layer, axis = _SOFTMAX[op.type](-1), op.attr("axis")
-    if axis in (-1, op.rank(0) - 1):
+    shape = op.shape(0)
+    if axis == -1 or (shape is not None and axis == len(shape) - 1):
         return op.layer(layer, op[0])
     return op.call(shaped_like, op.layer(layer, op.call(torch.flatten, op[0], axis)), op[0])
 

@@ -17,7 +17,7 @@ _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose
 @operator("Conv")
 def conv(op: Op) -> Value:
     """x [N, in, *spatial], weight [out, in / group, *kernel], bias [out]."""
-    out, group_in, *kernel = op.weight(1).shape
+    out, group_in, *kernel = op.weight(1).tensor.shape
     window, groups, x = read_window(op, tuple(kernel)), op.attr("group"), op[0]
     if len(kernel) not in _CONV:
         raise UnsupportedError(f"a convolution over {len(kernel)} dimensions is not supported")
@@ -44,7 +44,7 @@ def conv_transpose(op: Op) -> Value:
     ONNX removes ``pads`` from both ends of the full result and adds ``output_padding`` after it. torch can do so where
     both ends lose the same, but for an ``output_padding`` smaller than the stride; the rest is cropped.
     """
-    channels, group_out, *kernel = op.weight(1).shape
+    channels, group_out, *kernel = op.weight(1).tensor.shape
     window, groups = read_window(op, tuple(kernel)), op.attr("group")
     if len(kernel) not in _TRANSPOSED:
         raise UnsupportedError(f"a transposed convolution over {len(kernel)} dimensions is not supported")

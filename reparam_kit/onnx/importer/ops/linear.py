@@ -14,9 +14,9 @@ from reparam_kit.onnx.importer.values import Constant, Value
 def matmul(op: Op) -> Value:
     """a [..., M, K], b [..., K, N]."""
     if _is_matrix(op[1]):
-        features, out = op.weight(1).shape
-        layer = nn.Linear(features, out, bias=False, device="meta")
-        return op.layer(layer, op[0], weight=op.weight(1, permutation=(1, 0)))
+        weight = op.weight(1).permuted((1, 0))
+        out, features = weight.tensor.shape
+        return op.layer(nn.Linear(features, out, bias=False, device="meta"), op[0], weight=weight)
     return op.call(torch.matmul, op.parameter(0), op.parameter(1))
 
 
@@ -26,14 +26,13 @@ def gemm(op: Op) -> Value:
     scales, flips = (op.attr("alpha"), op.attr("beta")), (op.flag("transA"), op.flag("transB"))
     bias = op.get(2)
     if scales == (1, 1) and not flips[0] and _is_matrix(op[1]):
-        features, out = op.weight(1).shape[:: -1 if flips[1] else 1]
+        weight = op.weight(1) if flips[1] else op.weight(1).permuted((1, 0))
+        out, features = weight.tensor.shape
         if bias is None or (isinstance(bias, Constant) and tuple(bias.tensor.shape) in ((out,), (1, out))):
             layer = nn.Linear(features, out, bias=bias is not None, device="meta")
-            weight = op.weight(1, permutation=None if flips[1] else (1, 0))
             return op.layer(layer, op[0], weight=weight, **op.weights(bias=2))
-    return op.call(
-        product, op.parameter(0), op.parameter(1), bias if bias is None else op.parameter(2), scales, flips
-    )
+    c = None if bias is None else op.parameter(2)
+    return op.call(product, op.parameter(0), op.parameter(1), c, scales, flips)
 
 
 def _is_matrix(value: Value) -> bool:

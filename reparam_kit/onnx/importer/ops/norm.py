@@ -24,7 +24,7 @@ def batch_norm(op: Op) -> Value:
     if op.attr("spatial") == 0:
         raise UnsupportedError("spatial = 0 is not supported")
     weights = op.weights(weight=1, bias=2, running_mean=3, running_var=4)
-    layer = _BATCH[op.rank(0)](weights["weight"].shape[0], op.attr("epsilon"), 1 - op.attr("momentum"))
+    layer = _BATCH[op.rank(0)](weights["weight"].tensor.shape[0], op.attr("epsilon"), 1 - op.attr("momentum"))
     return op.layer(layer, op[0], **weights)
 
 
@@ -34,7 +34,7 @@ def instance_norm(op: Op) -> Value:
     if op.rank(0) not in _INSTANCE:
         raise UnsupportedError(f"an instance norm of {op.rank(0)} dimensions is not supported")
     weights = op.weights(weight=1, bias=2)
-    layer = _INSTANCE[op.rank(0)](weights["weight"].shape[0], op.attr("epsilon"), affine=True)
+    layer = _INSTANCE[op.rank(0)](weights["weight"].tensor.shape[0], op.attr("epsilon"), affine=True)
     return op.layer(layer, op[0], **weights)
 
 
@@ -42,7 +42,7 @@ def instance_norm(op: Op) -> Value:
 def layer_norm(op: Op) -> Value:
     """x, scale, bias. Both have the shape of what is normalised: the dimensions of x from ``axis`` on."""
     axis, rank, weights = op.attr("axis"), op.rank(0), op.weights(weight=1, bias=2)
-    shape = weights["weight"].shape
+    shape = tuple(weights["weight"].tensor.shape)
     if len(shape) != rank - axis % rank:
         raise UnsupportedError(
             f"a scale of shape {list(shape)}, not that of the dimensions from {axis} on, is not supported"
@@ -59,7 +59,9 @@ def group_norm(op: Op) -> Value:
     if op.attr("stash_type") != 1:
         raise UnsupportedError("stash_type other than 1 (float32) is not supported")
     return op.layer(
-        nn.GroupNorm(op.attr("num_groups"), weights["weight"].shape[0], op.attr("epsilon")), op[0], **weights
+        nn.GroupNorm(op.attr("num_groups"), weights["weight"].tensor.shape[0], op.attr("epsilon")),
+        op[0],
+        **weights,
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
-from reparam_kit.onnx.importer.values import Value
+from reparam_kit.onnx.importer.values import Constant, Value
 
 
 @operator("Shape")
@@ -27,32 +27,33 @@ def size(op: Op) -> Value:
 @operator("Reshape", since=5)
 def reshape(op: Op) -> Value:
     """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
-    return op.call(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
+    return op.reshape(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
 
 
 @operator("Flatten")
 def flatten(op: Op) -> Value:
     """A matrix, the dimensions before ``axis`` by those from ``axis`` on."""
-    return op.call(as_matrix, op[0], op.attr("axis"))
+    return op.reshape(as_matrix, op[0], op.attr("axis"))
 
 
 @operator("Transpose")
 def transpose(op: Op) -> Value:
-    """``perm`` reverses the dimensions by default."""
-    return op.call(torch.permute, op[0], op.attr("perm") or tuple(reversed(range(op.rank(0)))))
+    """``perm`` reverses the dimensions by default. A weight that is transposed stays one."""
+    x, order = op[0], op.attr("perm") or tuple(reversed(range(op.rank(0))))
+    return x.permuted(order) if isinstance(x, Constant) else op.call(torch.permute, x, order)
 
 
 @operator("Squeeze")
 def squeeze(op: Op) -> Value:
     """Without ``axes``: all dimensions of size 1."""
     axes = op.setting("axes", 1)
-    return op.call(torch.squeeze, op[0]) if axes is None else op.call(torch.squeeze, op[0], axes)
+    return op.reshape(torch.squeeze, op[0], *(() if axes is None else (axes,)))
 
 
 @operator("Unsqueeze")
 def unsqueeze(op: Op) -> Value:
     """``axes`` are those of the result."""
-    return op.call(unsqueezed, op[0], op.setting("axes", 1))
+    return op.reshape(unsqueezed, op[0], op.setting("axes", 1))
 
 
 @operator("Expand")
