@@ -98,6 +98,12 @@ def test_tied_impostors_are_accepted_together_or_not() -> None:
     assert tar_at_far(scores, same, 0.67) == 1.0
 
 
+def test_share_that_is_a_whole_number_but_for_rounding() -> None:
+    assert 0.29 * 100 < 29
+    scores = np.append(np.arange(100.0), 71.0)  # 29 impostors reach the genuine pair's score
+    assert tar_at_far(scores, np.arange(101) == 100, 0.29) == 1.0
+
+
 @pytest.mark.parametrize(("impostors", "measurable"), [(999, False), (1000, True)])
 def test_far_below_one_impostor_is_not_measurable(impostors: int, measurable: bool) -> None:
     scores = np.append(np.linspace(0, 0.5, impostors), 0.9)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import struct
+import sys
 import threading
 from pathlib import Path
 
@@ -239,6 +240,8 @@ def test_forked_readers_do_not_share_a_position(opened: tuple[RecordFile, list[R
 
 def test_threads_do_not_share_a_position(opened: tuple[RecordFile, list[Record]]) -> None:
     done: list[int] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
 
     def work() -> None:
         _check(*opened, 20)
@@ -249,6 +252,7 @@ def test_threads_do_not_share_a_position(opened: tuple[RecordFile, list[Record]]
         thread.start()
     for thread in threads:
         thread.join()
+    sys.setswitchinterval(interval)
     assert len(done) == 3
 
 

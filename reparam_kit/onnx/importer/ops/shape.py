@@ -14,14 +14,15 @@ from reparam_kit.onnx.importer.values import Constant, Value
 
 @operator("Shape")
 def shape(op: Op) -> Value:
-    """The sizes from ``start`` to ``end``."""
-    return op.call(sizes_of, op[0], op.attr("start"), op.attr("end"), on_cpu=True)
+    """The sizes from ``start`` to ``end``. Of a constant it is not the numbers that are read: it may be trained."""
+    x = op[0].tensor if isinstance(op[0], Constant) else op[0]
+    return op.call(sizes_of, x, op.attr("start"), op.attr("end"), on_cpu=True)
 
 
 @operator("Size")
 def size(op: Op) -> Value:
     """The number of elements."""
-    return op.call(count_of, op[0], on_cpu=True)
+    return op.call(count_of, op[0].tensor if isinstance(op[0], Constant) else op[0], on_cpu=True)
 
 
 @operator("Reshape", since=5)
