@@ -49,8 +49,8 @@ def block(expression: str | Expression) -> Block:
         return parse(PRESETS[expression].expression)
     if expression.isidentifier() and expression != "identity":
         near = get_close_matches(expression, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known blocks: {', '.join(PRESETS)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"known blocks: {', '.join(PRESETS)}."
         raise ExpressionError(
-            f"there is no block {expression!r}; {hint}, or write an expression such as 'conv(k) + conv(1)'"
+            f"there is no block {expression!r}; {hint} An expression such as 'conv(k) + conv(1)' will do too"
         )
     return parse(expression)

@@ -167,7 +167,7 @@ def test_not_a_verification_set(tmp_path: Path, data: bytes) -> None:
 
 
 def test_stand_ins_survive_a_file_that_tried_to_change_them(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"c_codecs\nencode\n(N}S'_call'\nNstb.")
+    (tmp_path / "a.bin").write_bytes(b"c_codecs\nencode\n(N}V_call\nNstb.")
     with pytest.raises(InputError):
         read_pairs(tmp_path / "a.bin")
     assert read_pairs(stored(tmp_path / "b.bin", (IMAGES, SAME), 2)).images == IMAGES

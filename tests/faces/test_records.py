@@ -244,7 +244,7 @@ def test_threads_do_not_share_a_position(opened: tuple[RecordFile, list[Record]]
     sys.setswitchinterval(1e-6)
 
     def work() -> None:
-        _check(*opened, 20)
+        _check(*opened, 150)
         done.append(1)
 
     threads = [threading.Thread(target=work) for _ in range(3)]

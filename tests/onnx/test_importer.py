@@ -211,6 +211,35 @@ def test_a_weight_behind_identity_is_the_same(path: Path) -> None:
     assert first.weight is second.weight
 
 
+REARRANGED = {
+    "transposed": "v = Transpose <perm = [1,0]> (w) a = Identity (v) y = MatMul (x, a)",
+    "transposed twice": "v = Transpose (w) u = Transpose (v) y = MatMul (x, u)",
+    "reshaped": "v = Reshape (w, shape) y = Conv (x, v)",
+    "unsqueezed": "a = Unsqueeze (w, axes) v = Flatten (w) b = Unsqueeze (v, axes) y = Conv (x, b)",
+    "measured": "v = Transpose (w) s = Shape (w) t = Gather (s, zero) y = MatMul (x, v)",
+}
+
+
+@pytest.mark.parametrize("nodes", REARRANGED.values(), ids=REARRANGED)
+def test_a_weight_in_another_order_is_still_one(nodes: str, path: Path) -> None:
+    conv = "Conv" in nodes
+    shape, result = ("2,4,4,4", "2,4,4,4") if conv else ("2,4", "2,4")
+    weights: Weights = {
+        "w": (4, 4),
+        "shape": np.array([4, 4, 1, 1]),
+        "axes": np.array([-2, -1]),
+        "zero": np.array(0),
+    }
+    model = load(path, f"net (float[{shape}] x) => (float[{result}] y) {{ {nodes} }}", weights)
+    assert_as_runtime(model, path, torch.randn(*map(int, shape.split(","))))
+    [(name, parameter)] = model.named_parameters()
+    assert parameter.requires_grad
+    source = model.meta["onnx"].tensors[name]
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    assert source.name == "w"
+    np.testing.assert_array_equal(source.to_onnx(parameter), stored["w"])
+
+
 FROZEN = {
     "also added": "a = Conv (x, w) y = Add (a, w)",
     "also in another layout": "a = Gemm (x, w) y = Gemm <transB = 1> (a, w)",
@@ -287,6 +316,8 @@ DYNAMIC = {
     "filled": "s = Shape (x) o = ConstantOfShape <value = float[1] {2.0}> (s) y = Mul (x, o)",
     "counted": "s = Shape (x) n = Gather (s, three) r = Range (zero, n, one) f = Cast <to = 1> (r) y = Add (x, f)",
     "split": "a, b = Split <axis = 1> (x, halves) y = Concat <axis = 1> (b, a)",
+    "sequence": """q = SplitToSequence <axis = 1> (x, halves) b = SequenceAt (q, one)
+        r = SplitToSequence <axis = 2> (b, one) c = SequenceAt (r, zero) y = Add (b, c)""",
 }
 INTEGERS: Weights = {
     "zero": np.array(0),

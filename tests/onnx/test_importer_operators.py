@@ -20,7 +20,8 @@ from reparam_kit.onnx.importer import import_onnx
 from reparam_kit.onnx.importer.registry import _TABLE
 from reparam_kit.onnx.importer.values import DTYPES, to_tensor
 
-OPERATORS = sorted({op_type for domain, op_type in _TABLE if domain == ""})
+OPERATORS = {op_type for domain, op_type in _TABLE if domain == ""}
+SEQUENCES = {"SequenceAt", "SplitToSequence"}  # their cases give and take sequences, which no model here does
 MODULES = {info.name.replace("_", ""): info.name for info in pkgutil.iter_modules(node_cases.__path__)}
 RENAMED = {"range": "rangeop"}
 
@@ -56,7 +57,7 @@ def cases_of(op_type: str) -> list[TestCase]:
 
 def is_readable(model: ModelProto) -> bool:
     types = {info.type.tensor_type.elem_type for info in (*model.graph.input, *model.graph.output)}
-    return types <= DTYPES.keys() and {node.op_type for node in model.graph.node} <= set(OPERATORS)
+    return types <= DTYPES.keys() and {node.op_type for node in model.graph.node} <= OPERATORS
 
 
 def listed(table: dict[str, str], name: str) -> str | None:
@@ -94,7 +95,7 @@ def to_torch(tensor: TensorProto) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")  # of the reference's own arithmetic
-@pytest.mark.parametrize("op_type", OPERATORS)
+@pytest.mark.parametrize("op_type", sorted(OPERATORS - SEQUENCES))
 def test_operator(op_type: str, tmp_path: Path) -> None:
     failures = []
     cases = cases_of(op_type)
