@@ -61,7 +61,8 @@ class Provenance:
 
     ``tensors`` maps names of ``state_dict()`` to their :class:`Source`. Several names may have one source (a weight
     that the file uses twice); they hold one value and must still when written back. A tensor that is missing was
-    computed at import from others, so the file has no place for it; such a parameter does not require a gradient.
+    computed at import from others, or exists in torch only (``num_batches_tracked``): the file has no place for it, and
+    such a parameter does not require a gradient.
     """
 
     path: Path | None

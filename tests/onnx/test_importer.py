@@ -1,68 +1,25 @@
-"""What an import builds: names, parameters and where they came from, any batch, and clear refusals."""
+"""What an import builds: names, parameters, where they came from, and which of them learn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper, parser
-from torch import Tensor, fx, nn
+from onnx import numpy_helper
+from onnx_text import SMALL, SMALL_WEIGHTS, Weights, assert_as_runtime, load, run, write
+from torch import fx, nn
 
-from reparam_kit.errors import InputError, UnsupportedError
-from reparam_kit.onnx.importer import Op, Value, import_onnx, operator
-from reparam_kit.onnx.importer.registry import _TABLE
+from reparam_kit.onnx.importer import import_onnx
 from reparam_kit.onnx.provenance import Source
-
-HEADER = 'ir_version: 8, opset_import: ["" : 17]'
-Weights = Mapping[str, "tuple[int, ...] | np.ndarray"]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
-
-
-def write(path: Path, text: str, weights: Weights | None = None, header: str = HEADER) -> None:
-    """A file from ONNX's text form, and initializers: arrays, or shapes of random float32."""
-    model = parser.parse_model(f"<{header}> {text}")
-    random = np.random.default_rng(0)
-    for name, value in (weights or {}).items():
-        array = value if isinstance(value, np.ndarray) else random.standard_normal(value).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(array, name))
-    path.write_bytes(model.SerializeToString())
-
-
-def load(path: Path, text: str, weights: Weights | None = None, header: str = HEADER) -> fx.GraphModule:
-    write(path, text, weights, header)
-    return import_onnx(path)
-
-
-def run(model: fx.GraphModule, *inputs: Tensor) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        result = model(*inputs)
-    return result if isinstance(result, tuple) else (result,)
-
-
-def assert_as_runtime(model: fx.GraphModule, path: Path, *inputs: Tensor) -> None:
-    session = onnxruntime.InferenceSession(path)
-    feed = dict(zip((info.name for info in session.get_inputs()), (x.numpy() for x in inputs), strict=True))
-    for result, expected in zip(run(model, *inputs), session.run(None, feed), strict=True):
-        torch.testing.assert_close(result, torch.from_numpy(expected), rtol=1e-5, atol=1e-5)
-
-
-def assert_any_batch(model: fx.GraphModule, path: Path, *shape: int) -> None:
-    """The file has a fixed batch of 1; several rows must give what it gives for each."""
-    x = torch.randn(3, *shape)
-    for i in range(3):
-        assert_as_runtime(model, path, x[i : i + 1])
-    rows = torch.cat([run(model, row)[0] for row in x.split(1)])
-    torch.testing.assert_close(run(model, x)[0], rows, rtol=1e-5, atol=1e-5)
 
 
 NAMES = {
@@ -100,31 +57,6 @@ def test_input_names_become_identifiers(path: Path) -> None:
     )
     assert [node.target for node in model.graph.nodes if node.op == "placeholder"] == ["input_1", "class_"]
     assert_as_runtime(model, path, torch.randn(2, 3), torch.randn(2, 3))
-
-
-SMALL = """net (float[N,3,8,8] x) => (float[N,5] y) {
-    c = Conv <pads = [1,1,1,1]> (x, "conv.weight", "conv.bias")
-    b = BatchNormalization (c, scale, shift, mean, var)
-    p = PRelu (b, slope)
-    s = Mul (p, gain)
-    g = GlobalAveragePool (s)
-    f = Flatten (g)
-    m = MatMul (f, matrix)
-    y = Gemm (m, "fc.weight", "fc.bias")
-}"""
-SMALL_WEIGHTS: Weights = {
-    "conv.weight": (4, 3, 3, 3),
-    "conv.bias": (4,),
-    "scale": (4,),
-    "shift": (4,),
-    "mean": (4,),
-    "var": np.full(4, 2, np.float32),
-    "slope": (4, 1, 1),
-    "gain": (1, 4, 1, 1),
-    "matrix": (4, 6),
-    "fc.weight": (6, 5),
-    "fc.bias": (1, 5),
-}
 
 
 def test_a_net_of_every_kind_of_weight(path: Path) -> None:
@@ -303,77 +235,6 @@ def test_functions_of_the_file_are_inlined(path: Path) -> None:
     assert model.meta["onnx"].tensors == {}
 
 
-# Shapes and batches.
-
-DYNAMIC = {
-    "flatten": """s = Shape (x) n = Gather <axis = 0> (s, zero) n1 = Unsqueeze (n, axes0)
-        t = Concat <axis = 0> (n1, rest) y = Reshape (x, t)""",
-    "arithmetic": """s = Shape (x) n = Slice (s, axes0, one1) c = Slice (s, one1, two1) h = Div (c, two1)
-        t = Concat <axis = 0> (n, two1, h, rest) y = Reshape (x, t)""",
-    "expand": "s = Shape (x) y = Expand (row, s)",
-    "resize": """s = Shape (x) n = Slice (s, axes0, two1) w = Slice (s, two1, four1) v = Mul (w, two1)
-        t = Concat <axis = 0> (n, v) y = Resize <mode = "linear"> (x, , , t)""",
-    "filled": "s = Shape (x) o = ConstantOfShape <value = float[1] {2.0}> (s) y = Mul (x, o)",
-    "counted": "s = Shape (x) n = Gather (s, three) r = Range (zero, n, one) f = Cast <to = 1> (r) y = Add (x, f)",
-    "split": "a, b = Split <axis = 1> (x, halves) y = Concat <axis = 1> (b, a)",
-    "sequence": """q = SplitToSequence <axis = 1> (x, halves) b = SequenceAt (q, one)
-        r = SplitToSequence <axis = 2> (b, one) c = SequenceAt (r, zero) y = Add (b, c)""",
-}
-INTEGERS: Weights = {
-    "zero": np.array(0),
-    "one": np.array(1),
-    "three": np.array(3),
-    "axes0": np.array([0]),
-    "one1": np.array([1]),
-    "two1": np.array([2]),
-    "four1": np.array([4]),
-    "rest": np.array([-1]),
-    "halves": np.array([1, 3]),
-    "row": np.arange(6, dtype=np.float32),
-}
-
-
-@pytest.mark.parametrize("nodes", DYNAMIC.values(), ids=DYNAMIC)
-def test_shape_arithmetic(nodes: str, path: Path) -> None:
-    text = f"net (float[N,4,H,W] x) => (float y) {{ {nodes} }}"
-    model = load(path, text, INTEGERS)
-    for batch, height in ((1, 5), (3, 4)):
-        assert_as_runtime(model, path, torch.randn(batch, 4, height, 6))
-    x = torch.randn(2, 4, 5, 6)
-    assert_as_runtime(fx.symbolic_trace(model), path, x)
-    # A device without values: fails where a shape is computed on it, or where a CPU tensor meets one of the model's.
-    assert model.to("meta")(x.to("meta")).shape == run(load(path, text, INTEGERS), x)[0].shape
-
-
-FIXED = {
-    "flatten": 'y = Reshape (x, "1,-1")',
-    "channel shuffle": """a = Reshape (x, "1,2,2,4,6") b = Transpose <perm = [0,2,1,3,4]> (a)
-        y = Reshape (b, "1,4,4,6")""",
-    "copied dimension": 'y = Reshape (x, "1,0,24")',
-    "after a pool": 'p = GlobalAveragePool (x) y = Reshape (p, "1,4")',
-    "resize to a size": 'a = Resize <mode = "nearest"> (x, , , "1,4,8,12") y = Relu (a)',
-}
-
-
-@pytest.mark.parametrize("nodes", FIXED.values(), ids=FIXED)
-def test_a_fixed_batch_is_freed(nodes: str, path: Path) -> None:
-    shapes = {part: np.array(part.split(","), np.int64) for part in nodes.split('"')[1::2] if "," in part}
-    model = load(path, f"net (float[1,4,4,6] x) => (float y) {{ {nodes} }}", shapes)
-    assert_any_batch(model, path, 4, 4, 6)
-
-
-def test_a_leading_1_that_is_not_the_batch_stays(path: Path) -> None:
-    text = "net (float[1,4] x) => (float[1,2,2] y) { m = ReduceMean <axes = [0]> (x) y = Reshape (m, shape) }"
-    model = load(path, text, {"shape": np.array([1, 2, 2])})
-    assert_as_runtime(model, path, torch.randn(1, 4))
-    assert run(model, torch.randn(3, 4))[0].shape == (1, 2, 2)
-
-
-def test_allowzero_of_a_freed_reshape(path: Path) -> None:
-    text = "net (float[1,4,2] x) => (float[1,8] y) { y = Reshape <allowzero = 1> (x, shape) }"
-    assert_any_batch(load(path, text, {"shape": np.array([1, 8])}), path, 4, 2)
-
-
 def test_several_outputs(path: Path) -> None:
     model = load(
         path,
@@ -381,95 +242,3 @@ def test_several_outputs(path: Path) -> None:
         {"w": (2,)},
     )
     assert [tuple(t.shape) for t in run(model, torch.randn(3, 4))] == [(3, 4), (3, 4), (2,)]
-
-
-# Refusals.
-
-
-@pytest.mark.parametrize(
-    ("nodes", "words"),
-    [
-        ("y = own.Magic (x)", ["Magic", "'own'", "opset 3", "node 'y'", "export the model without it"]),
-        (
-            'y = Einsum <equation = "ij->ji"> (x)',
-            ["Einsum", "'ai.onnx'", "opset 17", "reparam_kit.onnx.importer.operator"],
-        ),
-        (
-            'y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, , s)',
-            ["tf_crop_and_resize"],
-        ),
-        ("y = Relu <alpha = 2.0> (x)", ["attribute alpha = 2.0", "not supported"]),
-        ("y = Relu (x, s)", ["input 1 ('s')", "not supported"]),
-        ("y = Conv (x, x)", ["input 1 ('x')", "computed at run time"]),
-        ("y, i = MaxPool <kernel_shape = [2]> (x) z = Identity (i)", ["its output 'i'"]),
-    ],
-)
-def test_what_is_not_supported_is_refused(nodes: str, words: list[str], path: Path) -> None:
-    write(
-        path,
-        f"net (float[N,4,4] x) => (float y) {{ {nodes} }}",
-        {"s": (4,)},
-        'ir_version: 8, opset_import: ["" : 17, "own" : 3]',
-    )
-    with pytest.raises(UnsupportedError) as caught:
-        import_onnx(path)
-    assert str(caught.value).startswith(f"{path}: node ")
-    assert all(word in str(caught.value) for word in words), caught.value
-
-
-@pytest.mark.parametrize(("opset", "fits"), [(6, False), (7, True), (28, True), (29, False)])
-def test_opsets(opset: int, fits: bool, path: Path) -> None:
-    write(
-        path,
-        "net (float[N,4] x) => (float[N,4] y) { y = Relu (x) }",
-        header=f'ir_version: 8, opset_import: ["" : {opset}]',
-    )
-    if fits:
-        import_onnx(path)
-    else:
-        with pytest.raises(UnsupportedError, match=f"opset {opset} is not one of 7 to 28"):
-            import_onnx(path)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "words"),
-    [
-        ("y = Relu (nowhere)", "nothing before it computes 'nowhere'"),
-        ("y = Conv (x, w)", "malformed"),
-        ("y = Concat (x)", "attribute axis is missing"),
-    ],
-)
-def test_a_file_that_contradicts_itself(nodes: str, words: str, path: Path) -> None:
-    write(path, f"net (float[N,4,4] x) => (float y) {{ {nodes} }}", {"w": (2,)})
-    with pytest.raises(InputError, match=words):
-        import_onnx(path)
-
-
-def test_files_that_are_no_models(path: Path) -> None:
-    with pytest.raises(InputError, match=path.name):
-        import_onnx(path)
-    write(path, SMALL, SMALL_WEIGHTS)
-    whole = path.read_bytes()
-    for payload in (b"", b"not a model", whole[: len(whole) // 2]):
-        path.write_bytes(payload)
-        with pytest.raises(InputError, match=path.name):
-            import_onnx(path)
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    before = {key: list(entries) for key, entries in _TABLE.items()}
-    yield
-    _TABLE.clear()
-    _TABLE.update(before)
-
-
-@pytest.mark.usefixtures("registry")
-def test_an_operator_can_be_added(path: Path) -> None:
-    @operator("Scaled", domain="own")
-    def scaled(op: Op) -> Value:
-        return op.call(torch.mul, op[0], op.attr("by"))
-
-    text = "net (float[N,4] x) => (float[N,4] y) { y = own.Scaled <by = 3.0> (x) }"
-    model = load(path, text, header='ir_version: 8, opset_import: ["" : 17, "own" : 1]')
-    assert run(model, torch.ones(2, 4))[0].equal(torch.full((2, 4), 3.0))

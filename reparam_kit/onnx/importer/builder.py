@@ -149,10 +149,9 @@ class Builder:
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
         node = self.graph.call_function(function, args)
-        # Has the generated code tell fx not to trace into functions that are not torch's, should it be traced again.
-        node.meta["is_wrapped"] = isinstance(function, FunctionType) and not function.__module__.startswith(
-            "torch."
-        )
+        # Keeps fx from tracing into functions other than torch's own, should someone trace the model again.
+        module = function.__module__ if isinstance(function, FunctionType) else "torch."
+        node.meta["is_wrapped"] = not module.startswith("torch.")
         return node
 
     def _node(self, value: Value) -> fx.Node:

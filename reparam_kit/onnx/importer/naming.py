@@ -32,7 +32,9 @@ class Names:
         return name
 
     def _is_free(self, name: str) -> bool:
-        return name not in self._taken | self._parents and self._taken.isdisjoint(_parents(name))
+        return not (
+            name in self._taken or name in self._parents or any(p in self._taken for p in _parents(name))
+        )
 
 
 def layer_name(node: NodeProto, weight: str | None) -> str:

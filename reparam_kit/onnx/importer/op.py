@@ -35,7 +35,6 @@ class Op:
         builder: Builder,
     ) -> None:
         self.type = node.op_type
-        self.opset = opset
         self.outputs = len(node.output)
         self._node = node
         self._inputs = inputs
@@ -44,10 +43,8 @@ class Op:
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
         schema = find_schema(node.op_type, domain, opset)
         self._definition = schema.attributes if schema else {}
-        self._unread: set[str | int] = {
-            *self._attributes,
-            *(i for i, v in enumerate(inputs) if v is not None),
-        }
+        self._unread: set[str | int] = {i for i, value in enumerate(inputs) if value is not None}
+        self._unread.update(self._attributes)
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -117,11 +114,9 @@ class Op:
     def dtype(self, index: int) -> torch.dtype:
         """The type of an input's elements."""
         value = self[index]
-        return (
-            value.tensor.dtype
-            if isinstance(value, Constant)
-            else dtype_of(self._types[self._node.input[index]].elem_type)
-        )
+        if isinstance(value, Constant):
+            return value.tensor.dtype
+        return dtype_of(self._types.get(self._node.input[index], TypeProto.Tensor()).elem_type)
 
     def rank(self, index: int) -> int:
         """Number of dimensions of an input."""

@@ -71,10 +71,15 @@ def resize(op: Op) -> Value:
 
 
 def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
-    if method.mode != "nearest" and method.mode not in _SUPPORT:
-        raise UnsupportedError(f"mode = {method.mode!r} is not supported")
-    if method.coordinates not in _COORDINATES:
-        raise UnsupportedError(f"coordinate_transformation_mode = {method.coordinates!r} is not supported")
+    known = {
+        "mode": ("nearest", *_SUPPORT),
+        "coordinates": tuple(_COORDINATES),
+        "nearest": (None, *_NEAREST),
+        "keep_aspect": ("stretch", "not_larger", "not_smaller"),
+    }
+    for name, values in known.items():
+        if getattr(method, name) not in values:
+            raise UnsupportedError(f"{name} = {getattr(method, name)!r} is not supported")
     axes, shape = op.attr("axes"), op.shape(0)
     if axes is None or 0 in axes:
         first = 0 if axes is None else axes.index(0)
@@ -97,7 +102,7 @@ def resized(
     old = [x.shape[axis] for axis in axes]
     if sizes is None:
         assert scales is not None
-        sizes = [int(torch.tensor(s) * n) for s, n in zip(scales, old, strict=True)]
+        sizes = [int(torch.tensor(s, dtype=torch.float32) * n) for s, n in zip(scales, old, strict=True)]
     elif method.keep_aspect == "stretch":
         scales = [m / n for m, n in zip(sizes, old, strict=True)]
     else:

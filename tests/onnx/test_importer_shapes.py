@@ -1,0 +1,94 @@
+"""Shapes that are computed at run time, and files that fix the batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx_text import Weights, assert_as_runtime, load, run
+from torch import fx
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.onnx"
+
+
+def assert_any_batch(model: fx.GraphModule, path: Path, *shape: int) -> None:
+    """The file has a fixed batch of 1; several rows must give what it gives for each."""
+    x = torch.randn(3, *shape)
+    for i in range(3):
+        assert_as_runtime(model, path, x[i : i + 1])
+    rows = torch.cat([run(model, row)[0] for row in x.split(1)])
+    torch.testing.assert_close(run(model, x)[0], rows, rtol=1e-5, atol=1e-5)
+
+
+DYNAMIC = {
+    "flatten": """s = Shape (x) n = Gather <axis = 0> (s, zero) n1 = Unsqueeze (n, axes0)
+        t = Concat <axis = 0> (n1, rest) y = Reshape (x, t)""",
+    "arithmetic": """s = Shape (x) n = Slice (s, axes0, one1) c = Slice (s, one1, two1) h = Div (c, two1)
+        t = Concat <axis = 0> (n, two1, h, rest) y = Reshape (x, t)""",
+    "expand": "s = Shape (x) y = Expand (row, s)",
+    "resize": """s = Shape (x) n = Slice (s, axes0, two1) w = Slice (s, two1, four1) v = Mul (w, two1)
+        t = Concat <axis = 0> (n, v) y = Resize <mode = "linear"> (x, , , t)""",
+    "filled": "s = Shape (x) o = ConstantOfShape <value = float[1] {2.0}> (s) y = Mul (x, o)",
+    "counted": "s = Shape (x) n = Gather (s, three) r = Range (zero, n, one) f = Cast <to = 1> (r) y = Add (x, f)",
+    "split": "a, b = Split <axis = 1> (x, halves) y = Concat <axis = 1> (b, a)",
+    "sequence": """q = SplitToSequence <axis = 1> (x, halves) b = SequenceAt (q, one)
+        r = SplitToSequence <axis = 2> (b, one) c = SequenceAt (r, zero) y = Add (b, c)""",
+}
+INTEGERS: Weights = {
+    "zero": np.array(0),
+    "one": np.array(1),
+    "three": np.array(3),
+    "axes0": np.array([0]),
+    "one1": np.array([1]),
+    "two1": np.array([2]),
+    "four1": np.array([4]),
+    "rest": np.array([-1]),
+    "halves": np.array([1, 3]),
+    "row": np.arange(6, dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("nodes", DYNAMIC.values(), ids=DYNAMIC)
+def test_shape_arithmetic(nodes: str, path: Path) -> None:
+    text = f"net (float[N,4,H,W] x) => (float y) {{ {nodes} }}"
+    model = load(path, text, INTEGERS)
+    for batch, height in ((1, 5), (3, 4)):
+        assert_as_runtime(model, path, torch.randn(batch, 4, height, 6))
+    x = torch.randn(2, 4, 5, 6)
+    assert_as_runtime(fx.symbolic_trace(model), path, x)
+    # A device without values: fails where a shape is computed on it, or where a CPU tensor meets one of the model's.
+    assert model.to("meta")(x.to("meta")).shape == run(load(path, text, INTEGERS), x)[0].shape
+
+
+FIXED = {
+    "flatten": 'y = Reshape (x, "1,-1")',
+    "channel shuffle": """a = Reshape (x, "1,2,2,4,6") b = Transpose <perm = [0,2,1,3,4]> (a)
+        y = Reshape (b, "1,4,4,6")""",
+    "copied dimension": 'y = Reshape (x, "1,0,24")',
+    "after a pool": 'p = GlobalAveragePool (x) y = Reshape (p, "1,4")',
+    "resize to a size": 'a = Resize <mode = "nearest"> (x, , , "1,4,8,12") y = Relu (a)',
+}
+
+
+@pytest.mark.parametrize("nodes", FIXED.values(), ids=FIXED)
+def test_a_fixed_batch_is_freed(nodes: str, path: Path) -> None:
+    shapes = {part: np.array(part.split(","), np.int64) for part in nodes.split('"')[1::2] if "," in part}
+    model = load(path, f"net (float[1,4,4,6] x) => (float y) {{ {nodes} }}", shapes)
+    assert_any_batch(model, path, 4, 4, 6)
+
+
+def test_a_leading_1_that_is_not_the_batch_stays(path: Path) -> None:
+    text = "net (float[1,4] x) => (float[1,2,2] y) { m = ReduceMean <axes = [0]> (x) y = Reshape (m, shape) }"
+    model = load(path, text, {"shape": np.array([1, 2, 2])})
+    assert_as_runtime(model, path, torch.randn(1, 4))
+    assert run(model, torch.randn(3, 4))[0].shape == (1, 2, 2)
+
+
+def test_allowzero_of_a_freed_reshape(path: Path) -> None:
+    text = "net (float[1,4,2] x) => (float[1,8] y) { y = Reshape <allowzero = 1> (x, shape) }"
+    assert_any_batch(load(path, text, {"shape": np.array([1, 8])}), path, 4, 2)
