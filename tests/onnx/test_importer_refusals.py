@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -87,6 +88,23 @@ def test_files_that_are_no_models(path: Path) -> None:
         path.write_bytes(payload)
         with pytest.raises(InputError, match=path.name):
             import_onnx(path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_bytes_give_one_line(seed: int, path: Path) -> None:
+    write(path, SMALL, SMALL_WEIGHTS)
+    whole, random, lines = path.read_bytes(), Random(seed), []
+    for _ in range(40):
+        damaged = bytearray(whole)
+        start = random.randrange(len(damaged))
+        damaged[start : start + random.randrange(4)] = random.randbytes(random.randrange(4))
+        path.write_bytes(damaged)
+        try:
+            import_onnx(path)
+        except (InputError, UnsupportedError) as error:
+            lines.append(str(error))
+    assert len(lines) > 10
+    assert not any("\n" in line for line in lines)
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ the fixed dimension of the graph inputs is given a name, and the name has come t
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, shape_inference
 
 from reparam_kit.errors import InputError
+from reparam_kit.onnx.weights import decode
 
 _BATCH = "batch of any size"
 
@@ -27,7 +28,8 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, TypeProto.Tenso
         try:
             inferred = shape_inference.infer_shapes(free, data_prop=True)
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            raise InputError(f"its shapes contradict each other: {error}") from error
+            line, _, _ = str(error).partition("\n")
+            raise InputError(f"its shapes contradict each other: {line}") from error
         infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
         batched = {info.name for info in infos if _leads_with_batch(info)}
         if fixed is None or not _follow_batch(free, fixed, batched):
@@ -46,12 +48,15 @@ def _keep_ranks_only(model: ModelProto) -> None:
     declared = {info.name for info in (*model.graph.value_info, *model.graph.output)}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvTranspose") and node.output[0] not in declared:
-            weight = weights.get(node.input[1])
-            if weight is not None:
-                unknown = [None] * len(weight.dims)
-                info = helper.make_tensor_value_info(node.output[0], weight.data_type, unknown)
-                model.graph.value_info.append(info)
+        weight = weights.get(node.input[1]) if len(node.input) > 1 else None
+        if (
+            node.op_type in ("Conv", "ConvTranspose")
+            and weight is not None
+            and node.output[0] not in declared
+        ):
+            unknown = [None] * len(weight.dims)
+            info = helper.make_tensor_value_info(node.output[0], weight.data_type, unknown)
+            model.graph.value_info.append(info)
 
 
 def _name_batch(model: ModelProto) -> int | None:
@@ -75,12 +80,13 @@ def _follow_batch(model: ModelProto, size: int, batched: set[str]) -> bool:
     """Let each ``Reshape`` of a batched value to a constant ``[size, ...]`` copy the batch. Whether there was one."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = node.attribute[0].t
+        if node.op_type == "Constant":
+            constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     found = False
     for node in model.graph.node:
-        if node.op_type == "Reshape" and node.input[0] in batched and node.input[1] in constants:
-            target = numpy_helper.to_array(constants[node.input[1]]).tolist()
+        shape = constants.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type == "Reshape" and node.input[0] in batched and shape is not None:
+            target = decode(shape).tolist()
             if target[:1] == [size] and _zero_copies(node, target):
                 name = f"{node.input[1]} of {node.output[0]}, any batch"
                 model.graph.initializer.append(helper.make_tensor(name, 7, [len(target)], [0, *target[1:]]))

@@ -60,6 +60,10 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
 
 class _Import:
     def __init__(self, model: ModelProto, builder: Builder) -> None:
+        if any(isinstance(name, bytes) for name in _names(model.graph)):
+            raise InputError("the file is damaged: one of its names is not UTF-8 text")
+        if not all(node.op_type and node.output for node in model.graph.node):
+            raise InputError("the file is damaged: it has a node without an operator or without an output")
         self._opsets = _opsets(model)
         model, self._types = free_batch(model)
         self._graph: GraphProto = model.graph
@@ -89,7 +93,8 @@ class _Import:
             except UnsupportedError as error:
                 raise UnsupportedError(f"{_where(node)}: {error}") from error
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise InputError(f"{_where(node)} is malformed: {error}") from error
+                line, _, _ = str(error).partition("\n")
+                raise InputError(f"{_where(node)} is malformed: {line}") from error
         return self._builder.finish([self._value(output.name) for output in self._graph.output])
 
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
@@ -116,6 +121,14 @@ class _Import:
         if name not in self._values:
             raise InputError(f"nothing before it computes {name!r}")
         return self._values[name]
+
+
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
+    """All names in the graph; protobuf gives ``bytes`` for one that is no text."""
+    yield from (info.name for info in (*graph.input, *graph.output))
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:
