@@ -212,7 +212,9 @@ def test_ulps_count_the_steps_between_floats(numbers: list[float]) -> None:
     a = np.array(numbers, np.float32)
     up = a
     for steps in range(1, 4):
-        with np.errstate(over="ignore"):  # past the largest float32 there is only infinity, which is not compared
+        with np.errstate(
+            over="ignore"
+        ):  # past the largest float32 there is only infinity, which is not compared
             up = np.nextafter(up, np.float32(np.inf))
         if np.isfinite(up).all():
             # The way through -0 and +0, which are one number, counts as one step, as nextafter does.
