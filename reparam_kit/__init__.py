@@ -21,6 +21,7 @@ from reparam_kit.errors import (
 __version__ = "0.1.0"
 
 _HOME = {
+    "atomic_file": "reparam_kit.atomic",
     "inspect": "reparam_kit.sites",
     "expand": "reparam_kit.surgery",
     "fold": "reparam_kit.surgery",
@@ -39,6 +40,7 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "__version__",
+    "atomic_file",
     "diff",
     "expand",
     "fold",
@@ -60,6 +62,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from reparam_kit.atomic import atomic_file
     from reparam_kit.formats import load, save
     from reparam_kit.onnx.diff import diff
     from reparam_kit.sites import inspect

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reparam_kit.atomic import atomic_path
+from reparam_kit.atomic import atomic_file, atomic_path
 from reparam_kit.errors import InputError
 
 
@@ -52,4 +52,13 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("target", "message"), [("absent/file", "does not exist"), (".", "is a folder")])
 def test_unusable_target_is_refused_before_the_work(tmp_path: Path, target: str, message: str) -> None:
     with pytest.raises(InputError, match=message), atomic_path(tmp_path / target):
+        pytest.fail("the body must not run")
+
+
+def test_a_file_is_the_same_with_a_handle(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "weights.bin") as file:
+        file.write(b"new")
+        assert not (tmp_path / "weights.bin").exists()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+    with pytest.raises(InputError, match="cannot be written"), atomic_file(tmp_path / "weights.bin" / "x"):
         pytest.fail("the body must not run")

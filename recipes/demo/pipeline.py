@@ -92,7 +92,8 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
         raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}")
     figures = {path.stem: evaluate(path, judging).to_json() for path in (deployed, improved, teacher)}
     report = {"demo": "reparam-kit", "seed": seed, "evaluation": figures, "verification": proof.to_json()}
-    (folder / REPORT).write_text(json.dumps(report, indent=2))
+    with rk.atomic_file(folder / REPORT) as file:
+        file.write(json.dumps(report, indent=2).encode())
     return report
 
 

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recipes.faces.files import replacing
-from reparam_kit import InputError, UnsafeFileError
+from reparam_kit import InputError, UnsafeFileError, atomic_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ def write_pairs(path: str | os.PathLike[str], pairs: PairSet) -> None:
     Raises:
         InputError: the folder does not exist or cannot be written to.
     """
-    with replacing(Path(path)) as file:
+    with atomic_file(Path(path)) as file:
         pickle.dump((pairs.images, pairs.same.tolist()), file, protocol=4)
 
 

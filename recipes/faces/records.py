@@ -29,8 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from recipes.faces.files import replacing
-from reparam_kit import InputError
+from reparam_kit import InputError, atomic_file
 
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _PART = struct.Struct("<4sI")
@@ -260,7 +259,7 @@ def write_records(
             f"{path}: labels and record numbers are float32 and end at {_MAX_LABEL}, not {largest}"
         )
     offset = 0
-    with replacing(path) as rec, replacing(path.with_suffix(".idx")) as idx:
+    with atomic_file(path) as rec, atomic_file(path.with_suffix(".idx")) as idx:
         for key, payload in enumerate(_payloads(images, people)):
             if len(payload) > _MAX_LENGTH:
                 raise InputError(
@@ -268,7 +267,7 @@ def write_records(
                 )
             idx.write(f"{key}\t{offset}\n".encode())
             offset += rec.write(_encode(payload))
-    with replacing(path.with_name("property")) as properties:
+    with atomic_file(path.with_name("property")) as properties:
         properties.write(f"{len(people)},{image_size[0]},{image_size[1]}\n".encode())
 
 

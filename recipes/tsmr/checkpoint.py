@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from recipes.faces.files import replacing
-from reparam_kit import InputError
+from reparam_kit import InputError, atomic_file
 
 
 def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
     """Write ``state`` with ``run``, names and values that it depends on; an old file stays until this one is whole."""
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         torch.save({"run": run, "state": state}, file)
 
 

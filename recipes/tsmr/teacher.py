@@ -20,11 +20,10 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 
 from recipes.faces import Embedder, FaceRecords, input_preset
-from recipes.faces.files import replacing
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
-from reparam_kit import InputError
+from reparam_kit import InputError, atomic_file
 
 _SAMPLED = 64  # images that tell one dataset from another
 _BATCH = 64  # images that the teacher is given at once
@@ -102,7 +101,7 @@ def teacher_embeddings(
         except OSError as error:
             raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
         order = ((index, False) for index in range(len(views)))
-        with replacing(path) as file, progress.task("teacher", len(views)) as task:
+        with atomic_file(path) as file, progress.task("teacher", len(views)) as task:
             for images, index, _ in views.batches(order, _BATCH, config.workers):
                 rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
                 if not task.done:
