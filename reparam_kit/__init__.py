@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "atomic_file": "reparam_kit.atomic",
+    "evaluating": "reparam_kit.modes",
     "inspect": "reparam_kit.sites",
     "expand": "reparam_kit.surgery",
     "fold": "reparam_kit.surgery",
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "atomic_file",
     "diff",
+    "evaluating",
     "expand",
     "fold",
     "inspect",
@@ -64,6 +66,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file
     from reparam_kit.formats import load, save
+    from reparam_kit.modes import evaluating
     from reparam_kit.onnx.diff import diff
     from reparam_kit.sites import inspect
     from reparam_kit.surgery import expand, fold

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra import Expanded
 from reparam_kit.errors import InputError
+from reparam_kit.modes import evaluating
 
 
 def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
@@ -42,20 +43,17 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
 @contextmanager
 def _measuring(student: nn.Module, norms: list[_BatchNorm]) -> Iterator[None]:
     """Eval mode for all but ``norms``, which average the statistics of all batches evenly."""
-    modes = {module: module.training for module in student.modules()}
     momenta = [norm.momentum for norm in norms]
-    student.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-        norm.momentum = None
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(student):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 class _Meter:

@@ -60,7 +60,10 @@ def main() -> None:
     """
 
 
-def _model_options(command: Callable[..., None]) -> Callable[..., None]:
+_Command = Callable[..., None]
+
+
+def _model_options(command: _Command) -> _Command:
     for option in (
         click.option(
             "--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."
@@ -71,12 +74,18 @@ def _model_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _block_options(command: Callable[..., None]) -> Callable[..., None]:
+def _patterns(option: str, text: str) -> Callable[[_Command], _Command]:
+    """An option that may be repeated, and is None where it is not given."""
+    return click.option(
+        option, multiple=True, metavar="PATTERN", help=text, callback=lambda ctx, param, value: value or None
+    )
+
+
+def _block_options(command: _Command) -> _Command:
+    """The arguments of ``plan`` and ``expand``, under their names there."""
     for option in (
-        click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these convolutions alone."),
-        click.option(
-            "--include", multiple=True, metavar="PATTERN", help="Only these convolutions; may be repeated."
-        ),
+        _patterns("--exclude", "Leave these convolutions alone; may be repeated."),
+        _patterns("--include", "Only these convolutions; may be repeated."),
         click.option(
             "--norm", default="scale", show_default=True, metavar="NAME", help="scale, batch or none."
         ),
@@ -101,20 +110,11 @@ def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
 @_block_options
 @_model_options
 @_json
-def inspect(
-    model: str,
-    block: str,
-    norm: str,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    weights: str | None,
-    unsafe_load: bool,
-    as_json: bool,
-) -> None:
+def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, **choice: Any) -> None:
     """List every convolution: what a block adds to it, or why it cannot be expanded."""
     from reparam_kit.surgery import plan
 
-    plans = plan(_load(model, weights, unsafe_load), block, norm, include or None, exclude)  # type: ignore[arg-type]
+    plans = plan(_load(model, weights, unsafe_load), **choice)
     if as_json:
         click.echo(json.dumps([_plan_json(item) for item in plans], indent=2))
         return
@@ -133,7 +133,7 @@ def _plan_json(item: Plan) -> dict[str, Any]:
         "bias": site.bias,
         "batch_norm": site.batch_norm,
         "calls": site.calls,
-        "branches": [" >> ".join(str(factor) for factor, _ in chain) for chain in item.chains],
+        "branches": item.branches,
         "reason": item.reason,
     }
 
@@ -150,7 +150,7 @@ def _print_plans(plans: list[Plan]) -> None:
         site = item.site
         kernel = "x".join(map(str, site.geometry.weight_shape)) if site.geometry else ""
         groups = str(site.geometry.groups) if site.geometry else ""
-        what = " + ".join(" >> ".join(str(factor) for factor, _ in chain) for chain in item.chains)
+        what = " + ".join(item.branches)
         table.add_row(site.name, kernel, groups, site.batch_norm or "", what or f"[yellow]{item.reason}[/]")
     console = Console()
     console.print(table)
@@ -163,25 +163,12 @@ def _print_plans(plans: list[Plan]) -> None:
 @_output
 @_block_options
 @_model_options
-def expand(
-    model: str,
-    output: str,
-    block: str,
-    norm: str,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    weights: str | None,
-    unsafe_load: bool,
-) -> None:
+def expand(model: str, output: str, weights: str | None, unsafe_load: bool, **choice: Any) -> None:
     """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    plain = _load(model, weights, unsafe_load)
-    save(
-        surgery.expand(plain, block, norm, include=include or None, exclude=exclude),  # type: ignore[arg-type]
-        output,
-    )
+    save(surgery.expand(_load(model, weights, unsafe_load), **choice), output)
     click.echo(f"expanded model in {output}", err=True)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class ReparamError(Exception):
     """Anything this package refuses to do. The command line prints it in one line and exits with ``exit_code``."""
@@ -35,3 +38,14 @@ class VerificationError(ReparamError):
     """Two things that had to be equal are not."""
 
     exit_code = 1
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says, or the name of its error where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def suggestion(name: str, known: Collection[str], kind: str) -> str:
+    """What to do about a ``name`` that is not among the ``known``: the nearest of them, or all."""
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known {kind}: {', '.join(known)}"

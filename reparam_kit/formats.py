@@ -20,7 +20,7 @@ from torch import nn
 
 from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_path
-from reparam_kit.errors import InputError, UnsafeFileError
+from reparam_kit.errors import InputError, UnsafeFileError, first_line
 from reparam_kit.surgery import expand
 
 _EXPANDED = "reparam-kit expanded ONNX model 1"
@@ -107,10 +107,6 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
                 "unsafe=True (--unsafe-load) if you trust where the file comes from"
             ) from None
         content = torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a file that torch.save wrote, or is truncated: {_first(error)}"
-        ) from None
     if isinstance(content, nn.Module):
         return content
     if isinstance(content, dict) and content.get("format") == _EXPANDED:
@@ -139,7 +135,7 @@ def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
     try:
         factory = getattr(import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{name}: cannot import the factory: {_first(error)}") from error
+        raise InputError(f"{name}: cannot import the factory: {first_line(error)}") from error
     finally:
         sys.path.remove("")
     model = factory()
@@ -165,7 +161,7 @@ def _state_dict(path: Path) -> dict[str, Any]:
             f"{path} holds pickled objects besides tensors and is not read; save model.state_dict() alone"
         ) from None
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a safetensors file, or is truncated: {_first(error)}") from None
+        raise InputError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -175,21 +171,19 @@ def _state_dict(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote, read without running code; UnpicklingError where that is not possible."""
-    with path.open("rb") as file:
-        pickled = file.read(1) == b"\x80"
+    try:
+        with path.open("rb") as file:
+            pickled = file.read(1) == b"\x80"
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if pickled or is_zipfile(path):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # about pickle protocols: what cannot be read is refused anyway
+                # They are about pickle protocols; what cannot be read is refused anyway.
+                warnings.simplefilter("ignore")
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise
         except Exception as error:  # damaged files lead it to raise nearly anything
-            raise InputError(f"{path} is damaged or truncated: {_first(error)}") from None
+            raise InputError(f"{path} is damaged or truncated: {first_line(error)}") from None
     raise InputError(f"{path} is not a file that torch.save wrote")
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from reparam_kit import algebra
-from reparam_kit.algebra import NORMS, Block, Chain, Expanded, Expression, Norm, fit
+from reparam_kit.algebra import NORMS, Block, Chain, Expanded, Expression, Norm, describe, fit
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.sites import Site, inspect
@@ -36,6 +36,11 @@ class Plan:
     site: Site
     chains: tuple[Chain, ...] = ()
     reason: str | None = None
+
+    @property
+    def branches(self) -> list[str]:
+        """Each branch that is added, as an expression."""
+        return [describe(chain) for chain in self.chains]
 
 
 def plan(

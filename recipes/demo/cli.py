@@ -23,7 +23,7 @@ import click
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Improve a small deployed face net, all drawn and trained here, and prove that its graph stayed.
 
-    Takes about two minutes and needs no network.
+    Takes about a minute on two cores and needs no network.
     """
     from recipes.demo.pipeline import run
 

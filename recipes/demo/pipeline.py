@@ -32,7 +32,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is drawn and trained; the default takes about two minutes on two cores.
+    """How much is drawn and trained; the default takes about a minute on two cores.
 
     The deployed student has seen ``deployed_people`` of the ``people`` whose pictures there are now.
     """

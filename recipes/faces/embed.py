@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.progress import Progress
 from torch import nn
 
 from recipes.faces.inputs import InputPreset
-from reparam_kit import InputError
+from reparam_kit import InputError, evaluating
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
 
@@ -113,22 +112,10 @@ class _ModuleRunner:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         like = next(self._model.parameters(), images)
         # Not inference_mode: a module may keep what it computes for its next training step.
-        with _evaluating(self._model), torch.no_grad():
+        with evaluating(self._model), torch.no_grad():
             output = self._model(images.to(like.device, like.dtype))
         embedding: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return embedding.float().cpu()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards each module's own mode: part of a net may have been frozen."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
 
 
 class _OnnxRunner:

@@ -1,6 +1,6 @@
 """The algebra of linear branches: factors, expressions, presets, and exact composition of kernels."""
 
-from reparam_kit.algebra.branch import NORMS, Branch, Chain, Norm, affine, fit
+from reparam_kit.algebra.branch import NORMS, Branch, Chain, Norm, affine, describe, fit
 from reparam_kit.algebra.expanded import Expanded
 from reparam_kit.algebra.expression import Block, Expression, Term
 from reparam_kit.algebra.factors import Factor
@@ -23,6 +23,7 @@ __all__ = [
     "Term",
     "affine",
     "block",
+    "describe",
     "fit",
     "parse",
 ]

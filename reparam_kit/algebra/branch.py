@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reparam_kit.algebra.expression import Block
+from reparam_kit.algebra.expression import Block, Term
 from reparam_kit.algebra.factors import Conv, Factor, Fixed, Misfit
 from reparam_kit.algebra.kernel import Geometry, Kernel, span
 
@@ -34,7 +34,7 @@ Chain = tuple[Link, ...]
 
 def resolve(factors: Sequence[Factor], site: Geometry) -> Chain:
     """Give each factor of a chain its shape at ``site``. Raises Misfit with the reason where the chain cannot stand."""
-    text = " >> ".join(map(str, factors))
+    text = Term(tuple(factors))
     taps = [factor.taps(site) for factor in factors]
     if any(have > room for have, room in zip(span(taps), site.taps, strict=True)):
         raise Misfit(f"{text} spans {_times(span(taps))} taps, the site has {_times(site.taps)}")
@@ -52,6 +52,11 @@ def resolve(factors: Sequence[Factor], site: Geometry) -> Chain:
     return tuple(needed or links[:1])
 
 
+def describe(chain: Chain) -> str:
+    """The chain as an expression."""
+    return str(Term(tuple(factor for factor, _ in chain)))
+
+
 def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str]]:
     """The branches that ``block`` adds at ``site``, and the reason of each of its terms that adds none.
 
@@ -59,7 +64,7 @@ def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str
     this site are taken once: at a 1x1 site ``conv(1)`` and ``conv(k)`` are one branch, at which copies do no more
     than rescale the learning rate.
     """
-    deployed = (Link(Conv("k"), site),)
+    deployed = ((Conv, site),)
     chains: list[Chain] = []
     reasons: list[str] = []
     seen: set[tuple[tuple[type[Factor], Geometry], ...]] = set()
@@ -70,13 +75,12 @@ def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str
             reasons.append(str(misfit))
             continue
         key = tuple((type(link.factor), link.shape) for link in chain)
-        is_deployed = key == tuple((type(link.factor), link.shape) for link in deployed)
         if key in seen:
             reasons.append(f"{term} is the same here as another branch")
         elif norm == "none" and all(isinstance(link.factor, Fixed) for link in chain):
             reasons.append(f"{term} has nothing to train without a norm")
         else:
-            chains += [chain] * (term.copies - is_deployed)
+            chains += [chain] * (term.copies - (key == deployed))
         seen.add(key)
     return chains, reasons
 
@@ -165,7 +169,7 @@ class Branch(nn.Module):
                 return
 
     def extra_repr(self) -> str:
-        return f"{' >> '.join(str(factor) for factor, _ in self.chain)}, norm={self.norm}"
+        return f"{describe(self.chain)}, norm={self.norm}"
 
 
 def _norms(weight: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ argument := number | "k" | name "=" number
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.factors import Factor, Size
-from reparam_kit.errors import ExpressionError
+from reparam_kit.errors import ExpressionError, suggestion
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[-+*(),=]))")
 
@@ -80,12 +79,7 @@ class _Parser:
                 f"a factor is missing before {name!r}" if name else "the expression ends too early"
             )
         if name not in Factor.registry:
-            near = get_close_matches(name, Factor.registry, n=1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"known factors: {', '.join(sorted(Factor.registry))}"
-            )
+            hint = suggestion(name, sorted(Factor.registry), "factors")
             raise self.error(f"there is no factor {name!r}; {hint}", position)
         self.index += 1
         sizes: list[Size] = []

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.parser import parse
-from reparam_kit.errors import ExpressionError
+from reparam_kit.errors import ExpressionError, suggestion
 
 
 class Preset(NamedTuple):
@@ -48,9 +47,8 @@ def block(expression: str | Expression) -> Block:
     if expression in PRESETS:
         return parse(PRESETS[expression].expression)
     if expression.isidentifier() and expression != "identity":
-        near = get_close_matches(expression, PRESETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known blocks: {', '.join(PRESETS)}."
+        hint = suggestion(expression, PRESETS, "blocks")
         raise ExpressionError(
-            f"there is no block {expression!r}; {hint} An expression such as 'conv(k) + conv(1)' will do too"
+            f"there is no block {expression!r}; {hint} (or an expression, such as 'conv(k) + conv(1)')"
         )
     return parse(expression)

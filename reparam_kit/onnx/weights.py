@@ -102,20 +102,20 @@ class OnnxFile:
         return bytes(self.external[location][start:stop])
 
 
-def read_onnx(path: str | Path) -> OnnxFile:
-    """Read a model and its external data.
+def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
+    """Read a model and its external data; ``payload`` is the content of ``path`` if that was read already.
 
     Raises:
         InputError: a file is missing, is not an ONNX model, or the model points outside its own folder.
     """
     path = Path(path)
-    model = parse_onnx(_read_bytes(path), str(path))
+    model = parse_onnx(read_bytes(path) if payload is None else payload, str(path))
     locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
     folder = path.parent.resolve()
     for location in locations:
         if not (folder / location).resolve().is_relative_to(folder):
             raise InputError(f"{path} keeps tensors in {location!r}, outside its own folder; it is not read")
-    return OnnxFile(model, {location: _read_bytes(folder / location) for location in sorted(locations)})
+    return OnnxFile(model, {location: read_bytes(folder / location) for location in sorted(locations)})
 
 
 def parse_onnx(payload: bytes, name: str) -> ModelProto:
@@ -246,7 +246,8 @@ def _address(tensor: TensorProto) -> tuple[str, int, int | None]:
     return location, start, stop
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; :class:`InputError` where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

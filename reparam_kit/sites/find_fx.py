@@ -11,6 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from reparam_kit.algebra import Expanded
+from reparam_kit.errors import first_line
+from reparam_kit.modes import evaluating
 
 _FUNCTIONAL = {
     F.conv1d,
@@ -44,18 +46,12 @@ def trace(model: nn.Module) -> Flow | str:
     """Follow the model's dataflow in eval mode, or say why symbolic tracing cannot (one line)."""
     if isinstance(model, _ConvNd):
         return Flow(calls={model: 1})
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with warnings.catch_warnings():
+        with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = _Tracer().trace(model)
     except Exception as error:  # tracing runs the user's forward, which may raise anything
-        lines = str(error).splitlines() or [""]
-        return f"{type(error).__name__}: {lines[0]}"
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        return f"{type(error).__name__}: {first_line(error)}"
     return _follow(model, graph)
 
 

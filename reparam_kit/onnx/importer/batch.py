@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from onnx import ModelProto, NodeProto, TypeProto, ValueInfoProto, helper, shape_inference
 
-from reparam_kit.errors import InputError
+from reparam_kit.errors import InputError, first_line
 from reparam_kit.onnx.weights import decode
 
 _BATCH = "batch of any size"
@@ -28,8 +28,7 @@ def free_batch(model: ModelProto) -> tuple[ModelProto, dict[str, TypeProto.Tenso
         try:
             inferred = shape_inference.infer_shapes(free, data_prop=True)
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            line, _, _ = str(error).partition("\n")
-            raise InputError(f"its shapes contradict each other: {line}") from error
+            raise InputError(f"its shapes contradict each other: {first_line(error)}") from error
         infos = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
         batched = {info.name for info in infos if _leads_with_batch(info)}
         if fixed is None or not _follow_batch(free, fixed, batched):

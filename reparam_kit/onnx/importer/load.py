@@ -8,14 +8,14 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto, inliner, numpy_helper
 from torch import fx
 
-from reparam_kit.errors import InputError, UnsupportedError
+from reparam_kit.errors import InputError, UnsupportedError, first_line
 from reparam_kit.onnx.importer.batch import free_batch
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Provenance, Source
-from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_bytes, read_onnx
 
 
 def import_onnx(path: str | Path) -> fx.GraphModule:
@@ -36,7 +36,8 @@ def import_onnx(path: str | Path) -> fx.GraphModule:
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
     """
     path = Path(path)
-    return import_file(read_onnx(path), path.read_bytes(), path)
+    payload = read_bytes(path)
+    return import_file(read_onnx(path, payload), payload, path)
 
 
 def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.GraphModule:
@@ -93,8 +94,7 @@ class _Import:
             except UnsupportedError as error:
                 raise UnsupportedError(f"{_where(node)}: {error}") from error
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                line, _, _ = str(error).partition("\n")
-                raise InputError(f"{_where(node)} is malformed: {line}") from error
+                raise InputError(f"{_where(node)} is malformed: {first_line(error)}") from error
         return self._builder.finish([self._value(output.name) for output in self._graph.output])
 
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
