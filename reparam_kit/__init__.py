@@ -22,12 +22,15 @@ __version__ = "0.1.0"
 
 _HOME = {
     "atomic_file": "reparam_kit.atomic",
+    "bake": "reparam_kit.baking",
     "evaluating": "reparam_kit.modes",
     "inspect": "reparam_kit.sites",
+    "restore_bn": "reparam_kit.restoration",
     "expand": "reparam_kit.surgery",
     "fold": "reparam_kit.surgery",
     "verify": "reparam_kit.verification",
     "diff": "reparam_kit.onnx.diff",
+    "export_onnx": "reparam_kit.onnx.export",
     "load": "reparam_kit.formats",
     "save": "reparam_kit.formats",
 }
@@ -42,12 +45,15 @@ __all__ = [
     "VerificationError",
     "__version__",
     "atomic_file",
+    "bake",
     "diff",
     "evaluating",
     "expand",
+    "export_onnx",
     "fold",
     "inspect",
     "load",
+    "restore_bn",
     "save",
     "verify",
 ]
@@ -65,9 +71,12 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file
+    from reparam_kit.baking import bake
     from reparam_kit.formats import load, save
     from reparam_kit.modes import evaluating
     from reparam_kit.onnx.diff import diff
+    from reparam_kit.onnx.export import export_onnx
+    from reparam_kit.restoration import restore_bn
     from reparam_kit.sites import inspect
     from reparam_kit.surgery import expand, fold
     from reparam_kit.verification import verify

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reparam_kit.algebra import Expanded
+from reparam_kit.algebra import Expanded, by_channel, to_kernel, to_weight
 from reparam_kit.errors import InputError
 from reparam_kit.modes import evaluating
 
@@ -66,10 +66,12 @@ class _Meter:
         self.handle = module.register_forward_hook(self.see)
 
     def see(self, module: Expanded, args: tuple[Any, ...], output: Tensor) -> None:
-        self.deployed.add(output)
+        base = module.base
+        self.deployed.add(by_channel(base, output))
         for branch, spread in zip(module.branches, self.branches, strict=True):
-            kernel = branch.product().regroup(module.base.groups).embed(module.base.kernel_size)
-            spread.add(functional_call(module.base, {"weight": kernel.weight}, args))
+            kernel = to_kernel(base, torch.zeros_like(base.weight)).plus([branch.product()])
+            out = functional_call(base, {"weight": to_weight(base, kernel)}, args)
+            spread.add(by_channel(base, out))
 
     def apply(self) -> None:
         self.handle.remove()
@@ -78,7 +80,7 @@ class _Meter:
 
 
 class _Spread:
-    """Running standard deviation of each channel of ``[N, C, ...]``, in float64."""
+    """Running standard deviation of each row of values ``[C, M]``, in float64."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -86,10 +88,10 @@ class _Spread:
         self.squares = torch.zeros(())
 
     def add(self, values: Tensor) -> None:
-        by_channel = values.double().transpose(0, 1).flatten(1)
-        self.count += by_channel.shape[1]
-        self.sum = self.sum + by_channel.sum(1)
-        self.squares = self.squares + by_channel.square().sum(1)
+        values = values.double()
+        self.count += values.shape[1]
+        self.sum = self.sum + values.sum(1)
+        self.squares = self.squares + values.square().sum(1)
 
     def deviation(self) -> Tensor:
         mean = self.sum / self.count

@@ -19,7 +19,7 @@ from reparam_kit.errors import ReparamError
 if TYPE_CHECKING:
     from torch import nn
 
-    from reparam_kit.surgery import Plan
+    from reparam_kit.planning import Plan
 
 
 class _Group(click.Group):
@@ -81,13 +81,41 @@ def _patterns(option: str, text: str) -> Callable[[_Command], _Command]:
     )
 
 
+def _examples(ctx: click.Context, param: click.Parameter, shapes: tuple[str, ...]) -> Any:
+    """Random tensors of the shapes given, or None."""
+    sizes = [shape.split("x") for shape in shapes]
+    if not all(size.isdecimal() and int(size) for shape in sizes for size in shape):
+        raise click.BadParameter("write a shape as 16x3x224x224", ctx, param)
+    if not sizes:
+        return None
+    import torch
+
+    return tuple(torch.randn(*map(int, shape)) for shape in sizes)
+
+
 def _block_options(command: _Command) -> _Command:
     """The arguments of ``plan`` and ``expand``, under their names there."""
     for option in (
-        _patterns("--exclude", "Leave these convolutions alone; may be repeated."),
-        _patterns("--include", "Only these convolutions; may be repeated."),
         click.option(
-            "--norm", default="scale", show_default=True, metavar="NAME", help="scale, batch or none."
+            "--budget",
+            type=float,
+            metavar="RATIO",
+            help="Bound on the cost of a training step, such as 1.3 times the plain one: the cheapest sites are taken. "
+            "Needs --input-shape.",
+        ),
+        click.option(
+            "--input-shape",
+            "example_inputs",
+            multiple=True,
+            metavar="SHAPE",
+            callback=_examples,
+            help="Run the model once on random input of this shape, such as 16x3x224x224, to tell costs and to follow "
+            "a model that cannot be traced; once for each input.",
+        ),
+        _patterns("--exclude", "Leave these layers alone; may be repeated."),
+        _patterns("--include", "Only these layers (linear ones only so); may be repeated."),
+        click.option(
+            "--norm", metavar="NAME", help="scale, batch or none.  [default: the preset's own, mostly scale]"
         ),
         click.option("--block", default="dbb", show_default=True, help="A preset, or an expression."),
     ):
@@ -111,8 +139,8 @@ def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
 @_model_options
 @_json
 def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, **choice: Any) -> None:
-    """List every convolution: what a block adds to it, or why it cannot be expanded."""
-    from reparam_kit.surgery import plan
+    """List every convolution and linear layer: what a block adds to it, or why it cannot be expanded."""
+    from reparam_kit.planning import plan
 
     plans = plan(_load(model, weights, unsafe_load), **choice)
     if as_json:
@@ -128,34 +156,55 @@ def _plan_json(item: Plan) -> dict[str, Any]:
         "kind": site.kind,
         "kernel": site.geometry.weight_shape if site.geometry else None,
         "groups": site.geometry.groups if site.geometry else None,
+        "parameters": site.parameters,
         "stride": site.stride,
         "dilation": site.dilation,
         "bias": site.bias,
         "batch_norm": site.batch_norm,
         "calls": site.calls,
+        "macs": site.macs,
+        "extra_macs": item.extra_macs,
         "branches": item.branches,
         "reason": item.reason,
     }
 
 
 def _print_plans(plans: list[Plan]) -> None:
+    """A row for each layer. Sites mostly have the same few sets of branches, which are spelt out below the table."""
     from rich.console import Console
     from rich.table import Table
 
+    from reparam_kit.planning import cost_ratio
+
+    ratio = cost_ratio(plans)
+    sets = list(dict.fromkeys(tuple(item.branches) for item in plans if item.reason is None))
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("convolution", "kernel", "groups", "BatchNorm"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("layer", overflow="fold")
+    table.add_column("kernel", no_wrap=True)
+    for column in ("weights", "10⁶ MACs", "extra") if ratio else ("weights",):
+        table.add_column(column, no_wrap=True, justify="right")
     table.add_column("branches, or the reason why not")
     for item in plans:
-        site = item.site
-        kernel = "x".join(map(str, site.geometry.weight_shape)) if site.geometry else ""
-        groups = str(site.geometry.groups) if site.geometry else ""
-        what = " + ".join(item.branches)
-        table.add_row(site.name, kernel, groups, site.batch_norm or "", what or f"[yellow]{item.reason}[/]")
+        site, kernel = item.site, ""
+        if site.geometry:
+            kernel = "x".join(map(str, site.geometry.weight_shape))
+            kernel += f" g{site.geometry.groups}" if site.geometry.groups > 1 else ""
+        row = [site.name, kernel, f"{site.parameters:,}"]
+        if ratio:
+            row.append(f"{site.macs / 1e6:,.3g}" if site.macs else "")
+            row.append(f"{item.extra_macs / site.macs:.1%}" if site.macs and item.extra_macs else "")
+        row.append(
+            f"[yellow]{item.reason}[/]" if item.reason else f"({sets.index(tuple(item.branches)) + 1})"
+        )
+        table.add_row(*row)
     console = Console()
     console.print(table)
+    for number, branches in enumerate(sets, start=1):
+        console.print(f"({number}) {' + '.join(branches)}", highlight=False)
     chosen = sum(item.reason is None for item in plans)
-    console.print(f"{chosen} of {len(plans)} convolutions can be expanded")
+    console.print(f"{chosen} of {len(plans)} layers are expanded")
+    if ratio:
+        console.print(f"estimated cost of a training step: {ratio:.2f} times the plain one")
 
 
 @main.command()
@@ -213,3 +262,36 @@ def diff(a: str, b: str, as_json: bool) -> None:
     click.echo(json.dumps(difference.to_json(), indent=2) if as_json else str(difference))
     if not difference.same_graph:
         click.get_current_context().exit(1)
+
+
+@main.command()
+@click.argument("model")
+@_output
+@click.option(
+    "--like", required=True, metavar="ORIGINAL", help="The .onnx that this architecture was exported to."
+)
+@click.option(
+    "--inputs", metavar="FILE.npz", help="What to trace on: an array for each input.  [default: noise]"
+)
+@click.option(
+    "--simplify", is_flag=True, help="Compare through onnxsim, for what it or another exporter wrote."
+)
+@_model_options
+def export(
+    model: str,
+    output: str,
+    like: str,
+    inputs: str | None,
+    simplify: bool,
+    weights: str | None,
+    unsafe_load: bool,
+) -> None:
+    """Write ORIGINAL with the weights of MODEL, if both have the same graph. Exit status 1 if not."""
+    from reparam_kit.onnx.export import export_onnx
+    from reparam_kit.onnx.run import read_inputs
+
+    net = _load(model, weights, unsafe_load)
+    examples = read_inputs(inputs, like) if inputs else None
+    done = export_onnx(net, output, like=like, example_inputs=examples, simplify=simplify)
+    form = f"{like} as onnxsim simplifies it" if done.simplified else like
+    click.echo(f"{form}, with the weights of {model}, in {output}", err=True)

@@ -21,6 +21,7 @@ from torch import nn
 from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
+from reparam_kit.restoration import Restored, put_norms
 from reparam_kit.surgery import expand
 
 _EXPANDED = "reparam-kit expanded ONNX model 1"
@@ -85,12 +86,14 @@ def save(model: nn.Module, path: str | Path) -> None:
 def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
     provenance = getattr(model, "meta", {}).get("onnx")
     expanded = [module for module in model.modules() if isinstance(module, Expanded)]
-    if provenance is None or not expanded:
+    restored = [module.site for module in model.modules() if isinstance(module, Restored)]
+    if provenance is None or not (expanded or restored):
         return model
     return {
         "format": _EXPANDED,
         "onnx": provenance.payload,
         "external": dict(provenance.external),
+        "restored": restored,
         "sites": [(module.site, module.block, module.norm) for module in expanded],
         "state": model.state_dict(),
     }
@@ -106,7 +109,12 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
                 "state_dict and name the model as package.module:factory with its weights, or allow it with "
                 "unsafe=True (--unsafe-load) if you trust where the file comes from"
             ) from None
-        content = torch.load(path, map_location="cpu", weights_only=False)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:  # unpickling runs what the file says, which may fail in any way
+            raise InputError(
+                f"{path} cannot be unpickled: {type(error).__name__}: {first_line(error)}"
+            ) from error
     if isinstance(content, nn.Module):
         return content
     if isinstance(content, dict) and content.get("format") == _EXPANDED:
@@ -123,6 +131,7 @@ def _rebuild(content: dict[str, Any]) -> nn.Module:
 
     file = OnnxFile(parse_onnx(content["onnx"], "the ONNX model inside"), content["external"])
     model: nn.Module = import_file(file, content["onnx"])
+    model = put_norms(model, content["restored"])
     for (block, norm), group in groupby(content["sites"], key=itemgetter(1, 2)):
         model = expand(model, block, norm, include=[escape(site) for site, *_ in group])
     model.load_state_dict(content["state"])

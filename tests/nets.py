@@ -92,7 +92,41 @@ class Line(nn.Module):
         return self.net(x.flatten(2))
 
 
-NETS = [Plain, Shared, Residual, Dynamic, Line]
+class Upsampling(nn.Module):
+    """Transposed convolutions in all their geometries, and an output size that the caller asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 8, 4, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.groups = nn.ConvTranspose2d(8, 4, 3, stride=2, output_padding=1, groups=2, dilation=2)
+        self.depthwise = nn.ConvTranspose2d(4, 4, (2, 3), stride=(2, 1), padding=(0, 1), groups=4)
+        self.asked = nn.ConvTranspose2d(4, 3, 3, stride=3, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn(self.up(x[..., :7, :7])))
+        x = self.depthwise(torch.relu(self.groups(x)))
+        size = [3 * length - 4 for length in x.shape[2:]]
+        return self.asked(x, output_size=size)
+
+
+class Perceptron(nn.Module):
+    """Linear layers, on vectors and on sequences of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.mix = nn.Linear(6, 8)
+        self.hidden = nn.Linear(8, 8, bias=False)
+        self.norm = nn.BatchNorm1d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.mix(self.conv(x).flatten(2).transpose(1, 2)).relu()
+        return self.head(self.norm(self.hidden(tokens.mean(1))))
+
+
+NETS = [Plain, Shared, Residual, Dynamic, Line, Upsampling, Perceptron]
 
 
 def build(kind: type[nn.Module]) -> nn.Module:

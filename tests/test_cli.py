@@ -39,7 +39,9 @@ def test_other_weights_are_another_function_and_the_same_graph(tmp_path: Path) -
 def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
     net = small_onnx(tmp_path / "a.onnx")
     table = run("inspect", net)
-    assert "2 of 2 convolutions can be expanded" in table.stdout
+    assert "2 of 2 layers are expanded" in table.stdout
+    assert "(1) conv(1) + conv(1) >> conv(k) + conv(1) >> avg(k)" in table.stdout
+    assert "times the plain one" not in table.stdout
     rows = json.loads(run("inspect", net, "--json", "--exclude", "*stem*").stdout)
     assert [row["reason"] for row in rows] == ["excluded", None]
     assert rows[1]["branches"] == ["conv(1)", "conv(1) >> conv(k)", "conv(1) >> avg(k)"]
@@ -48,7 +50,32 @@ def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
 def test_a_factory_and_its_weights(tmp_path: Path) -> None:
     rk.save(build(Plain), tmp_path / "plain.safetensors")
     result = run("inspect", "nets:Plain", "--weights", tmp_path / "plain.safetensors", "--json")
-    assert len(json.loads(result.stdout)) == 6
+    rows = json.loads(result.stdout)
+    assert [row["kind"] for row in rows] == ["Conv2d"] * 6 + ["Linear"]
+
+
+def test_costs_and_budget(tmp_path: Path) -> None:
+    shape = ["--input-shape", "2x3x17x17"]
+    dear = run("inspect", "nets:Plain", *shape)
+    assert "estimated cost of a training step: 1.08 times the plain one" in dear.stdout
+    rows = json.loads(run("inspect", "nets:Plain", *shape, "--budget", "1.03", "--json").stdout)
+    assert {row["reason"] for row in rows[:6]} == {None, "does not fit into budget=1.03"}
+    extra = sum(row["extra_macs"] for row in rows if row["reason"] is None)
+    assert 0 < extra <= 0.03 * sum(row["macs"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input-shape", "2x3xA"], "write a shape as 16x3x224x224"),
+        (["--budget", "1.5"], "needs example_inputs"),
+        (["--budget", "0.5", "--input-shape", "2x3x17x17"], "at least 1"),
+    ],
+)
+def test_a_wrong_shape_or_budget(arguments: list[str], message: str) -> None:
+    result = run("inspect", "nets:Plain", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -65,12 +92,12 @@ def test_a_factory_and_its_weights(tmp_path: Path) -> None:
         (
             ["expand", "{net}", "-o", "{out}.pt", "--include", "zzz"],
             2,
-            "include='zzz' matches no convolution",
+            "include='zzz' matches no layer",
         ),
         (
             ["expand", "{net}", "-o", "{out}.pt", "--block", "conv(k) + conv(7)"],
             3,
-            "none of the 2 convolutions",
+            "none of the 2 layers",
         ),
         (["expand", "{net}", "-o", "{out}.xyz"], 2, "choose .onnx, .pt or .safetensors"),
         (["expand", "{net}", "-o", "{out}.onnx"], 2, "fold"),

@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
-from nets import NETS, Dynamic, Plain, Residual, Shared, build, disturb, images
+from nets import NETS, Dynamic, Perceptron, Plain, Residual, Shared, build, disturb, images
 from torch import nn
 
 import reparam_kit as rk
 from reparam_kit.algebra import NORMS, PRESETS, Expanded, Norm
-from reparam_kit.surgery import plan
+from reparam_kit.planning import plan
 
 CASES = [(net, norm) for net in NETS for norm in NORMS if (net, norm) != (Residual, "batch")]
 
@@ -26,7 +26,7 @@ def expanded(net: nn.Module) -> list[str]:
 def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: Norm, mode: bool) -> None:
     net = build(kind).train(mode)
     before = copy.deepcopy(net.state_dict())
-    student = rk.expand(net, "dbb", norm, calibration=[images()])
+    student = rk.expand(net, "dbb", norm, include=["*"], calibration=[images()])
     folded = rk.fold(student)
     assert type(folded) is type(net)
     assert list(folded.state_dict()) == list(before)
@@ -39,7 +39,7 @@ def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: Norm, mod
 @pytest.mark.parametrize("block", ["dbb", "mobileone", "ecb", "conv(1) >> conv(2) >> avg(2)"])
 @pytest.mark.parametrize(("kind", "norm"), CASES)
 def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: Norm, block: str) -> None:
-    student = disturb(rk.expand(build(kind).double(), block, norm)).train()
+    student = disturb(rk.expand(build(kind).double(), block, norm, include=["*"])).train()
     folded = rk.fold(student).eval()
     x = images().double()
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: Norm, blo
 
 @pytest.mark.parametrize(("kind", "norm"), CASES)
 def test_float32_fold_is_as_near_to_the_truth_as_the_unfolded_net(kind: type[nn.Module], norm: Norm) -> None:
-    student = disturb(rk.expand(build(kind), "dbb", norm)).eval()
+    student = disturb(rk.expand(build(kind), "dbb", norm, include=["*"])).eval()
     folded = rk.fold(student)
     x = images(8)
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_calibration_brings_branches_to_the_spread_of_the_deployed_output() -> N
     student = rk.expand(net, calibration=[x])
     stem = student.stem.conv
     deployed = nn.functional.conv2d(x, stem.base.weight, stride=2, padding=1).std((0, 2, 3))
-    kernel = stem.branches[0].product().embed((3, 3)).weight
+    kernel = nn.functional.pad(stem.branches[0].product().weight, (1, 1, 1, 1))
     own = nn.functional.conv2d(x, kernel, stride=2, padding=1).std((0, 2, 3))
     torch.testing.assert_close(own, deployed, rtol=1e-3, atol=0)
 
@@ -195,8 +195,8 @@ def test_which_sites_are_expanded(options: dict[str, object], names: list[str]) 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"include": ["layer9.*"]}, rk.InputError, "include='layer9.\\*' matches no convolution"),
-        ({"exclude": ["stm"]}, rk.InputError, "exclude='stm' matches no convolution"),
+        ({"include": ["layer9.*"]}, rk.InputError, "include='layer9.\\*' matches no layer"),
+        ({"exclude": ["stm"]}, rk.InputError, "exclude='stm' matches no layer"),
         ({"norm": "layer"}, rk.InputError, "choose one of scale, batch, none"),
         ({"block": "ddb"}, rk.ExpressionError, "did you mean 'dbb'"),
         ({"block": "conv(k) + conv(9)"}, rk.NothingToDoError, "spans 9x9 taps"),
@@ -210,6 +210,8 @@ def test_a_wrong_argument_is_named(options: dict[str, object], error: type[Excep
 
 def test_nothing_to_expand_and_nothing_to_fold() -> None:
     with pytest.raises(rk.NothingToDoError, match="has no convolution"):
+        rk.expand(nn.ReLU())
+    with pytest.raises(rk.NothingToDoError, match=r"none of the 1 layers.*where include names it"):
         rk.expand(nn.Linear(2, 2))
     with pytest.raises(rk.NothingToDoError, match="expand it first"):
         rk.fold(build(Plain))
@@ -240,6 +242,23 @@ def test_a_forward_of_its_own_is_no_matter_for_scale() -> None:
     student = disturb(rk.expand(nn.Sequential(Own(3, 4, 3)).double()))
     x = images().double()
     torch.testing.assert_close(rk.fold(student)(x), student(x), rtol=1e-13, atol=1e-13)
+
+
+def test_linear_layers_are_expanded_where_they_are_named() -> None:
+    net = build(Perceptron)
+    assert expanded(rk.expand(net)) == ["conv"]
+    assert expanded(rk.expand(net, include=["h*"])) == ["hidden", "head"]
+    assert [item.reason for item in plan(net) if item.site.name == "mix"] == [
+        "linear layer: expanded where include names it"
+    ]
+
+
+def test_a_preset_may_bring_its_norm() -> None:
+    student = rk.expand(build(Plain), "qarepvgg")
+    assert {module.norm for module in student.modules() if isinstance(module, Expanded)} == {"none"}
+    assert student.even.norm == "none"
+    assert rk.expand(build(Plain), "qarepvgg", "scale").even.norm == "scale"
+    assert rk.expand(build(Plain), "repvgg").even.norm == "scale"
 
 
 def test_untraceable_models_expand() -> None:

@@ -22,7 +22,7 @@ from recipes.demo.drawing import SIZE, draw
 from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, evaluate, write_pairs, write_records
-from recipes.tsmr import TSMRConfig, apply_tsmr
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
 
 Pictures = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
@@ -83,7 +83,8 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
     _export(train_on_identities(nets.teacher(), images, people, effort.teacher_epochs), teacher)
 
     say("re-parameterised distillation of the deployed file")
-    config = TSMRConfig(epochs=effort.distillation_epochs, lr=2e-3, seed=seed)
+    distillation = Stage(epochs=effort.distillation_epochs, cosine=1.0)
+    config = TSMRConfig(stages=(distillation,), lr=2e-3, seed=seed)
     result = apply_tsmr(rk.load(deployed), teacher, folder / "faces.rec", choosing, config)
     rk.save(result.model, improved)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
@@ -40,7 +41,9 @@ class Embedder:
         InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
     """
 
-    def __init__(self, model: nn.Module | str | Path, preset: InputPreset, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: nn.Module | str | os.PathLike[str], preset: InputPreset, batch_size: int = 64
+    ) -> None:
         self.preset = preset
         self.batch_size = batch_size
         self._run: Callable[[torch.Tensor], torch.Tensor]
@@ -70,16 +73,19 @@ class Embedder:
         Raises:
             InputError: there is no image, the images differ in size, or their size is not the one the file has fixed.
         """
-        rows: list[torch.Tensor] = []
+        rows = list(self.batches(images, flip))
+        if not rows:
+            raise InputError("there is no image to embed")
+        return torch.cat(rows).numpy()
+
+    def batches(self, images: Iterable[Image], flip: bool = False) -> Iterator[torch.Tensor]:
+        """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("embedding", total=length_hint(images) or None)
             for batch in _batches(images, self.batch_size):
-                rows.append(self(batch) + self(batch.flip(3)) if flip else self(batch))
+                yield self(batch) + self(batch.flip(3)) if flip else self(batch)
                 progress.advance(task, len(batch))
-        if not rows:
-            raise InputError("there is no image to embed")
-        return torch.cat(rows).numpy()
 
 
 def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:

@@ -1,19 +1,29 @@
-"""Encoded images to pixels, and a ``.rec`` file as a dataset to train on."""
+"""Image files to pixels of a size."""
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
-from torch.utils.data import Dataset
+from PIL import Image, ImageOps
 
-from recipes.faces.records import RecordFile
 from reparam_kit import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def read_image(path: Path) -> bytes:
+    """The encoded image of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"the image {path} cannot be read: {error.strerror}") from error
 
 
 def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
@@ -33,43 +43,8 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
         raise InputError(f"{where} is not a JPEG or PNG that can be decoded: {error}") from error
 
 
-class FaceRecords(Dataset[tuple[torch.Tensor, int, int]]):
-    """A ``.rec`` file as ``(image uint8 [3, H, W] RGB, label in 0 .. num_identities - 1, index)``.
-
-    The labels of the file, whatever whole numbers they are, are numbered in ascending order. They are taken from the
-    first image of each identity range; a file without identity ranges is read through once.
-
-    Args:
-        path: the ``.rec`` file, or one that is open already.
-
-    Raises:
-        InputError: as :class:`RecordFile`. Items raise it for an image that cannot be decoded, or one whose label
-            differs from those of its file's identity ranges.
-    """
-
-    def __init__(self, path: str | os.PathLike[str] | RecordFile) -> None:
-        self.records = path if isinstance(path, RecordFile) else RecordFile(path)
-        ranges = self.records.identity_ranges()
-        firsts = ranges[ranges[:, 0] < ranges[:, 1], 0] if len(ranges) else range(len(self.records))
-        self._labels = np.unique([self.records.read(int(i)).label for i in firsts])
-
-    @property
-    def num_identities(self) -> int:
-        """How many people the file shows."""
-        return len(self._labels)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        record = self.records.read(index)
-        label = int(np.searchsorted(self._labels, record.label))
-        if label == len(self._labels) or self._labels[label] != record.label:
-            raise InputError(
-                f"{self.records.where(index)} has the label {record.label}, which no identity range begins with"
-            )
-        pixels = decode_image(record.image, self.records.where(index))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), label, index
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, int, int]]:
-        return (self[i] for i in range(len(self)))
+def fit_image(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """The middle of an image as uint8 ``[size, size, 3]``: its longer side cropped to a square, the square scaled."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.array(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC))

@@ -45,12 +45,14 @@ _RGB = (
 PRESETS = {p.name: p for rgb in _RGB for p in (rgb, replace(rgb, name=f"{rgb.name}-bgr", bgr=True))}
 
 
-def input_preset(name: str) -> InputPreset:
-    """The preset of that name: ``imagenet``, ``insightface``, ``raw``, or one of these with ``-bgr``.
+def input_preset(name: str | InputPreset) -> InputPreset:
+    """The preset of that name: ``imagenet``, ``insightface``, ``raw``, or one of these with ``-bgr``; or one itself.
 
     Raises:
         InputError: there is no such preset; the message suggests the closest name.
     """
+    if isinstance(name, InputPreset):
+        return name
     if name in PRESETS:
         return PRESETS[name]
     close = get_close_matches(name, PRESETS, n=1)

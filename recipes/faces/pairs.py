@@ -1,24 +1,19 @@
-"""Verification sets: InsightFace's ``.bin``, a pickle of ``(bins, issame)``, read without running what it names.
-
-``bins`` are 2N encoded images, as bytes or as uint8 arrays; ``issame`` are N truth values; pair ``i`` is the images
-``2i`` and ``2i + 1``. A pickle can name any function of the machine and have it called. Here a name never reaches an
-import. The few names that such files need, numpy's array constructors among them, get small stand-ins that can hold
-bytes and do nothing else, because numpy's own constructors trust what a pickle says about memory. Every other name is
-refused.
-"""
+"""Verification sets of image pairs: what they are, and reading one from whatever its makers published."""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from reparam_kit import InputError, UnsafeFileError, atomic_file
+from recipes.faces.bins import read_bin
+from recipes.faces.images import read_image
+from recipes.faces.pair_lists import ListedPair, read_cfp, read_pair_list
+from reparam_kit import InputError, atomic_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +23,8 @@ class PairSet:
     Attributes:
         images: 2N encoded images (JPEG or PNG); pair ``i`` is ``images[2 * i]`` and ``images[2 * i + 1]``.
         same: bool ``[N]``.
+        folds: the number of each pair's fold, int64 ``[N]``, where the set's makers say which is which.
+        names: what messages call each of the 2N images, where they came from files of their own.
 
     Raises:
         InputError: the lengths do not match, or there is no pair.
@@ -35,6 +32,8 @@ class PairSet:
 
     images: list[bytes]
     same: npt.NDArray[np.bool_]
+    folds: npt.NDArray[np.int64] | None = None
+    names: list[str] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.same) or len(self.images) != 2 * len(self.same):
@@ -45,9 +44,30 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.same)
 
+    def sample(self, limit: int) -> PairSet:
+        """At most ``limit`` of the pairs, spread evenly over the set, half of them genuine where it has as many."""
+        if limit >= len(self):
+            return self
+        kinds = np.flatnonzero(self.same), np.flatnonzero(~self.same)
+        genuine = min(len(kinds[0]), max(limit // 2, limit - len(kinds[1])))
+        spread = [
+            kind[np.linspace(0, len(kind) - 1, count).round().astype(int)]
+            for kind, count in zip(kinds, (genuine, limit - genuine), strict=True)
+        ]
+        chosen = np.sort(np.concatenate(spread))
+        images = [2 * int(i) + side for i in chosen for side in (0, 1)]
+        return PairSet(
+            [self.images[i] for i in images],
+            self.same[chosen],
+            None if self.folds is None else self.folds[chosen],
+            None if self.names is None else [self.names[i] for i in images],
+        )
+
 
 def write_pairs(path: str | os.PathLike[str], pairs: PairSet) -> None:
     """Write a verification set as ``(bins, issame)``, which InsightFace and :func:`read_pairs` read.
+
+    The format has no place for folds: readers cut it into consecutive ones.
 
     Raises:
         InputError: the folder does not exist or cannot be written to.
@@ -56,128 +76,63 @@ def write_pairs(path: str | os.PathLike[str], pairs: PairSet) -> None:
         pickle.dump((pairs.images, pairs.same.tolist()), file, protocol=4)
 
 
-def read_pairs(path: str | os.PathLike[str]) -> PairSet:
-    """Read a verification set written by python 2 or 3.
+def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> PairSet:
+    """Read a verification set; what it is shows in its content.
+
+    - InsightFace's ``.bin`` (LFW, AgeDB-30, CFP-FP, CALFW, CPLFW as it distributes them)
+    - a list of LFW, CALFW, CPLFW, or of ``path path 0/1`` (AgeDB-30): see :func:`recipes.faces.pair_lists`
+    - CFP's folder (its frontal-profile pairs), or its ``Protocol/Split/FP`` or ``Protocol/Split/FF``
+
+    The images of a list are read into memory as they are stored, each file once. They must be aligned crops of the
+    size that the model takes.
+
+    Args:
+        path: file or folder.
+        images: the folder that a list's paths start in. None: the list's own folder, and for CFP its ``Data/Images``.
 
     Raises:
-        UnsafeFileError: the file names something that a verification set does not hold. Nothing that it names was run.
-        InputError: the file is missing, cut short, or not such a set.
+        UnsafeFileError: a ``.bin`` names something that a verification set does not hold. None of it was run.
+        InputError: a file is missing, cut short, or not such a set; of a list, the message names the line.
     """
     path = Path(path)
+    folder = None if images is None else Path(images)
+    if path.is_dir():
+        return _load(read_cfp(path, folder))
+    if not _is_pickle(path):
+        return _load(read_pair_list(path, folder or path.parent))
+    if folder is not None:
+        raise InputError(f"{path} holds its images: leave out the image folder {folder}")
+    encoded, same = read_bin(path)
     try:
-        with path.open("rb") as file:
-            bins, same = _Unpickler(file, encoding="bytes").load()
-        images = [_image(entry) for entry in _entries(bins)]
-        truths = np.array([_truth(entry) for entry in _entries(same)], np.bool_)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except UnsafeFileError as error:
-        raise UnsafeFileError(f"{path} {error}") from None
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is cut short or is not a pickle of (bins, issame): {reason}") from error
-    try:
-        return PairSet(images, truths)
+        return PairSet(encoded, np.array(same, np.bool_))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _entries(value: object) -> list[object]:
-    if isinstance(value, _Array):
-        return list(value.data)
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    raise ValueError(f"a {type(value).__name__} where a list belongs")
+def _is_pickle(path: Path) -> bool:
+    if path.suffix == ".bin":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"\x80"  # how a pickle of protocol 2 or later begins, and no text in UTF-8
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _image(entry: object) -> bytes:
-    data = entry.data if isinstance(entry, _Array) else entry
-    if isinstance(data, (bytes, bytearray)):
-        return bytes(data)
-    raise ValueError(f"a {type(data).__name__} where an encoded image belongs")
-
-
-def _truth(entry: object) -> bool:
-    value = entry.data[0] if isinstance(entry, _Array) and len(entry.data) == 1 else entry
-    if isinstance(value, int) and value in (0, 1):
-        return bool(value)
-    raise ValueError(f"a {type(value).__name__} where true or false belongs")
-
-
-class _Array:
-    """What becomes of a numpy array or scalar: its bytes or, where it is an array of objects, their list."""
-
-    def __init__(self, dtype: object, data: bytes | bytearray | list[object]) -> None:
-        if not isinstance(dtype, _Dtype) or isinstance(data, list) != dtype.of_objects:
-            raise ValueError("a numpy array whose content is not what its dtype says")
-        self.data = data
-
-
-class _PendingArray(_Array):
-    """An array as ``_reconstruct`` leaves it, to be filled by its state."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def __setstate__(self, state: tuple[int, object, object, object, bytes | list[object]]) -> None:
-        _version, _shape, dtype, _fortran, data = state
-        super().__init__(dtype, data)
-
-
-class _Dtype:
-    """A numpy dtype: one byte an item (uint8, int8 or bool), or objects."""
-
-    def __init__(self, name: str | bytes) -> None:
-        name = name.decode() if isinstance(name, bytes) else name
-        if name not in ("u1", "i1", "b1", "O8", "O"):
-            raise ValueError(f"a numpy array of {name!r}, not of bytes")
-        self.of_objects = name.startswith("O")
-
-    def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, which one byte does not have."""
-
-
-class _StandIn:
-    """Called where a pickle calls the name that this stands for. It takes no state, so a file cannot change it."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        self._call = call
-
-    def __call__(self, *args: object) -> object:
-        return self._call(*args)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a pickle that sets attributes of a function")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_STAND_INS = {
-    # How python 3 writes bytes for python 2.
-    "_codecs.encode": _StandIn(_latin1),
-    "numpy.ndarray": _StandIn(lambda: None),
-    "numpy.dtype": _StandIn(lambda name, *_flags: _Dtype(name)),
-}
-for _core in ("numpy.core", "numpy._core"):
-    _STAND_INS[f"{_core}.multiarray._reconstruct"] = _StandIn(lambda *_: _PendingArray())
-    _STAND_INS[f"{_core}.multiarray.scalar"] = _StandIn(_Array)
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = _StandIn(lambda data, dtype, *_: _Array(dtype, data))
-
-
-class _Unpickler(pickle.Unpickler):
-    """Never imports and never calls anything but the stand-ins."""
-
-    def find_class(self, module: str, name: str) -> _StandIn:
-        try:
-            return _STAND_INS[f"{module}.{name}"]
-        except KeyError:
-            shown = f"{module}.{name}"[:80]
-            raise UnsafeFileError(
-                f"names {shown!r}, which no verification set needs; it was not run, and the file is not used"
-            ) from None
+def _load(listed: list[ListedPair]) -> PairSet:
+    read: dict[Path, bytes] = {}
+    for pair in listed:
+        for file in pair.files:
+            if file not in read:
+                try:
+                    read[file] = read_image(file)
+                except InputError as error:
+                    raise InputError(f"{pair.where}: {error}") from error
+    files = [file for pair in listed for file in pair.files]
+    folds = [pair.fold for pair in listed if pair.fold is not None]
+    return PairSet(
+        [read[file] for file in files],
+        np.array([pair.same for pair in listed], np.bool_),
+        np.array(folds, np.int64) if folds else None,
+        [str(file) for file in files],
+    )

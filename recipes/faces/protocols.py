@@ -10,6 +10,8 @@ Sources: G. B. Huang, M. Ramesh, T. Berg, E. Learned-Miller, "Labeled Faces in t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,39 +37,82 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return cosine
 
 
+def fold_numbers(count: int, folds: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The fold ``0 .. F - 1`` of each of ``count`` pairs, int64.
+
+    Args:
+        count: the number of pairs.
+        folds: how many consecutive folds, not shuffled, of which the first ``count mod folds`` have one pair more; or
+            the number of each pair's fold, as a set's makers give it.
+
+    Raises:
+        InputError: there are fewer than two folds, more than pairs, or not one number for each pair.
+    """
+    given = np.asarray(folds)
+    if given.ndim == 0:
+        number = int(given)
+        if not 2 <= number <= count:
+            raise InputError(f"{count} pairs cannot be cut into {number} folds")
+        parts = [len(part) for part in np.array_split(np.arange(count), number)]
+        return np.repeat(np.arange(number), parts)
+    known, numbers = np.unique(given, return_inverse=True)
+    if given.shape != (count,) or len(known) < 2:
+        raise InputError(f"{len(given)} numbers of {len(known)} folds do not cut {count} pairs into folds")
+    return numbers
+
+
 def kfold_accuracy(
-    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10
 ) -> tuple[float, float, Floats]:
     """LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
-    The folds are consecutive and not shuffled, and the first ``N mod folds`` have one pair more, as the sets' makers
-    intend: a set's folds share no person. The candidates are the midpoints between neighbouring distinct scores of the
-    other folds, and one threshold on either side of them all. Among equally accurate ones the highest is taken
-    (InsightFace's choice: its first among ascending distances).
+    The folds are not shuffled, as the sets' makers intend: a set's folds share no person. The candidates are the
+    midpoints between neighbouring distinct scores of the other folds, and one threshold on either side of them all.
+    Among equally accurate ones the highest is taken (InsightFace's choice: its first among ascending distances).
 
     Args:
         scores: ``[N]``.
         same: bool ``[N]``.
-        folds: between 2 and N.
+        folds: as :func:`fold_numbers`.
 
     Returns:
         Mean of the folds' accuracies, their standard deviation (over ``folds``, not ``folds - 1``; the LFW paper's
         standard error is this divided by ``sqrt(folds - 1)``), and the thresholds float64 ``[folds]``.
 
     Raises:
-        InputError: a score is not finite, or ``folds`` is not between 2 and N.
+        InputError: a score is not finite, or ``folds`` does not cut the pairs.
     """
     scores, same = _checked(scores, same)
-    if not 2 <= folds <= len(scores):
-        raise InputError(f"{len(scores)} pairs cannot be cut into {folds} folds")
-    accuracies = np.empty(folds)
-    thresholds = np.empty(folds)
-    for i, fold in enumerate(np.array_split(np.arange(len(scores)), folds)):
-        rest = np.delete(np.arange(len(scores)), fold)
-        genuine, impostors, candidates = _sweep(scores[rest], same[rest])
+    order = _falling(scores)
+    fold = fold_numbers(len(scores), folds)[order]
+    scores, same = scores[order], same[order]
+    accuracies = np.empty(int(fold.max()) + 1)
+    thresholds = np.empty(len(accuracies))
+    for i in range(len(accuracies)):
+        inside = fold == i
+        genuine, impostors, candidates = _sweep(scores[~inside], same[~inside])
         thresholds[i] = candidates[np.argmax(genuine - impostors)]
-        accuracies[i] = np.mean((scores[fold] >= thresholds[i]) == same[fold])
+        accuracies[i] = np.mean((scores[inside] >= thresholds[i]) == same[inside])
     return float(accuracies.mean()), float(accuracies.std()), thresholds
+
+
+def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
+    """Separation of genuine and impostor scores: ``(mean - mean) / sqrt((variance + variance) / 2)``.
+
+    It uses every score, where accuracy and TAR see only the few near a threshold, and so tells two models or inputs
+    apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal.
+
+    Source: D. M. Green, J. A. Swets, "Signal Detection Theory and Psychophysics", 1966; J. Daugman, "Biometric decision
+    landscapes", Cambridge TR 482, 2000.
+
+    Raises:
+        InputError: a score is not finite, or there is no genuine or no impostor pair.
+    """
+    scores, same = _checked(scores, same)
+    require_both_kinds(same)
+    genuine, impostors = scores[same], scores[~same]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float((genuine.mean() - impostors.mean()) / np.sqrt((genuine.var() + impostors.var()) / 2))
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -104,22 +149,44 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
     Raises:
         InputError: a score is not finite, or there is no genuine or no impostor pair.
     """
+    return tar_at_fars(scores, same, [far])[0]
+
+
+def tar_at_fars(scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float]) -> list[float]:
+    """:func:`tar_at_far` for each of ``fars``, sorting the scores once."""
     genuine, impostors, _ = _both_kinds(scores, same)
-    allowed = np.floor(far * impostors[-1] + 1e-9)  # 0.29 * 100 is 28.999...
-    if allowed < 1:
-        return float("nan")
-    return float(genuine[impostors <= allowed].max() / genuine[-1])
+    tars = []
+    for far in fars:
+        allowed = accepts_allowed(far, int(impostors[-1]))
+        last = int(np.searchsorted(impostors, allowed, "right")) - 1
+        tars.append(float(genuine[last] / genuine[-1]) if allowed >= 1 else float("nan"))
+    return tars
+
+
+def accepts_allowed(far: float, impostors: int) -> int:
+    """How many of ``impostors`` pairs may be accepted at a false accept rate of at most ``far``."""
+    return int(np.floor(far * impostors + 1e-9))  # 0.29 * 100 is 28.999...
 
 
 def _both_kinds(
     scores: npt.ArrayLike, same: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
     scores, same = _checked(scores, same)
+    require_both_kinds(same)
+    order = _falling(scores)
+    return _sweep(scores[order], same[order])
+
+
+def require_both_kinds(same: npt.NDArray[np.bool_]) -> None:
+    """Error rates need pairs of both kinds.
+
+    Raises:
+        InputError: there is no genuine or no impostor pair.
+    """
     if same.all() or not same.any():
         raise InputError(
             f"error rates need genuine and impostor pairs; of {len(same)} pairs {same.sum()} are genuine"
         )
-    return _sweep(scores, same)
 
 
 def _checked(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -136,15 +203,22 @@ def _checked(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, npt.ND
     return scores, same
 
 
+def _falling(scores: Floats) -> npt.NDArray[np.int64]:
+    return np.argsort(-scores, kind="stable")
+
+
 def _sweep(
-    scores: Floats, same: npt.NDArray[np.bool_]
+    falling: Floats, same: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-    """Genuine and impostor pairs accepted at each threshold that decides differently; thresholds fall."""
-    values, group = np.unique(scores, return_inverse=True)
-    genuine = np.bincount(group[same], minlength=len(values))[::-1]
-    impostors = np.bincount(group[~same], minlength=len(values))[::-1]
-    low, high = values[:-1], values[1:]
+    """Genuine and impostor pairs accepted at each threshold that decides differently, and the thresholds.
+
+    The scores and the thresholds fall.
+    """
+    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+    genuine = np.append(0, np.cumsum(same)[last])
+    impostors = np.append(0, last + 1) - genuine
+    values = falling[last]
+    high, low = values[:-1], values[1:]
     middle = low / 2 + high / 2
     between = np.where(middle > low, middle, high)  # there is nothing between neighbouring floats
-    thresholds = np.concatenate([[np.nextafter(values[-1], np.inf)], between[::-1], values[:1]])
-    return np.append(0, genuine.cumsum()), np.append(0, impostors.cumsum()), thresholds
+    return genuine, impostors, np.concatenate([[np.nextafter(values[0], np.inf)], between, values[-1:]])

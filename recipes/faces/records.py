@@ -101,11 +101,27 @@ class RecordFile:
             IndexError: ``index`` is not in ``0 .. len - 1``.
             InputError: the record is cut short or corrupt.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.path} has {len(self)} images, there is no image {index}")
-        key, offset = self._keys[index], self._offsets[index]
+        key, offset = self._entry(index)
         labels, image = self._read(key, offset)
         return Record(self._whole(labels[0], key, offset), image)
+
+    def label(self, index: int) -> int:
+        """Label of image ``index``, without reading the image.
+
+        Raises:
+            IndexError, InputError: as :meth:`read`.
+        """
+        key, offset = self._entry(index)
+        _, length = self._part(self._file(), key, offset, offset)
+        start = self._file().read(min(length, _HEADER.size + 4))
+        if (
+            len(start) < _HEADER.size + 4
+        ):  # the magic stands among the labels and cuts them, or there is no image
+            return self.read(index).label
+        count, label, _, _ = _HEADER.unpack_from(start)
+        if count:
+            (label,) = struct.unpack_from("<f", start, _HEADER.size)
+        return self._whole(label, key, offset)
 
     def identity_ranges(self) -> npt.NDArray[np.int64]:
         """The half-open range ``[start, end)`` of image indices of each person: int64 ``[C, 2]``.
@@ -126,7 +142,7 @@ class RecordFile:
 
     def where(self, index: int) -> str:
         """File, record number and byte offset of image ``index``, for messages about what it holds."""
-        return self._place(self._keys[index], self._offsets[index])
+        return self._place(*self._entry(index))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_local"}
@@ -134,6 +150,11 @@ class RecordFile:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._local = threading.local()
+
+    def _entry(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} has {len(self)} images, there is no image {index}")
+        return self._keys[index], self._offsets[index]
 
     def _place(self, key: int, offset: int) -> str:
         return f"{self.path}: record {key} at byte {offset}"
@@ -161,7 +182,8 @@ class RecordFile:
     def _file(self) -> BinaryIO:
         # A handle that came through a fork shares its position with the parent's, and threads would share it too.
         if getattr(self._local, "process", None) != os.getpid():
-            self._local.file = self.path.open("rb")
+            # A buffer of one header: to read headers alone must not read what lies between them.
+            self._local.file = self.path.open("rb", buffering=64)
             self._local.process = os.getpid()
             weakref.finalize(self, self._local.file.close)
         file: BinaryIO = self._local.file

@@ -6,6 +6,7 @@ run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         raise InputError(
             f"{path} is not a checkpoint of this recipe, or damaged: delete it to start anew"
         ) from error
+    was, now = dict(_leaves(was)), dict(_leaves(run))
     differing = [
-        f"{name}={was.get(name)!r} (now {run.get(name)!r})"
-        for name in {**was, **run}
-        if was.get(name) != run.get(name)
+        f"{name}={was.get(name)!r} (now {now.get(name)!r})"
+        for name in {**was, **now}
+        if was.get(name) != now.get(name)
     ]
     if differing:
         raise InputError(
@@ -48,3 +50,14 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
             "repeat that run's choices to go on with it, or delete it to start anew"
         )
     return state  # type: ignore[no-any-return]
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """What is nested in ``value`` under names such as ``stages.0.cosine``."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        yield from _leaves(dict(enumerate(value)), name)
+    else:
+        yield name, value

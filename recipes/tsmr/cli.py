@@ -3,53 +3,118 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import click
 
 import reparam_kit as rk
 from recipes.faces.inputs import PRESETS
-from recipes.tsmr.config import LOSSES, TSMRConfig
-
-if TYPE_CHECKING:
-    from recipes.tsmr.report import TSMRReport
+from recipes.tsmr.config import COMBINES, DISTIL, MARGINS, REFINE, TERMS, Augment, Margin, Stage, TSMRConfig
 
 _FILE = click.Path(path_type=Path)
+_USUAL = TSMRConfig()
+
+Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
+
+
+def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command], Command]:
+    """An option that is None unless given, with the usual value in the help."""
+    field = names[0].removeprefix("--").replace("-", "_")
+    usual = getattr(_USUAL, field) if usual is None else usual
+    return click.option(*names, default=None, show_default=str(usual), **options)
 
 
 @click.command()
 @click.argument("student")
-@click.option("--teacher", required=True, type=_FILE, help="Stronger model (.onnx).")
-@click.option("--data", required=True, type=_FILE, help="Training images (.rec).")
+@click.option(
+    "--teacher",
+    "teachers",
+    required=True,
+    multiple=True,
+    type=_FILE,
+    help="Stronger model (.onnx); again for more.",
+)
+@click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder of people, or list.")
 @click.option("--val", type=_FILE, help="Verification set (.bin): the best epoch on it is kept.")
 @click.option("-o", "--output", required=True, type=_FILE, help="File to write.")
 @click.option(
     "--student-input", metavar="PRESET", help=f"What the student expects, required: {', '.join(PRESETS)}."
 )
-@click.option("--teacher-input", metavar="PRESET", help="What the teacher expects, required.")
 @click.option(
+    "--teacher-input",
+    "teacher_inputs",
+    metavar="PRESET",
+    multiple=True,
+    help="What the teacher expects, required; again for more.",
+)
+@click.option(
+    "--config",
+    "choices_file",
+    type=_FILE,
+    help="JSON of choices, as --json prints them; options go before it.",
+)
+@_choice(
     "--block",
-    default=TSMRConfig.block,
-    show_default=True,
     help="What a convolution is expanded to: a preset, an expression, or 'plain' to train it as it is.",
 )
-@click.option("--norm", default=TSMRConfig.norm, show_default=True, help="Norm of the branches.")
-@click.option("--loss", default=TSMRConfig.loss, show_default=True, help=f"Loss: {', '.join(LOSSES)}.")
+@_choice("--norm", help="Norm of the branches.")
+@_choice("--combine", type=click.Choice(COMBINES), help="What several teachers become.")
 @click.option(
-    "--epochs", type=int, default=TSMRConfig.epochs, show_default=True, help="Passes over the images."
+    "--loss",
+    "losses",
+    metavar="TERM=WEIGHT",
+    multiple=True,
+    show_default="cosine=1",
+    help=f"What is minimised in both stages; again for more: {', '.join(TERMS)}.",
+)
+@_choice(
+    "--epochs", usual=DISTIL.epochs, type=int, help="Passes over the images in the first stage, distillation."
+)
+@_choice(
+    "--refine-epochs",
+    usual=REFINE.epochs,
+    type=int,
+    help="Those in the second, adversarial refinement; 0 leaves it out.",
+)
+@_choice(
+    "--adversarial",
+    usual=REFINE.adversarial,
+    type=float,
+    help="Weight of the discriminator in the second stage.",
+)
+@_choice(
+    "--margin",
+    usual=Margin.kind,
+    type=click.Choice(MARGINS),
+    help="Margin of the terms 'margin' and 'centres'.",
 )
 @click.option(
-    "--batch-size", type=int, default=TSMRConfig.batch_size, show_default=True, help="Images a step."
+    "--keep-gallery",
+    type=float,
+    is_flag=False,
+    flag_value=1.0,
+    help="Keep new embeddings comparable with stored ones of STUDENT; a weight, 1 if none is given.",
 )
-@click.option("--lr", type=float, default=TSMRConfig.lr, show_default=True, help="Peak learning rate.")
 @click.option(
-    "--seed", type=int, default=TSMRConfig.seed, show_default=True, help="Decides all that is random."
+    "--augment",
+    "augmented",
+    is_flag=True,
+    help="Show some images cropped, in other colours, in low resolution or partly covered.",
 )
+@_choice("--batch-size", type=int, help="Images a step.")
+@_choice("--accumulate", type=int, help="Batches a step.")
+@_choice("--lr", type=float, help="Peak learning rate.")
+@_choice("--ema", type=float, help="Decay of a running average of the weights; 0 for none.")
+@click.option("--bf16", is_flag=True, default=None, help="Run the student in bfloat16.")
 @click.option(
-    "--workers", type=int, default=TSMRConfig.workers, show_default=True, help="Processes that decode images."
+    "--compile", "compiled", is_flag=True, default=None, help="Run the student through torch.compile."
 )
+@_choice("--seed", type=int, help="Decides all that is random.")
+@_choice("--workers", type=int, help="Processes that decode images.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda.")
 @click.option(
     "--work",
@@ -57,20 +122,38 @@ _FILE = click.Path(path_type=Path)
     help="Folder of the checkpoint and the teacher's embeddings; the same command again goes on from there. "
     "[default: OUTPUT.work]",
 )
+@click.option("--logs", type=_FILE, help="Folder for TensorBoard.")
+@click.option(
+    "--compare",
+    "compared",
+    is_flag=True,
+    help="Also train the controls (fine-tuning, distillation with and without branches) and print the ablation.",
+)
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each arm of --compare."
+)
+@click.option(
+    "--rate",
+    "rates",
+    type=float,
+    multiple=True,
+    help="Learning rates of --compare to choose from; again for more. [default: --lr over 3, --lr, --lr times 3]",
+)
 @click.option("--weights", type=_FILE, help="State dict for package.module:factory.")
 @click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(
     student: str,
-    teacher: Path,
+    teachers: tuple[Path, ...],
     data: Path,
     val: Path | None,
     output: Path,
-    student_input: str | None,
-    teacher_input: str | None,
-    block: str,
     device: str,
     work: Path | None,
+    logs: Path | None,
+    compared: bool,
+    seeds: int,
+    rates: tuple[float, ...],
     weights: Path | None,
     unsafe_load: bool,
     as_json: bool,
@@ -80,31 +163,41 @@ def tsmr(
 
     STUDENT is a .onnx file, a .pt file, or package.module:factory with --weights FILE. What is written has
     the graph of STUDENT and new weights. If no epoch beats STUDENT on --val, it has the weights of STUDENT.
-    """
-    if student_input is None or teacher_input is None:
-        raise rk.InputError(
-            "--student-input and --teacher-input are required and have no default: a wrong channel order or "
-            f"normalisation costs accuracy without any error; choose from {', '.join(PRESETS)}"
-        )
-    config = TSMRConfig(
-        block=None if block == "plain" else block,
-        student_input=student_input,
-        teacher_input=teacher_input,
-        **choices,
-    )
-    from recipes.tsmr.recipe import apply_tsmr
 
-    model = rk.load(student, weights=weights, unsafe=unsafe_load)
-    work = work or output.with_name(f"{output.name}.work")
-    try:
-        work.mkdir(exist_ok=True)
-    except OSError as error:
-        raise rk.InputError(f"the folder {work} cannot be made: {error.strerror}") from error
-    with TemporaryDirectory(dir=work) as rehearsal:  # before hours of training: can this model be written so?
-        rk.save(model, Path(rehearsal) / output.name)
-    result = apply_tsmr(
-        model.to(_device(device)), teacher, data, val, config, cache=work, checkpoint=work / "checkpoint.pt"
-    )
+    Started by torchrun, the processes share the images of each step: --batch-size is that of one of them.
+    """
+    config = _config(**choices)
+    if compared and val is None:
+        raise rk.InputError("--compare judges its arms on --val, which is not given")
+    from recipes.tsmr.distributed import Processes, launched
+    from recipes.tsmr.recipe import apply_tsmr
+    from recipes.tsmr.show import show
+
+    with launched(device) as place:
+        model = rk.load(student, weights=weights, unsafe=unsafe_load)
+        work = work or output.with_name(f"{output.name}.work")
+        try:
+            work.mkdir(exist_ok=True)
+        except OSError as error:
+            raise rk.InputError(f"the folder {work} cannot be made: {error.strerror}") from error
+        # Before hours of training: can this model be written so?
+        with TemporaryDirectory(dir=work) as rehearsal:
+            rk.save(model, Path(rehearsal) / output.name)
+        model = model.to(place)
+        result = apply_tsmr(
+            model, teachers, data, val, config, cache=work, checkpoint=work / "checkpoint.pt", logs=logs
+        )
+        report = result.report
+        if compared and val is not None:
+            from recipes.tsmr.ablation import compare
+
+            grid = rates or None
+            ablation = compare(
+                model, teachers, data, val, config, work / "arms", seeds=range(seeds), rates=grid
+            )
+            report = replace(report, ablation=ablation)
+        if Processes.current().rank > 0:
+            return
     rk.save(result.model.cpu(), output)
     difference = None
     if student.endswith(".onnx") and output.suffix == ".onnx":
@@ -113,43 +206,76 @@ def tsmr(
             raise rk.VerificationError(f"{output} has another graph than {student}: {difference}")
     if as_json:
         written = {"output": str(output), "diff": difference and difference.to_json()}
-        click.echo(json.dumps({**written, **result.report.to_json()}, indent=2))
+        click.echo(json.dumps({**written, **report.to_json()}, indent=2))
         return
-    if result.report.before is not None:
-        _show(result.report)
+    show(report)
     changed = (
         "" if difference is None else f": the graph of {student}, {len(difference.payloads)} weights differ"
     )
     click.echo(f"{output}{changed}")
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
-        raise rk.InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
-
-
-def _show(report: TSMRReport) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    assert report.before is not None
-    assert report.after is not None
-    table = Table("", "before", "after", box=box.SIMPLE)
-    table.add_row("accuracy", f"{report.before.accuracy:.2%}", f"{report.after.accuracy:.2%}")
-    for far, before in report.before.tar_at_far.items():
-        after = report.after.tar_at_far[far]
-        if before is not None and after is not None:
-            table.add_row(f"TAR @ FAR = {far:g}", f"{before:.2%}", f"{after:.2%}")
-    console = Console()
-    console.print(table)
-    if report.kept:
-        console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, the best on this set")
-    else:
-        console.print(
-            f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"
+def _config(
+    student_input: str | None,
+    teacher_inputs: tuple[str, ...],
+    choices_file: Path | None,
+    block: str | None,
+    losses: tuple[str, ...],
+    epochs: int | None,
+    refine_epochs: int | None,
+    adversarial: float | None,
+    margin: Any,
+    compiled: bool | None,
+    augmented: bool,
+    **choices: Any,
+) -> TSMRConfig:
+    """The choices of the file, with those of the command line in their place."""
+    config = _USUAL if choices_file is None else TSMRConfig.from_json(_read(choices_file))
+    if choices_file is None and not (student_input and teacher_inputs):
+        raise rk.InputError(
+            "--student-input and --teacher-input are required and have no default: a wrong channel order or "
+            f"normalisation costs accuracy without any error; choose from {', '.join(PRESETS)}"
         )
+    changed = {name: value for name, value in choices.items() if value is not None}
+    if student_input:
+        changed["student_input"] = student_input
+    if teacher_inputs:
+        changed["teacher_input"] = teacher_inputs[0] if len(teacher_inputs) == 1 else teacher_inputs
+    if block is not None:
+        changed["block"] = None if block == "plain" else block
+    if compiled is not None:
+        changed["compile"] = compiled
+    if augmented:
+        changed["augment"] = Augment(crop=0.2, colour=0.2, low_resolution=0.2, occlusion=0.1)
+    if margin is not None:
+        changed["margin"] = Margin(kind=margin)
+    if losses or not (epochs is refine_epochs is adversarial is None):
+        changed["stages"] = _stages(losses, epochs, refine_epochs, adversarial)
+    return replace(config, **changed)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise rk.InputError(f"{path} is no JSON that can be read: {error}") from error
+
+
+def _stages(
+    losses: Sequence[str], epochs: int | None, refine_epochs: int | None, adversarial: float | None
+) -> tuple[Stage, ...]:
+    weights: dict[str, float] = {}
+    for text in losses or ("cosine=1",):
+        term, _, weight = text.partition("=")
+        if term not in TERMS:
+            raise rk.InputError(f"--loss {text}: there is no term {term!r}; choose from {', '.join(TERMS)}")
+        try:
+            weights[term] = float(weight or 1)
+        except ValueError:
+            raise rk.InputError(f"--loss {text}: {weight!r} is no number") from None
+    first = Stage(epochs=DISTIL.epochs if epochs is None else epochs, **weights)
+    again = REFINE.epochs if refine_epochs is None else refine_epochs
+    if again == 0:
+        return (first,)
+    strength = REFINE.adversarial if adversarial is None else adversarial
+    return (first, replace(first, epochs=again, rate=REFINE.rate, adversarial=strength))

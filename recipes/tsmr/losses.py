@@ -1,72 +1,126 @@
-"""What the student is asked to match, and the training-only map that makes its embeddings comparable to the
-teacher's.
+"""What a student is asked for: one class a term, each a function of the embeddings of one batch.
 
-Two nets trained apart put the same face at unrelated places of their embedding spaces, also where both have
-the same size, because nothing in training ties the axes. The student's embedding is therefore mapped linearly
-into the teacher's space before it is compared, and the map starts as the least-squares fit of the one to the
-other: what is left to train is what the student does not know, not the way from one set of axes to another.
+Every term is a mean over the batch that it is given, so its size does not depend on how large that is. Terms
+that compare embeddings with the teacher's use the student's *mapped* embedding (see
+``recipes.tsmr.objective``); those that compare embeddings with each other use the student's own, since these
+are what is compared after deployment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.tsmr.config import Loss
+_HARD_SAMPLES = 0.25
+_HARD_PAIRS = 0.1
 
 
-def cosine_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of ``1 - cos(z, t)`` over the rows of two ``[N, D]``: the angle counts, the length of ``z`` does not."""
-    return 1 - F.cosine_similarity(student, teacher, dim=1).mean()
+@dataclass(frozen=True)
+class Batch:
+    """The embeddings of N images.
+
+    Attributes:
+        student: as the student gives them, float32 ``[N, D]``.
+        mapped: the student's, scaled to length 1 and mapped into the teacher's space, float32 ``[N, T]``.
+        teacher: of length 1, float32 ``[N, T]``.
+        labels: identity of each image, int64 ``[N]``; negative where it is not known.
+        old: of the model as it was deployed, of length 1, float32 ``[N, D]``; None unless a term needs them.
+        perturbed: as ``mapped``, of adversarially changed images; None unless a term needs them.
+    """
+
+    student: Tensor
+    mapped: Tensor
+    teacher: Tensor
+    labels: Tensor
+    old: Tensor | None = None
+    perturbed: Tensor | None = None
 
 
-def mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean of ``|z - t|^2`` over the rows of two ``[N, D]``.
+class Cosine(nn.Module):
+    """``1 - cos(z, t)``: the angle counts, the length of ``z`` does not."""
 
-    Summed over the embedding, not averaged, so that its size does not depend on D. With rows of length 1 on
-    both sides it would be twice the cosine loss, to the letter; here the length of ``z`` after the map counts
+    def forward(self, batch: Batch) -> Tensor:
+        return angles(batch.mapped, batch.teacher).mean()
+
+
+class SquaredDistance(nn.Module):
+    """``|z - t|^2``.
+
+    Summed over the embedding, not averaged, so that its size does not depend on T. With rows of length 1 on
+    both sides it would be twice the cosine term, to the letter; here the length of ``z`` after the map counts
     too.
     """
-    return (student - teacher).square().sum(dim=1).mean()
+
+    def forward(self, batch: Batch) -> Tensor:
+        return (batch.mapped - batch.teacher).square().sum(dim=1).mean()
 
 
-_LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {"cosine": cosine_loss, "mse": mse_loss}
+class Relational(nn.Module):
+    """``(cos(s_i, s_j) - cos(t_i, t_j))^2`` over all pairs of a batch.
 
-
-class Distillation(nn.Module):
-    """The distillation stage: ``loss(A s / |s|, t / |t|)`` for student embedding ``s`` and teacher embedding
-    ``t``.
-
-    A stage is a module that is trained beside the student and thrown away with the stage. Called with
-    embeddings of the student and of the teacher for the same images, it returns its loss terms by name; their
-    sum is minimised.
-
-    Args:
-        student_size: size of the student's embeddings.
-        teacher_size: size of the teacher's.
-        loss: "cosine" or "mse".
+    Similarity-preserving distillation (Tung and Mori, ICCV 2019, eq. 4) on cosines, as verification compares
+    faces.
     """
 
-    def __init__(self, student_size: int, teacher_size: int, loss: Loss) -> None:
-        super().__init__()
-        self.projection = nn.Linear(student_size, teacher_size, bias=False)
-        self.loss = loss
+    def forward(self, batch: Batch) -> Tensor:
+        return pair_errors(batch).mean()
 
-    def forward(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        """Terms for student embeddings ``[N, student_size]`` and unit teacher embeddings ``[N, teacher_size]``."""
-        mapped = self.projection(F.normalize(student, dim=1))
-        return {self.loss: _LOSSES[self.loss](mapped, teacher)}
 
-    @torch.no_grad()
-    def fit(self, student: Tensor, teacher: Tensor) -> None:
-        """Start the projection at the ``A`` that minimises ``sum |A s / |s| - t|^2`` over a sample, in
-        float64.
+class HardSamples(nn.Module):
+    """The cosine term over the quarter of the batch that is fitted worst (Shrivastava et al., OHEM, CVPR 2016)."""
 
-        The solution of least norm where the sample does not decide it.
-        """
-        source = F.normalize(student.double().cpu(), dim=1)
-        solution = torch.linalg.lstsq(source, teacher.double().cpu(), driver="gelsd").solution
-        self.projection.weight.copy_(solution.T)
+    def forward(self, batch: Batch) -> Tensor:
+        return _worst(angles(batch.mapped, batch.teacher), _HARD_SAMPLES)
+
+
+class HardPairs(nn.Module):
+    """The relational term over the tenth of the pairs that is fitted worst.
+
+    Few pairs decide an error rate, those that a student puts on the wrong side: after Huang et al.,
+    Evaluation-oriented knowledge distillation, CVPR 2022.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        return _worst(pair_errors(batch), _HARD_PAIRS)
+
+
+class Gallery(nn.Module):
+    """``1 - cos(s, o)`` for the embedding ``o`` that the model gave of the same image before training.
+
+    Both in the student's own space, so embeddings that were stored stay comparable with new ones (Shen et
+    al., Towards backward-compatible representation learning, CVPR 2020, in the form of a regression to the
+    old embedding, which needs no labels). The terms towards the teacher do not stand against it: they see the
+    student through a map.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.old is not None
+        return angles(batch.student, batch.old).mean()
+
+
+class Perturbed(nn.Module):
+    """The cosine term for adversarially changed images and the teacher's embeddings of the unchanged ones."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.perturbed is not None
+        return angles(batch.perturbed, batch.teacher).mean()
+
+
+def angles(ours: Tensor, theirs: Tensor) -> Tensor:
+    """``1 - cos`` of the rows of two ``[N, D]``: ``[N]``."""
+    return 1 - F.cosine_similarity(ours, theirs, dim=1)
+
+
+def pair_errors(batch: Batch) -> Tensor:
+    """Squared difference of the student's and the teacher's similarity of each pair of images: ``[N (N - 1) / 2]``."""
+    ours, theirs = (F.normalize(rows, dim=1) for rows in (batch.student, batch.teacher))
+    first, second = torch.triu_indices(len(ours), len(ours), offset=1, device=ours.device)
+    return ((ours @ ours.T) - (theirs @ theirs.T))[first, second].square()
+
+
+def _worst(errors: Tensor, share: float) -> Tensor:
+    """Mean over the largest ``share`` of the errors, one at least."""
+    return errors.topk(max(1, round(share * len(errors)))).values.mean()

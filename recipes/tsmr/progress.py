@@ -36,14 +36,18 @@ class Task:
 
 
 class Progress:
-    """Reports the passes of a run."""
+    """Reports the passes of a run; ``silent`` where another process does."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, silent: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False, quiet=silent)
 
     def say(self, line: str) -> None:
         """A line of its own."""
         self._console.print(line, soft_wrap=True, markup=False)
+
+    def warn(self, line: str) -> None:
+        """A line that is not overlooked."""
+        self._console.print(f"WARNING: {line}", soft_wrap=True, markup=False, style="bold red")
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 import reparam_kit as rk
-from recipes.faces import Embedder, Evaluation, FaceRecords, PairSet, evaluate, input_preset, read_pairs
+from recipes.faces import (
+    Embedder,
+    PairSet,
+    compare_inputs,
+    cross_evaluate,
+    evaluate,
+    input_preset,
+    read_faces,
+    read_pairs,
+)
 from recipes.tsmr.checkpoint import read_checkpoint, write_checkpoint
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.losses import Distillation
+from recipes.tsmr.distributed import Processes
+from recipes.tsmr.history import History
+from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
+from recipes.tsmr.logs import Log
+from recipes.tsmr.prepare import device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
-from recipes.tsmr.teacher import data_identity, model_identity, teacher_embeddings
+from recipes.tsmr.teacher import data_identity, model_identity
 from recipes.tsmr.trainer import Trainer
-from recipes.tsmr.views import Images, Views, epoch_order
+from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _DEFAULTS = TSMRConfig()
-_FITTED = 2048  # images to which the start of the projection is fitted
-_CALIBRATED = 64  # images on which the start of the branches is measured
 
 
 @dataclass(frozen=True)
@@ -45,160 +54,137 @@ class TSMRResult(Generic[Model]):
 
 def apply_tsmr(
     model: Model,
-    teacher: str | Path | nn.Module,
+    teacher: Teacher | Sequence[Teacher],
     data: str | Path | Images,
     val: str | Path | PairSet | None = None,
     config: TSMRConfig = _DEFAULTS,
     *,
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
+    logs: str | Path | None = None,
 ) -> TSMRResult[Model]:
-    """Expand ``model``, train it to give a teacher's embeddings, and fold it back.
+    """Expand ``model``, train it through the stages of ``config``, and fold it back.
 
-    After each epoch the student is folded and judged on ``val``, and the best is kept: by accuracy, then by
-    its true accept rates from the lowest false accept rate up. The model as it was takes part, so what is
-    returned is never worse on ``val`` than what was passed in. Without ``val`` the last epoch is kept.
+    After each epoch the student is folded and judged on ``val``, and the best is kept, see
+    ``recipes.tsmr.judging.rank``. The model as it was takes part, so what is returned is never worse on
+    ``val`` than what was passed in. Without ``val`` the last epoch is kept.
+
+    In several processes (see ``recipes.tsmr.distributed``) each calls this with the same arguments. Only the
+    first writes files, and its result is the one that counts.
 
     Args:
         model: face net, images float32 ``[N, 3, H, W]`` to embeddings ``[N, D]``. It is not changed, and
             trained on the device that its parameters are on.
-        teacher: path of an ``.onnx`` file, or a module, of any embedding size.
-        data: path of a ``.rec`` file, or a dataset of ``(image uint8 [3, H, W] RGB, label, index)`` without
-            augmentation.
+        teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these.
+        data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
+            [3, H, W] RGB, label, index)`` without augmentation. Only terms that learn from identities use the
+            labels; a negative one says that the person is not known.
         val: path of a ``.bin`` file, or pairs.
         config: all choices.
         cache: folder for the teacher's embeddings, made if needed; a later run with the same teacher, input
             preset and images reads them there. None: they last as long as the run.
         checkpoint: file that is written after each epoch. Where it exists, the run goes on from it, to the
             same weights as if it had not been interrupted. None: no such file.
+        logs: folder for TensorBoard; None writes no logs.
 
     Raises:
-        InputError: data, teacher or checkpoint cannot be used, or the checkpoint is from a run that differs.
+        InputError: data, teacher or checkpoint cannot be used, a teacher is at chance on ``val``, or the
+            checkpoint is from a run that differs.
         ExpressionError, NothingToDoError: as ``rk.expand``.
-        ReparamError: training diverged.
+        DivergedError: training diverged.
     """
-    views = Views(FaceRecords(data) if isinstance(data, str | Path) else data)
-    if len(views) < config.batch_size:
+    processes = Processes.current()
+    views = Views(read_faces(data) if isinstance(data, str | Path) else data)
+    teachers = [teacher] if isinstance(teacher, str | Path | nn.Module) else list(teacher)
+    presets = config.teacher_inputs * (len(teachers) if len(config.teacher_inputs) == 1 else 1)
+    if not teachers or len(presets) != len(teachers):
+        raise InputError(f"{len(presets)} input presets for {len(teachers)} teachers: give one, or one each")
+    step = config.batch_size * config.accumulate * processes.count
+    if len(views) < step:
         raise InputError(
             f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
         )
-    device = _device(model)
+    if processes.count > 1 and cache is None:
+        raise InputError("several processes share the teacher's embeddings in a folder: give cache")
+    device = device_of(model)
     pairs = read_pairs(val) if isinstance(val, str | Path) else val
-    embed_teacher = Embedder(teacher, input_preset(config.teacher_input))
-    identities = {
+    embedders = [Embedder(t, input_preset(p)) for t, p in zip(teachers, presets, strict=True)]
+    identities: dict[str, Any] = {
         "student": model_identity(model),
-        "teacher": model_identity(teacher),
+        "teachers": tuple(model_identity(t) for t in teachers),
         "data": data_identity(views.images),
     }
-    run = {**config.to_json(), **identities, "val": _pairs_identity(pairs)}
+    run = {**config.to_json(), **identities, "val": _pairs_identity(pairs), "processes": processes.count}
     del run["workers"]  # changes nothing in the result
     saved = read_checkpoint(Path(checkpoint), run) if checkpoint is not None else None
-    progress = Progress()
+    progress = Progress(silent=processes.rank > 0)
 
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         torch.manual_seed(config.seed)
-        student = _expanded(model, views, config)
+        student = expanded(model, views, config)
+        history = History({}, (), None, model.state_dict())
+        if saved is not None:
+            history = History.from_state(saved["history"])
+        elif pairs is not None:
+            history.teacher_scores = score_teachers(teachers, presets, pairs)
+            history.inputs = compare_inputs(model, pairs, CHECKED)
+            history.before = evaluate(model, pairs, config.student_input)
+        warn_of_input(history.inputs, config.student_input, progress)
         folder = Path(cache or stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
-        targets = teacher_embeddings(embed_teacher, views, folder, identities, config, progress)
-        stage = _distillation(model, views, targets, config)
-        trainer = Trainer(student, stage, views, targets, config)
-        if saved is None:
-            before = _judge(model, pairs, config)
-            kept, weights = 0, model.state_dict()
-            epochs: list[EpochReport] = []
-        else:
+        examples = processes.first(
+            lambda: gather_examples(model, embedders, views, folder, identities, config, progress)
+        )
+        trainer = Trainer(student, start_objective(model, examples, config), examples, config, processes)
+        log = stack.enter_context(Log(logs if processes.rank == 0 else None))
+        if saved is not None:
             trainer.load_state_dict(saved["trainer"])
-            before = _unpacked(saved["before"])
-            kept, weights = saved["kept"], saved["weights"]
-            epochs = [
-                EpochReport(**{**old, "validation": _unpacked(old["validation"])}) for old in saved["epochs"]
-            ]
-            progress.say(f"going on after epoch {len(epochs)} of {config.epochs}, from {checkpoint}")
-        best = before if kept == 0 else epochs[kept - 1].validation
-        for epoch in range(len(epochs) + 1, config.epochs + 1):
+            done = len(history.epochs)
+            progress.say(f"going on after epoch {done} of {config.epochs}, from {checkpoint}")
+        for epoch in range(len(history.epochs) + 1, config.epochs + 1):
+            known = len(trainer.curve)
             losses, rate = trainer.run_epoch(epoch, progress)
-            folded = copy.deepcopy(student) if config.block is None else rk.fold(student)
-            validation = _judge(folded, pairs, config)
-            epochs.append(EpochReport(epoch, losses, rate, validation))
+            folded = copy.deepcopy(trainer.trained) if config.block is None else rk.fold(trainer.trained)
+            validation = None if pairs is None else evaluate(folded, pairs, config.student_input)
+            history.add(
+                EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation), folded.state_dict()
+            )
+            log.epoch(history.epochs[-1], trainer.curve[known:])
             if validation is not None:
                 progress.say(
                     f"epoch {epoch}/{config.epochs}: accuracy {validation.accuracy:.4f} on the validation set"
                 )
-            if validation is None or best is None or _rank(validation) > _rank(best):
-                kept, best, weights = epoch, validation, folded.state_dict()
-            if checkpoint is not None:
-                state = {
-                    "trainer": trainer.state_dict(),
-                    "before": _packed(before),
-                    "epochs": [{**vars(old), "validation": _packed(old.validation)} for old in epochs],
-                    "kept": kept,
-                    "weights": weights,
-                }
+            if checkpoint is not None and processes.rank == 0:
+                state = {"trainer": trainer.state_dict(), "history": history.state_dict()}
                 write_checkpoint(Path(checkpoint), run, state)
 
     result = copy.deepcopy(model)
-    result.load_state_dict(weights)
+    result.load_state_dict(history.weights)
     report = TSMRReport(
-        config, **identities, images=len(views), epochs=tuple(epochs), before=before, after=best, kept=kept
+        config,
+        **identities,
+        images=len(views),
+        epochs=tuple(history.epochs),
+        curve=tuple(trainer.curve),
+        inputs=history.inputs,
+        teacher_scores=history.teacher_scores,
+        before=history.before,
+        after=history.best,
+        kept=history.kept,
+        gallery={} if pairs is None else cross_evaluate(model, result, pairs, config.student_input),
+        weight_change=_weight_change(model, result),
     )
     return TSMRResult(result, report)
 
 
-def _device(model: nn.Module) -> torch.device:
-    parameter = next((p for p in model.parameters() if p.requires_grad), None)
-    if parameter is None:
-        raise InputError("the model has no parameter that requires a gradient: there is nothing to train")
-    return parameter.device
-
-
-def _expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
-    if config.block is None:
-        return copy.deepcopy(model)
-    order = epoch_order(len(views), config.flip, config.seed)
-    images, _, _ = next(iter(views.batches(order, _CALIBRATED, workers=0)))
-    inputs = input_preset(config.student_input)(images.to(_device(model)))
-    return rk.expand(model, config.block, config.norm, calibration=[inputs])
-
-
-def _distillation(
-    model: nn.Module, views: Views, targets: npt.NDArray[np.float16], config: TSMRConfig
-) -> Distillation:
-    """The stage, its projection fitted to a sample of the training images."""
-    embed = Embedder(model, input_preset(config.student_input))
-    order = islice(epoch_order(len(views), config.flip, config.seed), _FITTED)
-    ours, theirs = [], []
-    for images, index, mirrored in views.batches(order, _CALIBRATED, config.workers):
-        ours.append(embed(images))
-        theirs.append(torch.from_numpy(targets[index.numpy(), mirrored.numpy().astype(int)]))
-    student, teacher = torch.cat(ours), torch.cat(theirs)
-    stage = Distillation(student.shape[1], teacher.shape[1], config.loss)
-    stage.fit(student, teacher)
-    return stage.to(_device(model))
-
-
-def _judge(model: nn.Module, pairs: PairSet | None, config: TSMRConfig) -> Evaluation | None:
-    return None if pairs is None else evaluate(model, pairs, input=config.student_input)
-
-
-def _rank(evaluation: Evaluation) -> tuple[float, ...]:
-    """What makes one evaluation better than another. A rate that the set is too small to measure is left out."""
-    rates = [rate for _, rate in sorted(evaluation.tar_at_far.items()) if rate is not None]
-    return (evaluation.accuracy, *rates)
-
-
-def _packed(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """As a checkpoint holds it, which is read without running anything: tensors, numbers and text."""
-    if evaluation is None:
-        return None
-    scores, same = torch.from_numpy(evaluation.scores), torch.from_numpy(evaluation.same)
-    return {**vars(evaluation), "scores": scores, "same": same}
-
-
-def _unpacked(saved: dict[str, Any] | None) -> Evaluation | None:
-    if saved is None:
-        return None
-    return Evaluation(**{**saved, "scores": saved["scores"].numpy(), "same": saved["same"].numpy()})
+def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
+    after = new.state_dict()
+    changes = {}
+    for name, parameter in old.named_parameters():
+        length = parameter.detach().double().norm()
+        change = (after[name].double() - parameter.detach().double()).norm()
+        changes[name] = float(change / length.clamp_min(1e-12))
+    return changes
 
 
 def _pairs_identity(pairs: PairSet | None) -> str | None:

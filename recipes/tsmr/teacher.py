@@ -1,9 +1,9 @@
-"""The teacher's embeddings: computed once for every image and its mirror image, kept on disk, and checked
-before use.
+"""The embeddings of a net that is not trained: computed once for every image and its mirror image, kept on
+disk, and checked before use.
 
-The teacher does not change, so its answers are a table. It is read as a memory map: a set of millions of
-images needs no more memory than one of thousands, and every later run with the same teacher, input and images
-starts at once.
+A teacher does not change, nor does the student as it was deployed, so their answers are a table. It is read
+as a memory map: a set of millions of images needs no more memory than one of thousands, and every later run
+with the same net, input and images starts at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import torch
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 
-from recipes.faces import Embedder, FaceRecords, input_preset
-from recipes.tsmr.config import TSMRConfig
+from recipes.faces import Embedder, FaceRecords
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError, atomic_file
@@ -60,8 +59,8 @@ def _external_files(path: Path) -> list[Path]:
 def data_identity(images: Images) -> str:
     """sha256 of what tells one set of images from another.
 
-    That is its length, 64 of its images spread over it and, of a record file, size and time of the last
-    change.
+    That is its length, 64 of its images with their labels spread over it and, of a record file, size and
+    time of the last change.
     """
     length = len(images)  # type: ignore[arg-type]
     digest = hashlib.sha256(str(length).encode())
@@ -69,67 +68,72 @@ def data_identity(images: Images) -> str:
         status = images.records.path.stat()
         digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     for index in np.linspace(0, length - 1, min(length, _SAMPLED)).astype(int).tolist():
-        digest.update(images[index][0].numpy().tobytes())
+        image, label, _ = images[index]
+        digest.update(image.numpy().tobytes() + str(label).encode())
     return digest.hexdigest()
 
 
-def teacher_embeddings(
+def embedding_table(
     embed: Embedder,
+    model: str,
     views: Views,
+    data: str,
     folder: Path,
-    identities: dict[str, str],
-    config: TSMRConfig,
+    *,
+    flip: bool,
+    workers: int,
     progress: Progress,
+    who: str = "teacher",
 ) -> npt.NDArray[np.float16]:
     """Unit embeddings of all images: a read-only memory map, float16 ``[N, V, D]``.
 
-    V is 2 with ``config.flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
-    ``folder`` (made if needed) whose name comes from V, the input preset, and the identities of the teacher
-    and the images; one that is there is used, one that is not is written whole or not at all.
+    V is 2 with ``flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
+    ``folder`` (made if needed) whose name comes from V, the input preset, and the identities of the ``model``
+    and the ``data``; one that is there is used, one that is not is written whole or not at all.
 
     Raises:
-        InputError: the teacher cannot take these images, or gives an embedding that is not finite, zero, or
-            the same for every image; or the folder cannot be written to.
+        InputError: the model cannot take these images, or gives an embedding that is not finite, zero, or
+            the same for every image; or the folder cannot be written to. The message calls the model ``who``.
     """
-    sides = (False, True) if config.flip else (False,)
-    key = [identities["teacher"], identities["data"], repr(input_preset(config.teacher_input)), len(sides)]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    path = folder / f"teacher-{name}.npy"
+    sides = (False, True) if flip else (False,)
+    name = hashlib.sha256(json.dumps([model, data, repr(embed.preset), len(sides)]).encode()).hexdigest()
+    path = folder / f"{who.replace(' ', '-')}-{name[:16]}.npy"
     if not path.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
         order = ((index, False) for index in range(len(views)))
-        with atomic_file(path) as file, progress.task("teacher", len(views)) as task:
-            for images, index, _ in views.batches(order, _BATCH, config.workers):
+        with atomic_file(path) as file, progress.task(who, len(views)) as task:
+            for images, index, _ in views.batches(order, _BATCH, workers):
                 rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
                 if not task.done:
-                    _refuse_constant(rows[0])
+                    _refuse_constant(rows[0], who)
                     shape = (len(views), len(sides), rows[0].shape[1])
                     header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.stack([_unit(side, index) for side in rows], axis=1).astype("<f2").tobytes())
+                unit = np.stack([_unit(side, index, who) for side in rows], axis=1)
+                file.write(unit.astype("<f2").tobytes())
                 task.advance(len(images))
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def _unit(embeddings: npt.NDArray[np.float32], index: Tensor) -> npt.NDArray[np.float32]:
+def _unit(embeddings: npt.NDArray[np.float32], index: Tensor, who: str) -> npt.NDArray[np.float32]:
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
         raise InputError(
-            f"the teacher's embedding of training image {int(index[bad[0]])} is zero or not finite: "
-            "check the teacher and its input preset"
+            f"the {who}'s embedding of training image {int(index[bad[0]])} is zero or not finite: "
+            f"check the {who} and its input preset"
         )
     unit: npt.NDArray[np.float32] = embeddings / norms
     return unit
 
 
-def _refuse_constant(embeddings: npt.NDArray[np.float32]) -> None:
+def _refuse_constant(embeddings: npt.NDArray[np.float32], who: str) -> None:
     spread = np.abs(embeddings - embeddings[:1]).max()
     if len(embeddings) > 1 and spread <= 1e-3 * np.abs(embeddings).max():
         raise InputError(
-            f"the teacher gives the same embedding for each of {len(embeddings)} training images: "
-            "check the teacher and its input preset"
+            f"the {who} gives the same embedding for each of {len(embeddings)} training images: "
+            f"check the {who} and its input preset"
         )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from recipes.faces.augment import Augmentation
+from recipes.tsmr.config import Augment
 from reparam_kit import InputError
 
 Images = Dataset[tuple[Tensor, int, int]]
@@ -32,7 +37,7 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         if not torch.equal(first, images[0][0]):
             raise InputError(
                 "the training data gives another image each time it is asked for image 0: the teacher's embeddings are "
-                "computed once, so leave augmentation out of the dataset (flip=True mirrors images)"
+                "computed once, so leave augmentation out of the dataset (flip and augment change images)"
             )
 
     def __len__(self) -> int:
@@ -49,10 +54,59 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         return (image.flip(-1) if mirrored else image), index, mirrored
 
     def batches(
-        self, order: Iterable[View], batch_size: int, workers: int, *, drop_last: bool = False
+        self,
+        order: Iterable[View],
+        batch_size: int,
+        workers: int,
+        *,
+        drop_last: bool = False,
+        changes: Changes | None = None,
     ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
-        return DataLoader(self, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+        shown = self if changes is None else _Changed(self, changes)
+        return DataLoader(shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+
+
+class Part(Dataset[tuple[Tensor, int, int]]):
+    """Some of the images of a dataset, with their people numbered anew."""
+
+    def __init__(self, images: Images, chosen: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
+        self.images = images
+        self.chosen = chosen
+        self.labels = np.unique(labels[chosen], return_inverse=True)[1]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self.images[int(self.chosen[index])][0], int(self.labels[index]), index
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Augmentation of an epoch: what happens to an image depends on ``seed`` and its index alone."""
+
+    augmentation: Augmentation
+    seed: int
+
+    @classmethod
+    def of(cls, choices: Augment, seed: int) -> Changes | None:
+        """Those that ``choices`` ask for; None for none. Mirror images are not among them: they have targets."""
+        return cls(Augmentation(flip=0.0, **vars(choices)), seed) if any(vars(choices).values()) else None
+
+    def __call__(self, image: Tensor, index: int) -> Tensor:
+        """``image`` number ``index``, changed."""
+        return self.augmentation(image, (self.seed * 1_000_003 + index) % 2**63)
+
+
+class _Changed(Dataset[tuple[Tensor, int, bool]]):
+    def __init__(self, views: Views, changes: Changes) -> None:
+        self.views = views
+        self.changes = changes
+
+    def __getitem__(self, view: View) -> tuple[Tensor, int, bool]:
+        image, index, mirrored = self.views[view]
+        return self.changes(image, index), index, mirrored
 
 
 def epoch_order(length: int, flip: bool, seed: int) -> Iterator[View]:

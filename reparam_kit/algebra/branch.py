@@ -7,19 +7,18 @@ from math import prod
 from typing import Literal, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra.expression import Block, Term
 from reparam_kit.algebra.factors import Conv, Factor, Fixed, Misfit
 from reparam_kit.algebra.kernel import Geometry, Kernel, span
+from reparam_kit.algebra.layers import correlate
 
 Norm = Literal["scale", "batch", "none"]
 NORMS: tuple[Norm, ...] = ("scale", "batch", "none")
 
-_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_BATCH_NORM = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Link(NamedTuple):
@@ -106,6 +105,9 @@ class Branch(nn.Module):
         super().__init__()
         self.chain = chain
         self.norm = norm
+        # What comes behind the last factor that mixes channels works on each of the site's outputs by itself, so a
+        # scale of the outputs may as well stand there, where the kernel is smaller.
+        self._last = max((i for i, link in enumerate(chain) if link.factor.mixes), default=len(chain) - 1)
         for i, (factor, shape) in enumerate(chain):
             start = factor.start(shape)
             parameter = None if start is None else nn.Parameter(start.to(deployed))
@@ -126,8 +128,8 @@ class Branch(nn.Module):
         """Extent of the whole chain on the site's tap grid."""
         return span([shape.taps for _, shape in self.chain])
 
-    def product(self, dtype: torch.dtype | None = None) -> Kernel:
-        """The chain multiplied out, before the scale; with ``norm="batch"`` as it is in eval mode."""
+    def product(self, dtype: torch.dtype | None = None, scale: Tensor | None = None) -> Kernel:
+        """The chain multiplied out, with a ``scale`` of its outputs; with ``norm="batch"`` as it is in eval mode."""
         like = next(self.parameters()).to(dtype)
         total: Kernel | None = None
         for i, (factor, shape) in enumerate(self.chain):
@@ -135,22 +137,22 @@ class Branch(nn.Module):
             kernel = factor.kernel(None if parameter is None else parameter.to(dtype), shape, like)
             if self.norm == "batch":
                 kernel = kernel.scale(*affine(cast("_BatchNorm", self.norms[i]), dtype))
+            if i == self._last and scale is not None:
+                kernel = kernel.scale(scale)
             total = kernel if total is None else total >> kernel
         assert total is not None
         return total
 
     def kernel(self, dtype: torch.dtype | None = None) -> Kernel:
         """The one kernel that the branch stands for, in ``dtype`` (default: that of its parameters)."""
-        product = self.product(dtype)
-        return product.scale(self.scale.to(dtype)) if self.norm == "scale" else product
+        return self.product(dtype, self.scale.to(dtype) if self.norm == "scale" else None)
 
     def forward(self, x: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
         """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides."""
-        conv = _CONV[len(stride)]
         last = len(self.chain) - 1
         for i, (factor, shape) in enumerate(self.chain):
             kernel = factor.kernel(getattr(self, f"factor{i}"), shape, x)
-            x = conv(x, kernel.weight, None, stride if i == last else 1, 0, dilation, kernel.groups)
+            x = correlate(x, kernel, stride if i == last else (1,) * len(stride), dilation)
             if self.norm == "batch":
                 x = self.norms[i](x)
         return x

@@ -2,85 +2,94 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.conv import _ConvNd
 
 from reparam_kit.algebra.branch import Branch, Norm, fit
 from reparam_kit.algebra.expression import Block
-from reparam_kit.algebra.kernel import Geometry, Kernel
+from reparam_kit.algebra.kernel import Kernel
+from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
 
 
 class Expanded(nn.Module):
-    """``base`` (the deployed convolution, with its class, hooks and attributes) plus branches that start at zero.
+    """``base`` (the deployed layer, with its class, hooks and attributes) plus branches that start at zero.
 
     With ``norm="scale"`` or ``"none"`` the sum is multiplied out before each call and ``base`` runs once with that
     weight, exact in train and eval mode. With ``"batch"`` each branch is convolved: the input is padded once, in the
     site's own mode, and every branch runs unpadded on it at its own tap offset, so that a shift inside a chain
     reaches the border too. Attributes that this class lacks are those of ``base``.
 
-    ``site`` is the name of the convolution in the model that was expanded. ``shift_into`` names the BatchNorm there
+    ``site`` is the name of the layer in the model that was expanded. ``shift_into`` names the BatchNorm there
     that takes up the branches' shift at folding where ``base`` has no bias.
     """
 
-    base: _ConvNd
+    base: Layer
 
-    def __init__(self, base: _ConvNd, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
+    def __init__(self, base: Layer, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
         super().__init__()
         self.base = base
         self.block = str(block)
         self.norm = norm
         self.site = site
         self.shift_into = shift_into
-        geometry = Geometry(base.in_channels, base.out_channels, base.kernel_size, base.groups)
-        chains, _ = fit(block, geometry, norm)
-        branches = nn.ModuleList(Branch(chain, norm, base.weight) for chain in chains)
+        self.taps = geometry(base).taps
+        chains, _ = fit(block, geometry(base), norm)
+        deployed = to_kernel(base, base.weight.detach()).weight
+        branches = nn.ModuleList(Branch(chain, norm, deployed) for chain in chains)
         self.branches = cast("Collection[Branch]", branches)
         self.train(base.training)
 
     @property
     def weight(self) -> Tensor:
         """The multiplied-out weight, differentiable, of the shape and dtype of ``base.weight``."""
-        return self.multiply_out().weight
+        return to_weight(self.base, self.multiply_out())
 
     def multiply_out(self, dtype: torch.dtype | None = None) -> Kernel:
         """The sum of all branches as one kernel, in ``dtype`` (default: the weight's own)."""
         with torch.autocast(self.base.weight.device.type, enabled=False):
-            total = Kernel(self.base.weight.to(dtype), self.base.groups)
-            for branch in self.branches:
-                total = total + branch.kernel(dtype).embed(total.taps)
-        return total
+            deployed = to_kernel(self.base, self.base.weight.to(dtype))
+            return deployed.plus([branch.kernel(dtype) for branch in self.branches])
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.norm != "batch":
             out: Tensor = functional_call(self.base, {"weight": self.weight}, args, kwargs)
             return out
-        (x,) = args
-        base = self.base
-        mode = "constant" if base.padding_mode == "zeros" else base.padding_mode
-        padded = F.pad(x, base._reversed_padding_repeated_twice, mode=mode)
-        out = base(x)
+        out = self.base(*args, **kwargs)
+        padded, stride, dilation = grid(self.base, args[0], out)
         for branch in self.branches:
-            out = out + branch(_crop(padded, base, branch.taps), base.stride, base.dilation)
+            window = _window(padded, self.taps, branch.taps, dilation)
+            out = out + branch(window, stride, dilation).reshape(out.shape)
         return out
 
-    def fold_into(self, plain: _ConvNd) -> Tensor | None:
+    def fold_into(self, plain: Layer) -> Tensor | None:
         """Write the sum, computed in float64 and rounded once, into ``plain``, a copy of ``base``.
 
         Returns what ``plain`` has no bias to hold: a shift ``[O]``, float64, of its output (None: nothing).
         """
         with torch.no_grad():
             total = self.multiply_out(torch.float64)
-            plain.weight.copy_(total.weight)
+            plain.weight.copy_(to_weight(plain, total))
             if total.bias is None or plain.bias is None:
                 return total.bias
             plain.bias.copy_(plain.bias.double() + total.bias)
         return None
+
+    def fuse(self) -> Layer:
+        """The folded layer, for ``timm.utils.reparameterize_model``, which asks each module for it.
+
+        It folds one module at a time and so cannot reach the BatchNorm behind: a shift that ``rk.fold`` would put
+        there becomes a bias, which the deployed layer did not have.
+        """
+        plain = copy.deepcopy(self.base)
+        shift = self.fold_into(plain)
+        if shift is not None:
+            plain.bias = nn.Parameter(shift.to(plain.weight))
+        return plain
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -91,11 +100,11 @@ class Expanded(nn.Module):
             return getattr(self.base, name)
 
 
-def _crop(padded: Tensor, base: _ConvNd, taps: tuple[int, ...]) -> Tensor:
-    """The part of the padded input that a kernel of ``taps`` sees at the centre of the site's kernel."""
-    for axis, (have, room, step) in enumerate(
-        zip(taps, base.kernel_size, base.dilation, strict=True), start=2
-    ):
+def _window(
+    padded: Tensor, site: tuple[int, ...], taps: tuple[int, ...], dilation: tuple[int, ...]
+) -> Tensor:
+    """The part of the padded input that a kernel of ``taps`` sees at the centre of a ``site`` of taps."""
+    for axis, (have, room, step) in enumerate(zip(taps, site, dilation, strict=True), start=2):
         before = (room - have) // 2
         length = padded.shape[axis] - (room - have) * step
         padded = padded.narrow(axis, before * step, length)

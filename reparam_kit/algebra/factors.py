@@ -7,6 +7,7 @@ parameter stands for (``kernel``). Sizes are numbers of taps or ``"k"``, the sit
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from math import prod
 from typing import ClassVar, Literal
 
@@ -186,6 +187,33 @@ class Avg(Sized, Fixed, name="avg"):
 
     def filter(self, taps: tuple[int, ...]) -> Tensor:
         return torch.full(taps, 1 / prod(taps), dtype=torch.float64)
+
+
+@dataclass(frozen=True, init=False)
+class Frequency(Sized, Fixed, name="frequency"):
+    """Cosine filters, a frequency and a direction for each channel (OREPA, CVPR 2022, "frequency prior").
+
+    The channels go through the axes, and along an axis of ``k`` taps through the frequencies ``1 .. k - 1`` of its
+    DCT-II basis. OREPA's own code lets the frequency rise with the channel without end: every one that is an odd
+    multiple of ``k`` is then a filter of zeros.
+    """
+
+    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+        return Kernel(_waves(shape.in_channels, shape.taps).to(like), shape.in_channels)
+
+
+@lru_cache(maxsize=256)
+def _waves(channels: int, taps: tuple[int, ...]) -> Tensor:
+    """The filters of ``Frequency``, float64 ``[channels, 1, *taps]``."""
+    weight = torch.ones(channels, 1, *taps, dtype=torch.float64)
+    axes = [axis for axis, extent in enumerate(taps) if extent > 1]
+    for channel, filter in enumerate(weight[:, 0] if axes else ()):
+        axis = axes[channel % len(axes)]
+        extent = taps[axis]
+        frequency = 1 + channel // len(axes) % (extent - 1)
+        wave = torch.cos(torch.pi / extent * frequency * (torch.arange(extent, dtype=torch.float64) + 0.5))
+        filter.copy_(wave.reshape(-1, *[1] * (len(taps) - 1 - axis)))
+    return weight
 
 
 @dataclass(frozen=True)

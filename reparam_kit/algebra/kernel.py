@@ -10,8 +10,10 @@ enter the algebra. For ``first`` (M x C) followed by ``second`` (O x M), without
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +60,11 @@ class Kernel:
         a = first.weight.reshape(groups, inner, channels, -1)
         b = then.weight.reshape(groups, outer, inner, -1)
         taps = tuple(s + t - 1 for s, t in zip(first.taps, then.taps, strict=True))
-        if a.shape[-1] == 1:
-            weight = torch.einsum("gmc,gomt->goct", a.squeeze(-1), b)
-        elif b.shape[-1] == 1:
-            weight = torch.einsum("gom,gmct->goct", b.squeeze(-1), a)
+        if b.shape[-1] == 1:
+            weight = torch.bmm(b.squeeze(-1), a.flatten(2))
+        elif a.shape[-1] == 1:
+            rows = b.transpose(2, 3).reshape(groups, -1, inner)
+            weight = torch.bmm(rows, a.squeeze(-1)).reshape(groups, outer, -1, channels).transpose(2, 3)
         else:
             swapped = b.transpose(1, 2).reshape(groups * inner, outer, *then.taps)
             weight = _CONV_TRANSPOSE[len(taps)](
@@ -73,12 +76,17 @@ class Kernel:
             bias = carried if bias is None else bias + carried
         return Kernel(weight.reshape(groups * outer, channels, *taps), first.groups, bias)
 
-    def __add__(self, other: Kernel) -> Kernel:
-        """In parallel: the sum of both outputs. Both must have the same taps; groupings may differ."""
-        groups = gcd(self.groups, other.groups)
-        biases = [k.bias for k in (self, other) if k.bias is not None]
+    def plus(self, branches: Sequence[Kernel]) -> Kernel:
+        """In parallel: the sum of this operator and smaller ones, each at the centre of its taps.
+
+        For an even extent ``k`` the centre is tap ``(k - 1) // 2``, the one that "same" padding aligns with the output.
+        The groups of each branch must be a multiple of this operator's.
+        """
+        aligned = [branch.regroup(self.groups) for branch in branches]
+        biases = [kernel.bias for kernel in (self, *aligned) if kernel.bias is not None]
         bias = sum(biases[1:], start=biases[0]) if biases else None
-        return Kernel(self.regroup(groups).weight + other.regroup(groups).weight, groups, bias)
+        weight: Tensor = _Sum.apply(self.weight, *(k.weight for k in aligned))  # type: ignore[no-untyped-call]
+        return Kernel(weight, self.groups, bias)
 
     def scale(self, factor: Tensor, shift: Tensor | None = None) -> Kernel:
         """Follow by the per-channel affine map ``y -> factor * y + shift``, both ``[O]``."""
@@ -87,17 +95,6 @@ class Kernel:
         if shift is not None:
             bias = shift if bias is None else bias + shift
         return Kernel(self.weight * column, self.groups, bias)
-
-    def embed(self, taps: tuple[int, ...]) -> Kernel:
-        """The same operator with ``taps`` taps: zeros around, centred (towards the start where that is uneven).
-
-        For an even extent ``k`` the centre is tap ``(k - 1) // 2``, the one that "same" padding aligns with the output.
-        """
-        padding: list[int] = []
-        for have, want in zip(reversed(self.taps), reversed(taps), strict=True):
-            before = (want - have) // 2
-            padding += [before, want - have - before]
-        return Kernel(F.pad(self.weight, padding), self.groups, self.bias) if any(padding) else self
 
     def regroup(self, groups: int) -> Kernel:
         """The same operator written with fewer groups (a divisor of the present ones): block-diagonal."""
@@ -109,6 +106,36 @@ class Kernel:
         eye = torch.eye(parts, dtype=self.weight.dtype, device=self.weight.device)
         dense = torch.einsum("gpoct,pq->gpoqct", blocks, eye)
         return Kernel(dense.reshape(-1, parts * channels, *self.taps), groups, self.bias)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of kernels, each at the centre of the first one's taps, in one tensor.
+
+    It is as large as the net's weights and made anew in every step, so what counts is memory traffic: nothing is
+    padded, nothing but the result is allocated, and the gradients are views of its gradient.
+    """
+
+    @staticmethod
+    def forward(main: Tensor, *branches: Tensor) -> Tensor:
+        total = main.clone()
+        for branch in branches:
+            _centre(total, branch.shape).add_(branch)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.shapes = [branch.shape for branch in inputs[1:]]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(_centre(grad, shape) for shape in ctx.shapes)
+
+
+def _centre(weight: Tensor, shape: torch.Size) -> Tensor:
+    """View of the taps of ``weight`` that a kernel of ``shape`` takes at its centre."""
+    for axis, have in enumerate(shape[2:], start=2):
+        weight = weight.narrow(axis, (weight.shape[axis] - have) // 2, have)
+    return weight
 
 
 def span(taps: list[tuple[int, ...]]) -> tuple[int, ...]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from reparam_kit.algebra.branch import Norm
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.parser import parse
 from reparam_kit.errors import ExpressionError, suggestion
 
 
 class Preset(NamedTuple):
-    """A published block."""
+    """A published block, with the norm of its branches where it depends on one."""
 
     expression: str
     source: str
+    norm: Norm = "scale"
 
 
 PRESETS = {
@@ -34,7 +36,21 @@ PRESETS = {
     "expandnet": Preset("conv(1, width=4) >> conv(k, width=4) >> conv(1)", "ExpandNets, NeurIPS 2020"),
     "doconv": Preset("conv(k) + depthwise(k, width=9) >> conv(1)", "DO-Conv, TIP 2022"),
     "dilated": Preset("conv(k) + dilated(3, rate=2) + dilated(3, rate=3)", "UniRepLKNet, CVPR 2024"),
+    "orepa": Preset(
+        "conv(k) + conv(1) >> avg(k) + conv(1) >> frequency(k) + conv(1) >> conv(k)"
+        " + depthwise(k, width=8) >> conv(1)",
+        "OREPA, CVPR 2022",
+    ),
+    # Its branches have no norm, so that the folded kernel stays within the range of the deployed one: what
+    # normalises is the BatchNorm behind the sum.
+    "qarepvgg": Preset("conv(k) + conv(1) + identity", "QARepVGG, AAAI 2024", "none"),
 }
+
+
+def norm_of(expression: str | Expression) -> Norm:
+    """The norm that the branches of a block have where none is asked for."""
+    preset = PRESETS.get(expression) if isinstance(expression, str) else None
+    return preset.norm if preset is not None else "scale"
 
 
 def block(expression: str | Expression) -> Block:

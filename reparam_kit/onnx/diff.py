@@ -239,7 +239,7 @@ def _text(message: Message, field: Any) -> str:
         return str(list(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return _line(value) if isinstance(value, Message) else str(value)
+    return _line(value) if isinstance(value, Message) else str(value) or "''"
 
 
 def _line(message: Message) -> str:

@@ -20,19 +20,46 @@ from torch import Tensor
 from reparam_kit.errors import InputError
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What the integers of a quantised tensor stand for: ``(level - zero) * scale``.
+
+    ``scale`` (floating point) and ``zero`` (of the integers' dtype) broadcast to the ONNX tensor.
+    """
+
+    scale: NDArray[Any]
+    zero: NDArray[Any]
+
+    def values(self, levels: NDArray[Any]) -> NDArray[Any]:
+        """What ``levels`` stand for, in the dtype of the scale."""
+        difference = levels.astype(self.scale.dtype) - self.zero.astype(self.scale.dtype)
+        with np.errstate(over="ignore"):
+            values: NDArray[Any] = difference * self.scale
+        return values
+
+    def levels(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """The nearest level for each of ``values``, the first or last for those beyond; NaN where one is not finite."""
+        range_ = np.iinfo(self.zero.dtype)
+        with np.errstate(all="ignore"):
+            nearest = np.rint(values.astype(np.float64) / self.scale) + self.zero
+        return np.where(np.isfinite(values), np.clip(nearest, range_.min, range_.max), np.nan)
+
+
 @dataclass(frozen=True)
 class Source:
     """The ONNX tensor that a parameter or buffer was read from.
 
     ``kind`` says where ``name`` is to be found: an initializer of that name, or the output of that name of a
     ``Constant`` node. ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same);
-    after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar).
+    after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar). With a ``grid`` the ONNX tensor
+    holds integers, which a ``DequantizeLinear`` turns into the numbers that torch has.
     """
 
     name: str
     kind: Literal["initializer", "constant"]
     permutation: tuple[int, ...] | None
     shape: tuple[int, ...]
+    grid: Grid | None = None
 
     def to_onnx(self, tensor: Tensor) -> NDArray[Any]:
         """``tensor`` in the layout of the ONNX tensor: shape ``self.shape``, dtype of ``tensor`` (bfloat16 as float32).

@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from zipfile import BadZipFile
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
 
-from reparam_kit.errors import InputError
+from reparam_kit.errors import InputError, first_line, suggestion
 
 # What onnxruntime calls the element types that random inputs are made for.
 _TYPES = {
@@ -102,6 +104,32 @@ def random_inputs(sessions: Sequence[Session], batch: int) -> list[Tensor]:
             noise.to(dtype) if dtype.is_floating_point else (noise * 50 + 128).clamp(0, 255).to(dtype)
         )
     return tensors
+
+
+def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
+    """What the user's ``.npz`` file ``path`` holds for the inputs of the ONNX file ``model``: arrays of their names.
+
+    Raises:
+        InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or onnxruntime cannot run ``model``.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = content.items() if isinstance(content, np.lib.npyio.NpzFile) else ()
+            tensors = {name: torch.from_numpy(array) for name, array in arrays}
+    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
+        raise InputError(f"{path} is not a .npz file of numbers: {first_line(error)}") from error
+    if not tensors:
+        raise InputError(
+            f"{path} holds no arrays with names; write it with numpy.savez, an array for each input"
+        )
+    names = [entry.name for entry in Session(Path(model), optimised=False).inputs]
+    for name in names:
+        if name not in tensors:
+            raise InputError(
+                f"{path} has no array {name!r}, an input of {model}; {suggestion(name, tensors, 'arrays')}"
+            )
+    return [tensors[name] for name in names]
 
 
 def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:

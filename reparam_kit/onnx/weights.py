@@ -1,9 +1,9 @@
 """Which numbers of an ONNX file are weights, and how they are read, written and left out of a comparison.
 
 A weight is a floating-point tensor, an initializer or the ``value`` of a ``Constant`` node, that no operator
-takes as a setting. Everything else is structure: integer tensors (a ``Reshape`` target, axes, indices) decide
-shapes, and a few inputs were attributes in earlier opsets and still act like them (``_SETTINGS``). Training
-changes weights only.
+takes as a setting, or an integer tensor that a ``DequantizeLinear`` turns into one. Everything else is structure:
+other integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were attributes in
+earlier opsets or act like them (``_SETTINGS``). Training changes weights only.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from reparam_kit.errors import InputError
 
-# The types a weight is stored in. Torch rounds to them, because numpy has no bfloat16.
-_FLOATS: dict[int, torch.dtype] = {
-    TensorProto.FLOAT: torch.float32,
-    TensorProto.FLOAT16: torch.float16,
-    TensorProto.BFLOAT16: torch.bfloat16,
-    TensorProto.DOUBLE: torch.float64,
-}
+# The types a weight is stored in, by itself or as levels of a quantisation.
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+_LEVELS = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.INT32}
 
-# Operator -> positions of its floating-point inputs that it, or its predecessor, once held in attributes.
-_SETTINGS = {"Clip": (1, 2), "Dropout": (1,), "Pad": (2,), "Resize": (1, 2), "Upsample": (1,)}
+# Operator -> positions of its floating-point inputs that it, or its predecessor, once held in attributes, or that say
+# how other inputs are to be read.
+_SETTINGS = {
+    "Clip": (1, 2),
+    "DequantizeLinear": (1,),
+    "Dropout": (1,),
+    "Pad": (2,),
+    "QuantizeLinear": (1,),
+    "Resize": (1, 2),
+    "Upsample": (1,),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class OnnxFile:
         External data must be held in a ``bytearray``.
         """
         new = rounded(values, tensor)
-        bits = new.view(torch.uint8).numpy().tobytes()
+        bits = new.tobytes()
         if is_external(tensor):
             location, start, _ = _address(tensor)
             data = self.external[location]
@@ -68,8 +72,10 @@ class OnnxFile:
             tensor.float_data[:] = new.tolist()
         elif tensor.data_type == TensorProto.DOUBLE:
             tensor.double_data[:] = new.tolist()
+        elif tensor.data_type in _LEVELS:
+            tensor.int32_data[:] = new.tolist()
         else:  # the two half types are stored as their bits, each in an int32
-            tensor.int32_data[:] = np.frombuffer(bits, np.uint16).tolist()
+            tensor.int32_data[:] = new.view(np.uint16).tolist()
 
     def structure(self) -> ModelProto:
         """A copy of the model without its weights' numbers and without the names of its external files.
@@ -113,7 +119,7 @@ def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
     locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
     folder = path.parent.resolve()
     for location in locations:
-        if not (folder / location).resolve().is_relative_to(folder):
+        if "\0" in location or not (folder / location).resolve().is_relative_to(folder):
             raise InputError(f"{path} keeps tensors in {location!r}, outside its own folder; it is not read")
     return OnnxFile(model, {location: read_bytes(folder / location) for location in sorted(locations)})
 
@@ -131,6 +137,8 @@ def parse_onnx(payload: bytes, name: str) -> ModelProto:
         raise InputError(f"{name} is not an ONNX model, or is truncated: {error}") from error
     if not model.HasField("graph"):
         raise InputError(f"{name} is not an ONNX model: it has no graph")
+    if not _is_text(model):
+        raise InputError(f"{name} is damaged: one of its names is not UTF-8 text")
     return model
 
 
@@ -144,17 +152,18 @@ def stored_tensors(model: ModelProto) -> dict[str, TensorProto]:
 
 def weights(model: ModelProto) -> dict[str, TensorProto]:
     """The part of :func:`stored_tensors` that training may change."""
+    nodes = [node for _, nodes, _ in _scopes(model) for node in nodes]
     settings = {
         node.input[position]
-        for _, nodes, _ in _scopes(model)
         for node in nodes
         for position in _SETTINGS.get(node.op_type, ())
         if position < len(node.input)
     }
+    levels = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input}
     return {
         label: tensor
         for label, name, tensor in _stored_tensors(model)
-        if tensor.data_type in _FLOATS and name not in settings
+        if tensor.data_type in (_LEVELS if name in levels else _FLOATS) and name not in settings
     }
 
 
@@ -180,6 +189,8 @@ def decode(tensor: TensorProto, raw_data: bytes | None = None) -> NDArray[Any]:
             name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=raw_data
         )
     try:
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError("a size below zero")
         return numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
@@ -187,9 +198,10 @@ def decode(tensor: TensorProto, raw_data: bytes | None = None) -> NDArray[Any]:
         ) from error
 
 
-def rounded(values: NDArray[Any], tensor: TensorProto) -> torch.Tensor:
+def rounded(values: NDArray[Any], tensor: TensorProto) -> NDArray[Any]:
     """``values``, flat, as the dtype of the weight ``tensor`` holds them: rounded to nearest even, once."""
-    return torch.from_numpy(values.astype(np.float64)).reshape(-1).to(_FLOATS[tensor.data_type])
+    with np.errstate(over="ignore", invalid="ignore"):  # too large becomes infinite
+        return values.astype(np.float64).reshape(-1).astype(_dtype(tensor))
 
 
 def is_external(tensor: TensorProto) -> bool:
@@ -199,7 +211,22 @@ def is_external(tensor: TensorProto) -> bool:
 
 def dtype_name(tensor: TensorProto) -> str:
     """``"float32"``, ``"bfloat16"``, ...: the dtype of a weight."""
-    return str(_FLOATS[tensor.data_type]).removeprefix("torch.")
+    return str(_dtype(tensor))
+
+
+def _dtype(tensor: TensorProto) -> np.dtype[Any]:
+    return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def _is_text(message: Message) -> bool:
+    """Whether all its strings are text; protobuf gives ``bytes`` for one that is not."""
+    for field, value in message.ListFields():
+        items = [value] if isinstance(value, (str, bytes, Message)) else value
+        if field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            return False
+        if field.message_type is not None and not all(map(_is_text, items)):
+            return False
+    return True
 
 
 def _stored_tensors(model: ModelProto) -> Iterator[tuple[str, str, TensorProto]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -40,7 +39,8 @@ def write_back(module: nn.Module, path: str | Path) -> None:
     """Write the ONNX file that ``module`` was imported from, with the module's weights, to ``path``.
 
     A weight that did not change keeps its bytes. One that did is rounded once to the dtype that the file stores it
-    in, and stored as it was: raw or typed data, in an initializer or a ``Constant`` node. External data goes to
+    in, and stored as it was: raw or typed data, in an initializer or a ``Constant`` node. One that the file stores
+    quantised goes to the nearest of its levels, whose scale stays. External data goes to
     ``<name of path>.data`` beside the new file, at the same offsets (``.0.data``, ``.1.data``, ... where the original
     has several such files). The original files are not touched unless ``path`` is one of them.
 
@@ -63,17 +63,17 @@ def write_back(module: nn.Module, path: str | Path) -> None:
         )
     name = str(provenance.path or "the original")
     original = OnnxFile(parse_onnx(provenance.payload, name), provenance.external)
-    moved = _moved(original, _values(module, provenance))
+    moved = _moved(module, provenance, original)
 
     edited = OnnxFile(
         parse_onnx(provenance.payload, name), {k: bytearray(v) for k, v in original.external.items()}
     )
     stored = stored_tensors(edited.model)
     for label, values in moved.items():
-        finite = rounded(values, stored[label]).isfinite()
+        finite = np.isfinite(values).reshape(-1) & np.isfinite(rounded(values, stored[label]))
         if not finite.all():
             raise InputError(
-                f"{label}: {int((~finite).sum())} of {finite.numel()} new values are NaN, infinite or too large for "
+                f"{label}: {(~finite).sum()} of {finite.size} new values are NaN, infinite or too large for "
                 f"{dtype_name(stored[label])}; the training diverged, so write an earlier state of the model"
             )
         edited.write(stored[label], values)
@@ -93,42 +93,34 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             files.enter_context(atomic_path(path.parent / location)).write_bytes(data)
 
 
-def _values(module: nn.Module, provenance: Provenance) -> Values:
-    """The module's numbers for each tensor of the file, in the file's layout."""
+def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Values:
+    """The new numbers of each tensor whose old ones, as the module's dtype holds them, are not the module's."""
     state = module.state_dict(keep_vars=True)
-    values: Values = {}
-    owners: dict[str, str] = {}
-    for name, source in provenance.tensors.items():
-        if name not in state:
-            raise InputError(
-                f"the model has no tensor {name!r} any more, which is {source.kind} {source.name!r}"
-            )
-        label = f"{source.kind} {source.name!r}"
-        value = source.to_onnx(state[name])
-        if label in values and not np.array_equal(values[label], value, equal_nan=True):
-            raise InputError(
-                f"{owners[label]!r} and {name!r} differ, but both are {label} in the file; share one parameter"
-            )
-        values[label] = value
-        owners[label] = name
-    return values
-
-
-def _moved(original: OnnxFile, values: Values) -> Values:
-    """Those of ``values`` that are not the numbers of the file as the module's dtype holds them."""
     stored, trainable = stored_tensors(original.model), weights(original.model)
-    moved = {}
-    for label, value in values.items():
+    found: dict[str, tuple[str, NDArray[Any] | None]] = {}
+    for name, source in provenance.tensors.items():
+        label = f"{source.kind} {source.name!r}"
+        if name not in state:
+            raise InputError(f"the model has no tensor {name!r} any more, which is {label}")
+        value, before = source.to_onnx(state[name]), original.read(stored[label])
         with np.errstate(over="ignore"):
-            before = original.read(stored[label]).astype(value.dtype)
-        if np.array_equal(before, value, equal_nan=True):
-            continue
-        if label not in trainable:
+            held = (source.grid.values(before) if source.grid else before).astype(value.dtype)
+        new = None
+        if not np.array_equal(held, value, equal_nan=True):
+            if label not in trainable:
+                raise InputError(
+                    f"{label} was changed, but it is a part of the graph's structure, not a weight; restore it"
+                )
+            new = source.grid.levels(value) if source.grid else value
+        owner, other = found.setdefault(label, (name, new))
+        same = new is other or (
+            new is not None and other is not None and np.array_equal(new, other, equal_nan=True)
+        )
+        if not same:
             raise InputError(
-                f"{label} was changed, but it is a part of the graph's structure, not a weight; restore it"
+                f"{owner!r} and {name!r} differ, but both are {label} in the file; share one parameter"
             )
-        moved[label] = value
-    return moved
+    return {label: new for label, (_, new) in found.items() if new is not None}
 
 
 def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
@@ -159,8 +151,8 @@ def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
     before = weights(original.model)
     for label, tensor in weights(written.model).items():
         expected = moved[label] if label in moved else original.read(before[label])
-        bits, expected_bits = (rounded(v, tensor).view(torch.uint8) for v in (written.read(tensor), expected))
-        if not bits.equal(expected_bits):
+        bits, expected_bits = (rounded(v, tensor).tobytes() for v in (written.read(tensor), expected))
+        if bits != expected_bits:
             raise VerificationError(
                 f"{label} would not hold what the model holds, because its external data overlaps that of another "
                 "tensor, so nothing was written; save the original so that each tensor has its own bytes"

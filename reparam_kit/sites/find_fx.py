@@ -1,82 +1,115 @@
-"""Dataflow by symbolic tracing: which modules run where, and which BatchNorm a convolution alone feeds."""
+"""Dataflow by symbolic tracing: needs no input, and gives up where control flow depends on values."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from reparam_kit.algebra import Expanded
+from reparam_kit.algebra import LAYERS, Layer
 from reparam_kit.errors import first_line
-from reparam_kit.modes import evaluating
-
-_FUNCTIONAL = {
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
-}
-
-
-@dataclass
-class Flow:
-    """What a trace shows: calls of each convolution, the BatchNorm behind it, and functional convolutions."""
-
-    calls: dict[nn.Module, int] = field(default_factory=dict)
-    batch_norms: dict[nn.Module, nn.Module] = field(default_factory=dict)
-    functional: list[str] = field(default_factory=list)
+from reparam_kit.sites.flow import CONVOLUTIONS, METADATA, WHOLE, Flow, is_metadata, owners, untouched
 
 
 class _Tracer(fx.Tracer):
-    """Keeps convolutions and BatchNorms whole by class, not by the module path they come from."""
+    """Keeps layers and BatchNorms whole by class, not by the module path they come from."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Expanded | _ConvNd | _BatchNorm) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        return isinstance(m, WHOLE) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Reads(TorchFunctionMode):
+    """Takes note of parameters that come from elsewhere than a module: they are no symbols, and leave no node."""
+
+    def __init__(self, owner: dict[int, Layer]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.layers: set[Layer] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if not is_metadata(func):
+            self.layers |= {
+                self.owner[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.owner
+            }
+        return func(*args, **(kwargs or {}))
 
 
 def trace(model: nn.Module) -> Flow | str:
     """Follow the model's dataflow in eval mode, or say why symbolic tracing cannot (one line)."""
-    if isinstance(model, _ConvNd):
-        return Flow(calls={model: 1})
-    try:
-        with evaluating(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = _Tracer().trace(model)
-    except Exception as error:  # tracing runs the user's forward, which may raise anything
-        return f"{type(error).__name__}: {first_line(error)}"
-    return _follow(model, graph)
-
-
-def _follow(model: nn.Module, graph: fx.Graph) -> Flow:
-    flow = Flow()
-    norm_calls: dict[nn.Module, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in _FUNCTIONAL:
-            flow.functional.append(node.name)
-        if node.op != "call_module":
-            continue
-        module = model.get_submodule(node.target)
-        if isinstance(module, _BatchNorm):
-            norm_calls[module] = norm_calls.get(module, 0) + 1
-        if not isinstance(module, _ConvNd):
-            continue
-        flow.calls[module] = flow.calls.get(module, 0) + 1
-        users = list(node.users)
-        if len(users) == 1 and users[0].op == "call_module":
-            after = model.get_submodule(users[0].target)
-            if isinstance(after, _BatchNorm):
-                flow.batch_norms[module] = after
-    flow.batch_norms = {
-        conv: norm
-        for conv, norm in flow.batch_norms.items()
-        if flow.calls[conv] == 1 and norm_calls[norm] == 1 and norm.track_running_stats
-    }
+    if isinstance(model, LAYERS):
+        return Flow({model: 1})
+    owner = owners(model)
+    reads = _Reads(owner)
+    with untouched(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with reads:
+                graph = _Tracer().trace(model)
+        except Exception as error:  # tracing runs the user's forward, which may raise anything
+            return f"{type(error).__name__}: {first_line(error)}"
+        flow = _follow(model, graph, owner)
+    flow.reads |= reads.layers
     return flow
+
+
+def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, Layer]) -> Flow:
+    flow = Flow.of(model)
+    parameters = dict(model.named_parameters())
+    sole: dict[Layer, _BatchNorm] = {}
+    norm_calls: Counter[nn.Module] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in CONVOLUTIONS:
+            weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
+            flow.add_functional(node.target.__name__, weight.target if weight.target in parameters else None)
+        elif node.op == "get_attr" and node.target in parameters:
+            layer = owner.get(id(parameters[node.target]))
+            if layer is not None and any(True for _ in _consumers(node, model)):
+                flow.reads.add(layer)
+        elif node.op == "call_module":
+            module = model.get_submodule(node.target)
+            if isinstance(module, LAYERS):
+                flow.calls[module] = (flow.calls[module] or 0) + 1
+                norm = _sole_norm(node, model)
+                if norm is not None:
+                    sole[module] = norm
+            elif isinstance(module, _BatchNorm):
+                norm_calls[module] += 1
+            for inside in module.modules():
+                if isinstance(inside, LAYERS) and inside is not module:
+                    flow.calls[inside] = None
+    flow.claim(sole, norm_calls)
+    return flow
+
+
+def _sole_norm(node: fx.Node, model: nn.Module) -> _BatchNorm | None:
+    """The BatchNorm that alone consumes the output of ``node``. Hooks see tensors unnoticed: no claim past them."""
+    consumers = list(_consumers(node, model))
+    if len(consumers) != 1 or consumers[0].op != "call_module":
+        return None
+    norm = model.get_submodule(str(consumers[0].target))
+    if model.get_submodule(str(node.target))._forward_hooks or norm._forward_pre_hooks:
+        return None
+    return norm if isinstance(norm, _BatchNorm) else None
+
+
+def _consumers(node: fx.Node, model: nn.Module) -> Iterator[fx.Node]:
+    """Nodes that use the values of ``node``, seen through ``nn.Identity``."""
+    for user in node.users:
+        if user.op == "call_module" and type(model.get_submodule(str(user.target))) is nn.Identity:
+            yield from _consumers(user, model)
+        elif not _reads_metadata(user):
+            yield user
+
+
+def _reads_metadata(node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in METADATA
+    return node.op == "call_method" and node.target in METADATA

@@ -1,19 +1,29 @@
-"""A site: one convolution of a model, and what is known about it."""
+"""A site: one layer of a model, and what is known about it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from reparam_kit.algebra import Geometry
 
 
 @dataclass(frozen=True)
 class Site:
-    """One convolution, found by its name in the model's module tree.
+    """One convolution or linear layer, found by its name in the model's module tree.
 
-    ``reason`` says why it cannot be expanded; None: it can. ``calls`` counts the places where the forward pass runs
-    it and ``batch_norm`` names the BatchNorm that its output alone feeds; both are None where the model could not be
-    traced (``batch_norm`` also where there is no such BatchNorm).
+    Attributes:
+        name: path of the module in the model; of a functional convolution, its function and running number.
+        kind: the class of torch.nn that it is or derives from; "functional" where it is no module.
+        geometry: of the kernel that the layer stands for; None where it has none that could be expanded.
+        stride: in pixels, one number a dimension; empty for a linear layer, as is ``dilation``.
+        dilation: in pixels.
+        bias: whether it has one.
+        calls: how often the forward pass runs it; None where that is not known.
+        batch_norm: name of the BatchNorm that its output alone feeds; None where there is none, or none is known.
+        reason: why it cannot be expanded; None: it can.
+        positions: positions of its output times batch, over all calls; None where no example inputs were given.
+        macs: its multiply-accumulates for the example inputs, over all calls; None where none were given.
     """
 
     name: str
@@ -25,13 +35,10 @@ class Site:
     calls: int | None = None
     batch_norm: str | None = None
     reason: str | None = None
+    positions: int | None = None
+    macs: int | None = None
 
     @property
     def parameters(self) -> int:
         """Number of weights in the kernel."""
-        if self.geometry is None:
-            return 0
-        total = 1
-        for extent in self.geometry.weight_shape:
-            total *= extent
-        return total
+        return 0 if self.geometry is None else prod(self.geometry.weight_shape)

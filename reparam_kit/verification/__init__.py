@@ -15,7 +15,14 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.run import latency_ratio
 from reparam_kit.onnx.weights import OnnxFile, read_onnx
 from reparam_kit.verification.outputs import Model, compare_file_outputs, compare_module_outputs
+from reparam_kit.verification.quantisation import (
+    OutputRisk,
+    Quantisation,
+    compare_file_kernels,
+    compare_module_kernels,
+)
 from reparam_kit.verification.report import OutputError, Report
+from reparam_kit.verification.simulation import quantised_file_outputs, quantised_module_outputs
 from reparam_kit.verification.structure import compare_modules
 
 __all__ = ["OutputError", "Report", "verify"]
@@ -39,6 +46,9 @@ def verify(
     of its largest value must not exceed: of two modules, twice the error that ``a`` itself has against its float64
     run (at least 4 machine epsilons); where a file takes part, 1e-5 (for a lower precision, 4 machine epsilons).
 
+    What INT8 weights would cost each of two modules or two files is simulated and reported too
+    (:class:`~reparam_kit.verification.quantisation.Quantisation`), without being judged.
+
     Args:
         a: the model to compare with.
         b: the model that is judged.
@@ -54,6 +64,7 @@ def verify(
         example_inputs = [example_inputs]
     inputs = None if example_inputs is None else [x.detach().cpu() for x in example_inputs]
     outputs: tuple[OutputError, ...] = ()
+    moved: tuple[OutputRisk, ...] = ()
 
     if isinstance(a, nn.Module) or isinstance(b, nn.Module):
         if latency:
@@ -65,19 +76,23 @@ def verify(
         note = "outputs not compared: give example_inputs to run the modules on"
         if inputs is not None:
             outputs, note = compare_module_outputs(a, b, inputs)
-        return Report(compare_modules(a, b), outputs, (note,), same_function)
+            moved = quantised_module_outputs(a, b, inputs)
+        quantisation = Quantisation(compare_module_kernels(a, b), moved)
+        return Report(compare_modules(a, b), outputs, (note,), same_function, quantisation=quantisation)
 
     files = read_onnx(a), read_onnx(b)
     structure = compare(*files)
     try:
         outputs, note = compare_file_outputs(a, b, inputs)
+        moved = quantised_file_outputs(a, b, files, inputs)
     except InputError as error:
         if structure.same_graph:
             raise
         note = f"outputs not compared: {error}"
     sizes = _size(a, files[0]), _size(b, files[1])
     ratio = latency_ratio(a, b) if latency else None
-    return Report(structure, outputs, (note,), same_function, sizes, ratio)
+    quantisation = Quantisation(compare_file_kernels(*files), moved)
+    return Report(structure, outputs, (note,), same_function, sizes, ratio, quantisation)
 
 
 def _size(path: str | Path, file: OnnxFile) -> int:

@@ -38,22 +38,22 @@ def compare_module_outputs(
 
     Where an output has few numbers, runs on inputs that differ from the given ones by about 0.1 % give it more.
     """
-    run_a, run_b = _runner(a), _runner(b)
+    run_a, run_b = runner(a), runner(b)
     fewest = min((output.numel() for output in run_a(inputs).values() if output.numel()), default=_ENOUGH)
     generator = torch.Generator().manual_seed(0)
     runs = [inputs, *(_near(inputs, generator) for _ in range(math.ceil(_ENOUGH / fewest) - 1))]
     of_a, of_b = [run_a(run) for run in runs], [run_b(run) for run in runs]
     try:
-        run_truth = _runner(a, torch.float64)
+        run_truth = runner(a, torch.float64)
         truth = [run_truth([x.double() if x.is_floating_point() else x for x in run]) for run in runs]
     except (RuntimeError, TypeError):
         # Its forward makes tensors of a dtype of its own, which do not go with float64 weights.
-        return _errors(of_a, of_b, {}), "a does not run in float64, so b is held against a as it is"
+        return errors_of(of_a, of_b, {}), "a does not run in float64, so b is held against a as it is"
     tolerances = {
         error.name: 2 * max(error.relative, _EPSILONS * _epsilon(of_a[0][error.name]))
-        for error in _errors(truth, of_a, {})
+        for error in errors_of(truth, of_a, {})
     }
-    return _errors(truth, of_b, tolerances), "b is held against a in float64, and to twice the error of a"
+    return errors_of(truth, of_b, tolerances), "b is held against a in float64, and to twice the error of a"
 
 
 def compare_file_outputs(
@@ -75,17 +75,17 @@ def compare_file_outputs(
     shapes = ", ".join(str([list(x.shape) for x in run]) for run in runs)
     kind = "random" if inputs is None else "the given"
     note = f"run in onnxruntime, graph optimisations off and on, on {kind} inputs of shapes {shapes}"
-    return _errors(of_a, of_b, {}), note
+    return errors_of(of_a, of_b, {}), note
 
 
 def _twice(model: Model) -> tuple[Runner, Runner]:
     """A file without and with graph optimisations; a module, which knows of none, two times."""
     if isinstance(model, nn.Module):
-        return (_runner(model),) * 2
+        return (runner(model),) * 2
     return Session(Path(model), optimised=False), Session(Path(model), optimised=True)
 
 
-def _runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
+def runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
     """Runs a copy, so that mode, dtype and device of the user's module stay as they are."""
     module = copy.deepcopy(module).to(device="cpu", dtype=dtype).eval()
 
@@ -117,7 +117,7 @@ def _near(inputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
     ]
 
 
-def _errors(
+def errors_of(
     reference: Sequence[Outputs], other: Sequence[Outputs], tolerances: Mapping[str, float]
 ) -> tuple[OutputError, ...]:
     """One error for each output, over all runs. Outputs go by position, since two files may name them differently."""

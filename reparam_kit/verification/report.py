@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reparam_kit.onnx.diff import StructuralDiff, plain
+from reparam_kit.verification.quantisation import Quantisation
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Report:
 
     ``structure`` is None for a module against a file. ``outputs`` is empty where the models were not run. ``notes``
     say what was not compared and why, and on what inputs the models were run. ``file_sizes``, of two files, are in
-    bytes, external data included. ``latency_ratio`` is the time that ``b`` takes over that of ``a``.
+    bytes, external data included. ``latency_ratio`` is the time that ``b`` takes over that of ``a``. ``quantisation``,
+    of two modules or two files, says what INT8 would cost either; it is for information and does not bear on ``ok``.
     """
 
     structure: StructuralDiff | None
@@ -48,6 +50,7 @@ class Report:
     same_function: bool
     file_sizes: tuple[int, int] | None = None
     latency_ratio: float | None = None
+    quantisation: Quantisation | None = None
 
     @property
     def ok(self) -> bool:
@@ -58,7 +61,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
         structure = self.structure.to_json() if self.structure is not None else None
-        return {"ok": self.ok, **plain(asdict(self)), "structure": structure}
+        quantisation = plain(self.quantisation.to_json()) if self.quantisation is not None else None
+        return {"ok": self.ok, **plain(asdict(self)), "structure": structure, "quantisation": quantisation}
 
     def __str__(self) -> str:
         equal = "equal" if self.same_function else "equal but for the weights"
@@ -76,4 +80,6 @@ class Report:
             lines.append("file sizes: {} and {} bytes".format(*self.file_sizes))
         if self.latency_ratio is not None:
             lines.append(f"latency ratio: {self.latency_ratio:.3f}")
+        if self.quantisation is not None:
+            lines += self.quantisation.lines()
         return "\n".join([*lines, *self.notes])

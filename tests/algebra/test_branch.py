@@ -16,9 +16,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from reparam_kit.algebra import NORMS, PRESETS, Branch, Geometry, Kernel, Norm, affine, block, fit
-from reparam_kit.algebra.factors import Factor
+from reparam_kit.algebra.factors import Factor, Frequency
 
-CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *_: int, groups: int = 1) -> Tensor:
+    """A layer without taps: each group of channels by its own matrix."""
+    parts = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
+    out = torch.cat([part @ matrix.T for part, matrix in parts], 1)
+    return out if bias is None else out + bias
+
+
+CONV = {0: lambda *a: linear(*a[:3], groups=a[-1]), 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 # How each factor is written in a chain that fits a site of 5 taps a side. A new factor appears by its bare name.
 WRITTEN = {
@@ -31,6 +39,7 @@ WRITTEN = {
     ],
     "dilated": ["dilated(3, rate=2)", "conv(1) >> dilated(2, rate=3)"],
     "depthwise": ["depthwise(k, width=3) >> conv(1)", "conv(1) >> depthwise(3)", "depthwise(3) >> conv(3)"],
+    "frequency": ["conv(1) >> frequency(k)", "frequency(3) >> conv(3)"],
     "avg": ["conv(1) >> avg(k)", "avg(3) >> conv(3)", "conv(3) >> avg(2)"],
 }
 CHAINS = [
@@ -63,6 +72,7 @@ PLACES = [
     Place(2, (3, 5), stride=2, dilation=2),
     Place(1, (4, 6), dilation=3),
     Place(3, (2, 4), groups=2),
+    Place(0, (4, 6)),
 ]
 
 
@@ -114,6 +124,17 @@ def test_one_kernel_equals_factor_by_factor(text: str, place: Place, norm: Norm)
     assert error_of_kernel(branch, place) < 1e-12
 
 
+@pytest.mark.parametrize("taps", [(3,), (3, 3), (1, 4), (1, 1), (2, 3, 3)])
+def test_every_frequency_filter_lets_something_through(taps: tuple[int, ...]) -> None:
+    kernel = Frequency("k").kernel(
+        None, Geometry(24, 24, taps, groups=24), torch.zeros((), dtype=torch.float64)
+    )
+    assert kernel.weight.shape == (24, 1, *taps)
+    assert (kernel.weight.flatten(1).norm(dim=1) > 0.5).all()
+    if max(taps) > 1:
+        assert kernel.weight.flatten(1).sum(1).abs().max() < 1e-12, "a frequency above 0 has no mean"
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -138,7 +159,7 @@ def test_any_chain_of_factors(
         assert error_of_kernel(branch, place) < 1e-12
 
 
-@pytest.mark.parametrize("taps", [(1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (3, 5), (7, 7)])
+@pytest.mark.parametrize("taps", [(), (5,), (1, 1), (2, 2), (3, 3), (4, 4), (1, 3), (3, 5), (7, 7)])
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_branch_of_every_preset_starts_at_zero_and_alive(name: str, taps: tuple[int, int]) -> None:
     site = Geometry(4, 4, taps)
@@ -157,7 +178,7 @@ def test_identity_of_a_grouped_site_stays_in_its_group() -> None:
     chains, _ = fit(block("conv(k) + identity"), site, "scale")
     branch = Branch(chains[0], "scale", torch.randn(site.weight_shape, dtype=torch.float64))
     nn.init.ones_(branch.scale)
-    kernel = branch.kernel().regroup(2).embed((3, 3))
+    kernel = Kernel(torch.zeros(site.weight_shape, dtype=torch.float64), 2).plus([branch.kernel()])
     x = torch.randn(1, 6, 8, 8, dtype=torch.float64)
     assert torch.equal(F.conv2d(x, kernel.weight, padding=1, groups=2), x)
 

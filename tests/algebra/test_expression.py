@@ -68,7 +68,7 @@ def test_text_and_python_agree(text: str, built: Block) -> None:
         ("conv(k) avg(k)", "column 9: unexpected 'avg'"),
         ("conv(k", "column 7: expected '\\)' at the end"),
         ("conf(k)", "column 1: there is no factor 'conf'; did you mean 'conv'\\?"),
-        ("zzz(1)", "known factors: avg, conv, depthwise, dilated, identity"),
+        ("zzz(1)", "known factors: avg, conv, depthwise, dilated, frequency, identity"),
         ("conv", "column 1: conv is written conv\\(size, ..., width=N\\)"),
         ("conv(0)", "sizes and options are positive"),
         ("conv(1, depth=2)", "conv is written"),

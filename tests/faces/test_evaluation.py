@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 import recipes.faces
-from recipes.faces import PairSet, evaluate, input_preset, kfold_accuracy, tar_at_far, write_pairs
+from recipes.faces import PairSet, d_prime, evaluate, input_preset, kfold_accuracy, tar_at_far, write_pairs
 from recipes.faces.cli import evaluate as command
 from reparam_kit import InputError, UnsafeFileError
 from reparam_kit.cli import main
@@ -68,6 +68,29 @@ def test_file_and_module_and_preset_forms_agree(net, onnx_net, pairs: PairSet, b
     assert by_file.input == "raw"
     other = evaluate(net, pairs, "raw-bgr")
     assert not np.allclose(other.scores, by_module.scores, atol=1e-3)
+
+
+def test_intervals_and_separation(net, pairs: PairSet) -> None:
+    plain = evaluate(net, pairs, "raw")
+    assert plain.d_prime == d_prime(plain.scores, plain.same)
+    assert plain.accuracy_interval is None
+    assert plain.tar_intervals is None
+    result = evaluate(net, pairs, "raw", bootstrap=200)
+    assert result.accuracy_interval is not None
+    assert result.tar_intervals is not None
+    assert result.accuracy_interval[0] < result.accuracy_interval[1]
+    assert result.accuracy_interval[0] <= result.accuracy <= result.accuracy_interval[1]
+    assert list(result.tar_intervals) == list(result.tar_at_far)
+    assert result.tar_intervals[0.1] is not None
+    assert result.tar_intervals[0.001] is None
+    value = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert value["accuracy_interval"] == list(result.accuracy_interval)
+    assert value["tar_intervals"]["0.1"] == list(result.tar_intervals[0.1])
+
+
+def test_rebuilt_from_its_fields(net, pairs: PairSet) -> None:
+    result = evaluate(net, pairs, "raw", bootstrap=5)
+    assert recipes.faces.Evaluation(**vars(result)).to_json() == result.to_json()
 
 
 def test_json_is_plain_and_without_scores(net, pairs: PairSet) -> None:
@@ -169,6 +192,70 @@ def test_input_is_required_and_says_why(onnx_net, bin_file: Path) -> None:
     assert "normalisation" in err
     for name in ("imagenet", "insightface", "raw", "imagenet-bgr", "insightface-bgr", "raw-bgr"):
         assert name in err
+
+
+@pytest.fixture
+def second(onnx_net, tmp_path: Path) -> Path:
+    other = tmp_path / "second.onnx"
+    other.write_bytes(onnx_net((1, 3, 8, 8)).read_bytes())
+    return other
+
+
+def test_several_models(onnx_net, second: Path, bin_file: Path, tmp_path: Path) -> None:
+    one = onnx_net()
+    plot = tmp_path / "roc.svg"
+    common = (one, second, "--pairs", bin_file, "--bootstrap", 20, "--roc", plot)
+    out, err = run(*common, "--input", "raw", "--json")
+    values = json.loads(out)
+    assert [value["model"] for value in values] == [str(one), str(second)]
+    assert values[0]["accuracy"] == values[1]["accuracy"]
+    assert values[0]["accuracy_interval"] == values[1]["accuracy_interval"]
+    assert err == ""
+    assert str(second) in plot.read_text()
+    values = json.loads(run(*common, "--input", "raw", "--input", "raw-bgr", "--json")[0])
+    assert [value["input"] for value in values] == ["raw", "raw-bgr"]
+    out, _ = run(*common, "--input", "raw")
+    assert f"({values[0]['accuracy_interval'][0]:.2%} to {values[0]['accuracy_interval'][1]:.2%})" in out
+
+
+def test_list_with_a_folder_and_templates(onnx_net, pairs: PairSet, tmp_path: Path, pictures, encode) -> None:
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for i, image in enumerate(pairs.images):
+        (folder / f"{i}.png").write_bytes(image)
+    rows = [f"{2 * i}.png {2 * i + 1}.png {int(same)}\n" for i, same in enumerate(pairs.same)]
+    (tmp_path / "list.txt").write_text("".join(rows))
+    out, _ = run(onnx_net(), "--pairs", tmp_path / "list.txt", "--images", folder, "--input", "raw", "--json")
+    assert json.loads(out)["accuracy"] == evaluate(onnx_net(), pairs, "raw").accuracy
+    for i in range(4):
+        video = folder / f"p{i}" / "0"
+        video.mkdir(parents=True)
+        (video / "0.1.png").write_bytes(pairs.images[i])
+    rows = ["1, 1, p0/0, p1/0, 1", "1, 2, p0/0, p2/0, 0", "2, 1, p1/0, p0/0, 1", "2, 2, p3/0, p0/0, 0"]
+    (tmp_path / "splits.txt").write_text("split, pair, one, two, same\n" + "\n".join(rows))
+    ask = ("--pairs", tmp_path / "splits.txt", "--images", folder, "--input", "raw")
+    value = json.loads(run(onnx_net(), *ask, "--json")[0])
+    assert (value["pairs"], value["folds"], len(value["tar_at_far"])) == (4, 2, 6)
+    _, err = run(onnx_net(), *ask, "--detector-score", code=2)
+    assert "no detector scores" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--input", "raw", "--input", "raw", "--input", "raw"), "3 times --input for 2 models"),
+        (("--input", "raw", "--weights", "w.pt"), "--weights is for package.module:factory"),
+        (("--input", "raw", "--roc", "roc.pdf"), "roc.pdf: a ROC plot is written as .svg or .png"),
+    ],
+)
+def test_wrong_words_for_several(words, message: str, onnx_net, second: Path, bin_file: Path) -> None:
+    _, err = run(onnx_net(), second, "--pairs", bin_file, *words, code=2)
+    assert message in err
+
+
+def test_a_model_named_twice(onnx_net, bin_file: Path) -> None:
+    _, err = run(onnx_net(), onnx_net(), "--pairs", bin_file, "--input", "raw", code=2)
+    assert "named twice" in err
 
 
 @pytest.mark.parametrize(

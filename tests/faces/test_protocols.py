@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.faces import kfold_accuracy, roc, similarity, tar_at_far
+from recipes.faces import d_prime, kfold_accuracy, roc, similarity, tar_at_far
 from reparam_kit import InputError
 
 # Few distinct values, so that ties are common.
@@ -64,6 +64,52 @@ def test_folds_are_consecutive() -> None:
         [0, 0, 1, 1, 0, 0, 1, 1], [True, True, False, False, False, False, True, True], 2
     )
     assert (mean, std) == (0.25, 0.25)
+
+
+@given(SCORES, st.permutations(range(25)))
+def test_folds_of_a_set_by_its_makers(rows: list[tuple[float, bool]], order: list[int]) -> None:
+    """Numbers of folds in any order and of any value are the folds of the same pairs sorted by them."""
+    scores, same = split(rows)
+    numbers = 7 - 3 * np.array([order[i] % 2 for i in range(len(scores))])
+    if len(set(numbers.tolist())) < 2:
+        numbers[0] = 99
+    by_fold = np.argsort(numbers, kind="stable")
+    mean, std, thresholds = kfold_accuracy(scores, same, numbers)
+    sorted_mean, sorted_std, sorted_thresholds = kfold_accuracy(
+        scores[by_fold], same[by_fold], numbers[by_fold]
+    )
+    assert (mean, std) == (sorted_mean, sorted_std)
+    assert thresholds.tolist() == sorted_thresholds.tolist()
+
+
+def test_numbers_that_cut_evenly_are_the_consecutive_folds() -> None:
+    scores = np.random.default_rng(0).normal(size=23)
+    same = scores > np.random.default_rng(1).normal(size=23)
+    numbers = np.repeat([5, 2, 9], [8, 8, 7])
+    mean, std, thresholds = kfold_accuracy(scores, same, 3)
+    again = kfold_accuracy(scores, same, numbers)
+    assert (mean, std) == (pytest.approx(again[0]), pytest.approx(again[1]))
+    assert thresholds[[1, 0, 2]].tolist() == again[2].tolist()
+
+
+@pytest.mark.parametrize("folds", [[1, 1, 1], [1, 2], [[1, 2, 1]]])
+def test_numbers_must_cut_the_pairs(folds: list[int]) -> None:
+    with pytest.raises(InputError, match="folds do not cut 3 pairs"):
+        kfold_accuracy([0.1, 0.2, 0.3], [True, False, True], folds)
+
+
+def test_d_prime_of_two_normal_distributions() -> None:
+    random = np.random.default_rng(0)
+    scores = np.concatenate([random.normal(3, 1, 40_000), random.normal(0, 2, 40_000)])
+    same = np.arange(80_000) < 40_000
+    assert d_prime(scores, same) == pytest.approx(3 / np.sqrt(2.5), rel=0.02)
+    assert d_prime(5 * scores + 7, same) == pytest.approx(d_prime(scores, same))
+    assert d_prime(scores, ~same) == pytest.approx(-d_prime(scores, same))
+
+
+def test_d_prime_without_spread_is_not_finite() -> None:
+    assert np.isinf(d_prime([1, 1, 0], [True, True, False]))
+    assert np.isnan(d_prime([0, 0, 0], [True, True, False]))
 
 
 @given(SCORES.filter(lambda rows: len({y for _, y in rows}) == 2))
@@ -137,7 +183,7 @@ def test_unusable_scores(judge, scores: list[float], same: list[bool], message: 
 
 @pytest.mark.parametrize("same", [[True] * 3, [False] * 3])
 def test_rates_need_both_kinds(same: list[bool]) -> None:
-    for judge in (roc, lambda s, y: tar_at_far(s, y, 0.5)):
+    for judge in (roc, d_prime, lambda s, y: tar_at_far(s, y, 0.5)):
         with pytest.raises(InputError, match="genuine and impostor"):
             judge([0.1, 0.2, 0.3], same)
 

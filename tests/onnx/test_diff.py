@@ -62,6 +62,10 @@ CASES: dict[str, tuple[Edit, list[tuple[str, str, str | None, str | None]]]] = {
         lambda m: setattr(m.opset_import[0], "version", 18),
         [("changed", "opset_import[].version", "17", "18")],
     ),
+    "an empty text": (
+        lambda m: m.graph.node[1].ClearField("domain"),
+        [("removed", "graph.node[Conv_1].domain", "''", None)],
+    ),
     "ir version": (lambda m: setattr(m, "ir_version", 9), [("changed", "ir_version", "8", "9")]),
     "producer": (lambda m: m.ClearField("producer_name"), [("removed", "producer_name", "maker", None)]),
     "metadata": (

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnx_text import SMALL, SMALL_WEIGHTS, Weights, assert_as_runtime, load, run, write
 from torch import fx, nn
 
+from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer import import_onnx
 from reparam_kit.onnx.provenance import Source
 
@@ -78,6 +79,33 @@ def test_a_net_of_every_kind_of_weight(path: Path) -> None:
     assert trained == set(stored) - {"mean", "var", "gain"}
     model.train()(torch.randn(3, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+ALL = {"conv.weight", "conv.bias", "scale", "shift", "slope", "matrix", "fc.weight", "fc.bias"}
+CHOSEN = {
+    "all": (None, None, ALL),
+    "by name in the file": (["slope"], None, {"slope"}),
+    "by name in the model": (["b.*", "conv.*"], ["*.bias"], {"conv.weight", "scale"}),
+    "all but": (None, ["conv.*", "fc.*"], {"scale", "shift", "slope", "matrix"}),
+}
+
+
+@pytest.mark.parametrize(("include", "exclude", "expected"), CHOSEN.values(), ids=CHOSEN)
+def test_what_is_trained_can_be_chosen(
+    include: list[str] | None, exclude: list[str] | None, expected: set[str], path: Path
+) -> None:
+    write(path, SMALL, SMALL_WEIGHTS)
+    model = import_onnx(path, include=include, exclude=exclude)
+    sources = model.meta["onnx"].tensors
+    assert {sources[name].name for name, p in model.named_parameters() if p.requires_grad} == expected
+
+
+def test_a_choice_that_matches_nothing(path: Path) -> None:
+    write(path, SMALL, SMALL_WEIGHTS)
+    with pytest.raises(
+        InputError, match="exclude 'slop' matches no tensor that can be trained; did you mean 'slope'"
+    ):
+        import_onnx(path, exclude=["slop"])
 
 
 def test_copies_keep_their_provenance(path: Path) -> None:

@@ -28,13 +28,10 @@ def path(tmp_path: Path) -> Path:
             'y = Einsum <equation = "ij->ji"> (x)',
             ["Einsum", "'ai.onnx'", "opset 17", "reparam_kit.onnx.importer.operator"],
         ),
-        (
-            'y = Resize <coordinate_transformation_mode = "tf_crop_and_resize"> (x, , s)',
-            ["tf_crop_and_resize"],
-        ),
+        ('y = Resize <mode = "area"> (x, , s)', ["mode = 'area'", "not supported"]),
         ("y = Relu <alpha = 2.0> (x)", ["attribute alpha = 2.0", "not supported"]),
         ("y = Relu (x, s)", ["input 1 ('s')", "not supported"]),
-        ("y = Conv (x, x)", ["input 1 ('x')", "computed at run time"]),
+        ("y = Conv (x, s)", ["a weight", "of fewer than three dimensions"]),
         ("y, i = MaxPool <kernel_shape = [2]> (x) z = Identity (i)", ["its output 'i'"]),
     ],
 )
@@ -69,7 +66,8 @@ def test_opsets(opset: int, fits: bool, path: Path) -> None:
     ("nodes", "words"),
     [
         ("y = Relu (nowhere)", "nothing before it computes 'nowhere'"),
-        ("y = Conv (x, w)", "malformed"),
+        ("y = Relu ()", "input 0 is missing"),
+        ("y = Transpose <perm = [0, 5, 1]> (w)", "malformed"),
         ("y = Concat (x)", "attribute axis is missing"),
     ],
 )

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx_models import without_payloads
 from onnx_text import Weights, assert_as_runtime, load, run
 from torch import fx
+
+from reparam_kit.errors import InputError
+from reparam_kit.onnx import diff, write_back
 
 
 @pytest.fixture
@@ -72,14 +76,51 @@ FIXED = {
     "copied dimension": 'y = Reshape (x, "1,0,24")',
     "after a pool": 'p = GlobalAveragePool (x) y = Reshape (p, "1,4")',
     "resize to a size": 'a = Resize <mode = "nearest"> (x, , , "1,4,8,12") y = Relu (a)',
+    "after -1": 'a = Reshape (x, "-1,4,24") y = Reshape (a, "1,96")',
+    "joined sizes": """s = Shape (x) c = Slice (s, "1,", "2,") t = Concat <axis = 0> ("1,", c, "-1,")
+        y = Reshape (x, t)""",
+    "joined constants": 't = Concat <axis = 0> ("1,", "-1,") y = Reshape (x, t)',
+    "sizes passed on": 's = Identity ("1,-1") f = Cast <to = 1> (s) t = Cast <to = 7> (f) y = Reshape (x, t)',
+    "expanded": 'p = GlobalAveragePool (x) t = Expand (p, "1,4,4,6") y = Add (t, x)',
+    "matrix product": 'a = Reshape (x, "-1,96") b = MatMul (a, matrix) y = Reshape (b, "1,1,5")',
+    "rows of nothing": 'z = ConstantOfShape ("1,2,4,6") y = Concat <axis = 1> (x, z)',
+    "attention": """a = Reshape (x, "1,4,24") b = Transpose <perm = [0,2,1]> (a) c = MatMul (b, a)
+        y = Reshape (c, "1,576")""",
 }
 
 
 @pytest.mark.parametrize("nodes", FIXED.values(), ids=FIXED)
 def test_a_fixed_batch_is_freed(nodes: str, path: Path) -> None:
-    shapes = {part: np.array(part.split(","), np.int64) for part in nodes.split('"')[1::2] if "," in part}
-    model = load(path, f"net (float[1,4,4,6] x) => (float y) {{ {nodes} }}", shapes)
+    parts = {part for part in nodes.split('"')[1::2] if "," in part}
+    weights: Weights = {part: np.array(part.strip(",").split(","), np.int64) for part in parts}
+    model = load(path, f"net (float[1,4,4,6] x) => (float y) {{ {nodes} }}", {**weights, "matrix": (96, 5)})
     assert_any_batch(model, path, 4, 4, 6)
+
+
+def test_writing_back_keeps_the_fixed_batch(path: Path) -> None:
+    text = """net (float[1,4,4,6] x) => (float[1,5] y) {
+        c = Conv (x, w) a = Reshape (c, flat) y = MatMul (a, matrix)
+    }"""
+    weights: Weights = {"w": (4, 4, 1, 1), "flat": np.array([1, 96]), "matrix": (96, 5)}
+    model = load(path, text, weights)
+    model(torch.randn(3, 4, 4, 6)).square().sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter -= 0.01 * parameter.grad
+    write_back(model, path.with_name("new.onnx"))
+    assert len(diff(path, path.with_name("new.onnx")).payloads) == 2
+    assert without_payloads(path.with_name("new.onnx")) == without_payloads(path)
+    assert_as_runtime(model, path.with_name("new.onnx"), torch.randn(1, 4, 4, 6))
+
+
+def test_a_batch_that_is_dropped_cannot_be_freed(path: Path) -> None:
+    model = load(
+        path, "net (float[1,4,6] x) => (float[4,6] y) { y = Squeeze (x, first) }", {"first": np.array([0])}
+    )
+    assert_as_runtime(model, path, torch.randn(1, 4, 6))
+    with pytest.raises(InputError, match="drops dimension 0, which has 3 entries"):
+        model(torch.randn(3, 4, 6))
 
 
 def test_a_leading_1_that_is_not_the_batch_stays(path: Path) -> None:

@@ -6,16 +6,22 @@ import hashlib
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_helper
 from onnx_models import Store, net, raw, save, save_external, typed, without_payloads
+from onnx_text import assert_as_runtime
 from torch import fx, nn
 
+from reparam_kit.algebra import Expanded, Norm
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx import diff, import_onnx, write_back
 from reparam_kit.onnx.provenance import Source
@@ -308,6 +314,73 @@ def test_what_was_infinite_in_the_file_may_stay_so(tmp_path: Path) -> None:
     assert [change.name for change in diff(original, tmp_path / "new.onnx").payloads] == [
         "initializer 'fc_b'"
     ]
+
+
+FUNCTION = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+net (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) { a = own.twice (x) b = Conv (a, w) y = own.twice (b) }
+<opset_import: ["" : 17], domain: "own">
+twice (a) => (b) { k = Constant <value = float {2.0}> () b = Mul (a, k) }
+"""
+
+
+def test_functions_are_kept(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(FUNCTION)
+    proto.graph.initializer.append(raw(TensorProto.FLOAT)("w", torch.randn(4, 3, 3, 3)))
+    original = save(proto, tmp_path / "original.onnx")
+    model = train(import_onnx(original))
+    write_back(model, tmp_path / "new.onnx")
+    written = onnx.load(tmp_path / "new.onnx")
+    assert written.functions == proto.functions
+    assert written.graph.node == proto.graph.node
+    assert without_payloads(tmp_path / "new.onnx") == without_payloads(original)
+    assert_as_runtime(model, tmp_path / "new.onnx", torch.randn(2, 3, 8, 8))
+
+
+APART = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float[n, 4, 6, 6] y) {
+    c = Conv (x, w)
+    y = BatchNormalization (c, scale, shift, mean, var)
+}
+"""
+
+
+@pytest.mark.parametrize(("norm", "moved"), [("scale", {"w"}), ("batch", {"w", "mean"})])
+def test_a_convolution_and_its_batch_norm_stay_apart(tmp_path: Path, norm: Norm, moved: set[str]) -> None:
+    """The shift that a folded branch brings goes to the mean, as the file has no bias for it."""
+    proto = onnx.parser.parse_model(APART)
+    proto.graph.initializer.append(raw(TensorProto.FLOAT)("w", torch.randn(4, 3, 3, 3)))
+    for name in ("scale", "shift", "mean", "var"):
+        proto.graph.initializer.append(raw(TensorProto.FLOAT)(name, torch.rand(4) + 0.5))
+    original = save(proto, tmp_path / "original.onnx")
+    student = expand(import_onnx(original), "conv(k) + conv(1)", norm)
+    student.train()(torch.randn(4, 3, 8, 8))
+    with torch.no_grad():
+        for module in student.modules():
+            if isinstance(module, Expanded):
+                for parameter in module.branches.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    folded = fold(student)
+    write_back(folded, tmp_path / "new.onnx")
+    changed = {change.name.split("'")[1] for change in diff(original, tmp_path / "new.onnx").payloads}
+    assert moved <= changed
+    assert without_payloads(tmp_path / "new.onnx") == without_payloads(original)
+    assert_as_runtime(folded.eval(), tmp_path / "new.onnx", torch.randn(2, 3, 8, 8))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    values=arrays.arrays(np.float32, 4, elements=st.floats(-6e4, 6e4, width=32)),
+    kind=st.sampled_from(sorted(STORES)),
+)
+def test_any_values_are_stored_as_torch_rounds_them(values: np.ndarray, kind: str) -> None:
+    store, dtype = STORES[kind]
+    with TemporaryDirectory() as folder:
+        model = import_onnx(save(net(store, dtype), Path(folder) / "original.onnx")).float()
+        parameter(model, "conv_b").data = torch.from_numpy(values)
+        write_back(model, Path(folder) / "new.onnx")
+        assert initializers(Path(folder) / "new.onnx")["conv_b"] == store("conv_b", torch.from_numpy(values))
 
 
 def _lose_a_tensor(model: fx.GraphModule) -> None:

@@ -51,7 +51,7 @@ def command(tmp_path: Path, rec: Path) -> list[str]:
     teacher = face_net(tmp_path / "teacher.onnx", 12, seed=1)
     options = {
         "--teacher": teacher, "--data": rec, "-o": tmp_path / "out.onnx", "--student-input": "insightface",
-        "--teacher-input": "raw", "--epochs": 2, "--batch-size": 8, "--lr": 1e-3,
+        "--teacher-input": "raw", "--epochs": 2, "--refine-epochs": 0, "--batch-size": 8, "--lr": 1e-3,
     }  # fmt: skip
     return [str(student), *(str(text) for pair in options.items() for text in pair)]
 
@@ -117,3 +117,46 @@ def test_what_cannot_end_well_is_refused_before_training(
     with pytest.raises(InputError, match=says):
         run(*command, *args)
     assert not list(tmp_path.glob("**/teacher-*.npy"))
+
+
+def test_options_make_the_stages(command: list[str]) -> None:
+    terms = ["--loss", "cosine", "--loss", "relational=2", "--refine-epochs", "1", "--adversarial", "0.3"]
+    config = json.loads(run(*command, *terms, "--ema", "0.9", "--keep-gallery", "--json").stdout)["config"]
+    first, second = config["stages"]
+    assert (first["epochs"], first["cosine"], first["relational"], first["adversarial"]) == (2, 1, 2, 0)
+    assert (second["epochs"], second["cosine"], second["relational"], second["adversarial"]) == (1, 1, 2, 0.3)
+    assert (config["ema"], config["keep_gallery"]) == (0.9, 1)
+
+
+def test_a_file_of_choices_is_what_json_prints(command: list[str], tmp_path: Path) -> None:
+    config = json.loads(run(*command, "--json").stdout)["config"]
+    (tmp_path / "choices.json").write_text(json.dumps(config))
+    student, *options = command
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    files = [text for name in ("--teacher", "--data") for text in (name, given[name])]
+    again = ["--config", str(tmp_path / "choices.json"), "-o", str(tmp_path / "again.onnx")]
+    assert json.loads(run(student, *files, *again, "--json").stdout)["config"] == config
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--loss", "cosin=1"], "there is no term 'cosin'"),
+        (["--loss", "cosine=much"], "'much' is no number"),
+        (["--compare"], "--compare judges its arms on --val"),
+        (["--config", "missing.json"], "is no JSON that can be read"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(command: list[str], args: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        run(*command, *args)
+
+
+def test_the_ablation_is_printed(command: list[str], bin_file: Path) -> None:
+    args = ["--val", str(bin_file), "--compare", "--seeds", "1", "--rate", "1e-3", "--keep-gallery", "2"]
+    out = run(*command, *args, "--epochs", "1").stdout
+    for arm in ("fine-tuning", "distillation + branches", "TSMR"):
+        assert arm in out
+    assert "±" in out
+    assert "new-old" in out

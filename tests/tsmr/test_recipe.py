@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from recipes.faces import evaluate
-from recipes.tsmr import TSMRConfig, apply_tsmr, recipe
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, history, recipe
 from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
 
-CONFIG = TSMRConfig(epochs=3, batch_size=8, lr=3e-3)
+CONFIG = TSMRConfig(stages=(Stage(epochs=3, cosine=1.0),), batch_size=8, lr=3e-3)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, epoch: int) -> Iterator[None]:
 
     def write_and_stop(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
         write(path, run, state)
-        if len(state["epochs"]) == epoch:
+        if len(state["history"]["epochs"]) == epoch:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -50,7 +50,9 @@ def test_the_student_comes_to_resemble_the_teacher(
     rec: Path, student: nn.Module, teacher: nn.Module, block: str | None, loss: str
 ) -> None:
     before = weights(student)
-    result = apply_tsmr(student, teacher, rec, config=changed(block=block, loss=loss, epochs=6))
+    result = apply_tsmr(
+        student, teacher, rec, config=changed(block=block, stages=(Stage(epochs=6, **{loss: 1.0}),))
+    )
     losses = [epoch.losses[loss] for epoch in result.report.epochs]
     assert losses[-1] < 0.7 * losses[0]
     assert type(result.model) is type(student)
@@ -122,7 +124,7 @@ def test_what_gets_worse_is_not_returned(
 def test_the_best_epoch_is_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "_rank", lambda evaluation: next(ranks))
+    monkeypatch.setattr(history, "rank", lambda evaluation: next(ranks))
     # Epoch by epoch, its rank and that of the best so far: the first beats the student, no other beats the first.
     ranks = iter([(2,), (0,), (1,), (2,), (2,), (2,)])
     result = apply_tsmr(student, teacher, rec, bin_file, CONFIG)
@@ -137,16 +139,21 @@ def test_without_a_validation_set_the_last_epoch_is_returned(
     rec: Path, student: nn.Module, teacher: nn.Module
 ) -> None:
     report = apply_tsmr(student, teacher, rec, config=CONFIG).report
+    assert report.weight_change["stem.weight"] > 0
     assert (report.kept, report.before, report.after) == (3, None, None)
 
 
 def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module) -> None:
     report = json.loads(json.dumps(apply_tsmr(student, teacher, rec, bin_file, CONFIG).report.to_json()))
-    assert report["config"] == CONFIG.to_json()
+    assert TSMRConfig.from_json(report["config"]) == CONFIG
+    assert [point["stage"] for point in report["curve"]] == [1, 1, 1]
+    assert set(report["gallery"]) == {"old-old", "new-new", "new-old"}
+    assert set(report["weight_change"]) == {name for name, _ in student.named_parameters()}
+    assert max(report["weight_change"].values()) == 0  # none of the epochs was better than the student
     assert report["images"] == 24
     assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2, 3]
     assert report["epochs"][0]["validation"]["pairs"] == report["before"]["pairs"] == 20
-    assert all(len(report[name]) == 64 for name in ("student", "teacher", "data"))
+    assert all(len(identity) == 64 for identity in (report["student"], report["data"], *report["teachers"]))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,10 @@ def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teach
     [
         ({"lr": 1e-3}, r"with lr=0.003 \(now 0.001\):"),
         ({"block": None, "seed": 4}, r"with block='dbb' \(now None\), seed=0 \(now 4\):"),
+        (
+            {"stages": (Stage(epochs=3, mse=0.5),)},
+            r"with stages\.0\.cosine=1\.0 \(now 0\.0\), stages\.0\.mse=0\.0 \(now 0\.5\):",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_choice_is_refused(
@@ -165,7 +176,7 @@ def test_a_checkpoint_of_another_choice_is_refused(
         apply_tsmr(student, teacher, rec, config=changed(**choices), checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize("what", ["student", "teacher", "val"])
+@pytest.mark.parametrize("what", ["student", "teachers", "val"])
 def test_a_checkpoint_of_another_model_or_set_is_refused(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, what: str
 ) -> None:
@@ -174,7 +185,7 @@ def test_a_checkpoint_of_another_model_or_set_is_refused(
     with torch.no_grad():
         if what != "val":
             (student if what == "student" else teacher).head.bias.add_(1e-3)  # type: ignore[union-attr, operator]
-    with pytest.raises(InputError, match=f"with {what}="):
+    with pytest.raises(InputError, match=f"with {what}"):
         apply_tsmr(student, teacher, rec, bin_file if what == "val" else None, CONFIG, checkpoint=checkpoint)
 
 
@@ -266,7 +277,6 @@ def test_progress_is_a_line_for_each_pass(
     apply_tsmr(student, teacher, rec, bin_file, CONFIG)
     out, err = capfd.readouterr()
     assert out == ""
-    assert [line.split(":")[0] for line in err.splitlines()] == ["teacher"] + [
-        f"epoch {epoch}/3" for epoch in (1, 2, 3) for _ in range(2)
-    ]
+    lines = [line.split(":")[0] for line in err.splitlines()]
+    assert lines[-7:] == ["teacher"] + [f"epoch {epoch}/3" for epoch in (1, 2, 3) for _ in range(2)]
     assert "images/s, cosine 0." in err

@@ -15,19 +15,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.faces import Embedder, FaceRecords, input_preset
-from recipes.tsmr import TSMRConfig
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.teacher import data_identity, model_identity, teacher_embeddings
+from recipes.tsmr.teacher import data_identity, embedding_table, model_identity
 from recipes.tsmr.views import Views
 from reparam_kit import InputError
 
 
-def table(teacher: nn.Module | Path, rec: Path, folder: Path, **choices: object) -> npt.NDArray[np.float16]:
-    config = TSMRConfig(**choices)  # type: ignore[arg-type]
+def table(
+    teacher: nn.Module | Path, rec: Path, folder: Path, *, preset: str = "insightface", flip: bool = True
+) -> npt.NDArray[np.float16]:
     views = Views(FaceRecords(rec))
-    identities = {"teacher": model_identity(teacher), "data": data_identity(views.images)}
-    embed = Embedder(teacher, input_preset(config.teacher_input))
-    return teacher_embeddings(embed, views, folder, identities, config, Progress())
+    return embedding_table(
+        Embedder(teacher, input_preset(preset)),
+        model_identity(teacher),
+        views,
+        data_identity(views.images),
+        folder,
+        flip=flip,
+        workers=0,
+        progress=Progress(),
+    )
 
 
 class Broken(nn.Module):
@@ -68,7 +75,7 @@ def test_the_table_is_computed_once(
     first = table(teacher, rec, tmp_path)
     assert sum(calls) == 2 * len(FaceRecords(rec))
     calls.clear()
-    again = table(teacher, rec, tmp_path, seed=5, lr=0.1)
+    again = table(teacher, rec, tmp_path)
     assert calls == []
     assert np.array_equal(first, again)
 
@@ -82,7 +89,7 @@ def test_another_teacher_input_or_data_is_another_table(
         return len(list(cache.iterdir()))
 
     table(teacher, rec, cache)
-    table(teacher, rec, cache, teacher_input="imagenet")
+    table(teacher, rec, cache, preset="imagenet")
     assert tables() == 2
     table(teacher, rec, cache, flip=False)
     assert tables() == 3

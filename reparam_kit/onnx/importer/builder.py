@@ -12,6 +12,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
+from reparam_kit.errors import InputError
+from reparam_kit.onnx.importer.example import (
+    call_example,
+    check_size,
+    forget,
+    layer_example,
+    on_meta,
+    remember,
+)
 from reparam_kit.onnx.importer.naming import Names
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
 from reparam_kit.onnx.provenance import Source
@@ -25,11 +34,14 @@ class Builder:
     ``_lists`` are Python lists of integers, made from such values to serve as arguments.
 
     ``file_constants`` are the outputs of the file's own ``Constant`` nodes. Those of inlined functions have no place in
-    the file that could be written.
+    the file that could be written. ``batch`` is the size of the batch that the file fixes and that is to be freed.
+    ``free_sizes`` says that the file leaves other sizes of its inputs free, so that those of the example are made up.
     """
 
-    def __init__(self, file_constants: set[str]) -> None:
+    def __init__(self, file_constants: set[str], batch: int | None, free_sizes: bool) -> None:
         self.file_constants = file_constants
+        self.batch = batch
+        self.free_sizes = free_sizes
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.sources: dict[str, Source] = {}
@@ -40,9 +52,9 @@ class Builder:
         self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
         self._fixed: set[str] = set()
 
-    def input(self, name: str) -> fx.Node:
-        """A graph input."""
-        return self.graph.placeholder(self._names.unique(name.replace(".", "_")))
+    def input(self, name: str, value: Tensor | None) -> fx.Node:
+        """A graph input, for which ``value`` is an example."""
+        return remember(self.graph.placeholder(self._names.unique(name.replace(".", "_"))), value)
 
     def finish(self, outputs: list[Value]) -> fx.GraphModule:
         """The model, in eval mode."""
@@ -53,14 +65,20 @@ class Builder:
             if len(parameters) > 1 or name in self._fixed:
                 for parameter in parameters.values():
                     parameter.requires_grad_(False)
-        return fx.GraphModule(self.root, self.graph).eval()
+        forget(self.graph)
+        model = fx.GraphModule(self.root, self.graph).eval()
+        if model.graph.eliminate_dead_code():
+            model.recompile()
+        return model
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
         """``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run time."""
         nodes = [leaf for leaf in leaves(args) if isinstance(leaf, fx.Node)]
         if not nodes:
+            known = map_aggregate(args, self.read)
+            check_size(function, known)
             with torch.no_grad():
-                return function(*map_aggregate(args, self.read))
+                return function(*known)
         tensors = [node for node in nodes if node not in self._lists]
         on_cpu = on_cpu or self._on_cpu.issuperset(tensors)
         if on_cpu:
@@ -84,7 +102,7 @@ class Builder:
         """The integers of a 1-D value, to be an argument of a call."""
         node = self.graph.call_method("tolist", (value,))
         self._lists.add(node)
-        return node
+        return remember(node, call_example(Tensor.tolist, (value,)))
 
     def layer(
         self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Constant]
@@ -95,14 +113,16 @@ class Builder:
             for weight in weights.values():
                 self.read(weight)
             return self.call(module.eval(), inputs)
-        name = self._place(name, module, weights)
-        return self.graph.call_module(name, tuple(self._node(value) for value in inputs))
+        name = self._place(name, module.eval(), weights)
+        nodes = tuple(self._node(value) for value in inputs)
+        return remember(self.graph.call_module(name, nodes), layer_example(module, nodes))
 
     def parameter(self, name: str, weight: Constant) -> fx.Node:
         """``weight`` as the parameter of a call that is no layer."""
         holder = nn.Module()
         holder.weight = nn.Parameter(torch.empty_like(weight.tensor, device="meta"))
-        return self.graph.get_attr(f"{self._place(name, holder, {'weight': weight})}.weight")
+        place = f"{self._place(name, holder, {'weight': weight})}.weight"
+        return remember(self.graph.get_attr(place), on_meta(weight.tensor))
 
     def read(self, leaf: Any) -> Any:
         """The tensor of a constant, which is then part of the graph and no longer to be trained."""
@@ -127,6 +147,9 @@ class Builder:
         return name
 
     def _fill(self, module: nn.Module, weights: Mapping[str, Constant]) -> dict[str, Source]:
+        for key, _ in module.named_parameters():
+            if key not in weights:
+                raise InputError(f"its {key} is missing")
         sources = {}
         for key, constant in weights.items():
             slot = getattr(module, key)
@@ -142,7 +165,7 @@ class Builder:
         tensor, source = weight.tensor.clone(memory_format=torch.contiguous_format), weight.source
         if source is None:  # without a place in the file, what it learned would be lost
             return nn.Parameter(tensor, requires_grad=False)
-        layout = (source.permutation, tensor.shape)
+        layout = (source.permutation, source.grid, tensor.shape)
         return self._parameters[source.name].setdefault(
             layout, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         )
@@ -152,7 +175,7 @@ class Builder:
         # Keeps fx from tracing into functions other than torch's own, should someone trace the model again.
         module = function.__module__ if isinstance(function, FunctionType) else "torch."
         node.meta["is_wrapped"] = not module.startswith("torch.")
-        return node
+        return remember(node, call_example(function, args))
 
     def _node(self, value: Value) -> fx.Node:
         """A constant as a buffer."""
@@ -163,7 +186,7 @@ class Builder:
             self.root.register_buffer(name, self.read(value).clone())
             if value.source is not None:
                 self.sources[name] = value.source
-            self._buffers[value] = self.graph.get_attr(name)
+            self._buffers[value] = remember(self.graph.get_attr(name), on_meta(value.tensor))
         return self._buffers[value]
 
     def _literal(self, leaf: Any) -> Any:
@@ -172,7 +195,7 @@ class Builder:
         tensor: Tensor = self.read(leaf)
         node = self.graph.call_function(torch.tensor, (tensor.tolist(),), {"dtype": tensor.dtype})
         self._on_cpu.add(node)
-        return node
+        return remember(node, tensor)
 
     def _beside(self, leaf: Any, device_value: fx.Node) -> Any:
         if isinstance(leaf, fx.Node) and leaf in self._on_cpu:

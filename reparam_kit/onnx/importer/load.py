@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
-from onnx import GraphProto, ModelProto, NodeProto, inliner, numpy_helper
-from torch import fx
+from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+from torch import Tensor, fx
 
 from reparam_kit.errors import InputError, UnsupportedError, first_line
-from reparam_kit.onnx.importer.batch import free_batch
 from reparam_kit.onnx.importer.builder import Builder
-from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.example import ROWS, input_example
+from reparam_kit.onnx.importer.functions import inlined
+from reparam_kit.onnx.importer.op import Op, UnknownError
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
+from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_bytes, read_onnx
 
 
-def import_onnx(path: str | Path) -> fx.GraphModule:
+def import_onnx(
+    path: str | Path, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+) -> fx.GraphModule:
     """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
 
     The model takes the graph's inputs in order and returns its output, or a tuple of them. Weights and biases of
     convolutions and matrix products, PReLU slopes and the affine part of normalisations are parameters; every other
     stored tensor is a buffer. All keep the dtype they have in the file. A tensor that the file uses several times is
     one parameter. Where it is also used as something else, or was computed from other tensors, it does not require
-    a gradient.
+    a gradient. Integers that a ``DequantizeLinear`` turns into a weight are one, quantised again when written back.
 
-    A batch size that the file fixes is not kept: see :mod:`reparam_kit.onnx.importer.batch`.
+    ``include`` and ``exclude`` are patterns (as in fnmatch) of the parameters to train and of those not to, by their
+    name in the model or that of their tensor in the file; the others do not require a gradient.
+
+    A batch size that the file fixes is not kept: a ``Reshape`` to it takes the batch that there is. Only a net that
+    drops that dimension stays as the file has it.
 
     ``model.meta["onnx"]`` is the :class:`~reparam_kit.onnx.provenance.Provenance`.
 
     Raises:
-        InputError: the file cannot be read, is not an ONNX model, or contradicts itself.
+        InputError: the file cannot be read, is not an ONNX model, or contradicts itself; or a pattern matches nothing.
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
     """
     path = Path(path)
     payload = read_bytes(path)
-    return import_file(read_onnx(path, payload), payload, path)
+    model = import_file(read_onnx(path, payload), payload, path)
+    train_only(model, include, exclude)
+    return model
 
 
 def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.GraphModule:
@@ -48,27 +60,68 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
     for tensor in all_tensors(file.model):
         if is_external(tensor):
             tensor.CopyFrom(numpy_helper.from_array(file.read(tensor), tensor.name))
-    builder = Builder({node.output[0] for node in file.model.graph.node if node.op_type == "Constant"})
+    constants = {
+        node.output[0] for node in file.model.graph.node if node.op_type == "Constant" and node.output
+    }
     try:
-        model = _Import(inliner.inline_local_functions(file.model), builder).run()
+        model, sources = _import(inlined(file.model), constants)
     except (InputError, UnsupportedError) as error:
         raise type(error)(f"{path or 'the ONNX model'}: {error}") from error
     model.meta["onnx"] = Provenance(
-        path, payload, builder.sources, {location: bytes(data) for location, data in file.external.items()}
+        path, payload, sources, {location: bytes(data) for location, data in file.external.items()}
     )
     return model
 
 
+# Sizes to try for the dimensions that a file leaves free: a net with many poolings needs a large image.
+_SIZES = (64, 224, 512)
+
+# Operators of which only the first input has a batch.
+_WEIGHTED = {
+    "BatchNormalization",
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "PRelu",
+}
+
+
+def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dict[str, Source]]:
+    """The imported model, and the sources of its tensors, by the first example input that shows what is asked for.
+
+    A net that drops the batch that its file fixes shows nothing for another: then the batch stays as it is.
+    """
+    graph = model.graph
+    _check_names(graph)
+    weights = {tensor.name for tensor in graph.initializer}
+    weights.update(name for node in graph.node if node.op_type in _WEIGHTED for name in node.input[1:])
+    shapes = [info.type.tensor_type.shape.dim for info in graph.input if info.name not in weights]
+    batch = next((shape[0].dim_value for shape in shapes if len(shape) > 1), 0)
+    free = any(dim.dim_value <= 0 for shape in shapes for dim in shape[len(shape) > 1 :])
+    tries = list(product((ROWS, batch) if batch > 0 else (ROWS,), _SIZES if free else (1,)))
+    for rows, size in tries:
+        builder = Builder(constants, batch if rows == ROWS else None, free)
+        examples = {
+            info.name: input_example(info.type.tensor_type, None if info.name in weights else rows, size)
+            for info in graph.input
+        }
+        try:
+            return _Import(model, builder, examples).run(), builder.sources
+        except UnknownError:
+            if (rows, size) == tries[-1]:
+                raise
+    raise AssertionError("unreachable")
+
+
 class _Import:
-    def __init__(self, model: ModelProto, builder: Builder) -> None:
-        if any(isinstance(name, bytes) for name in _names(model.graph)):
-            raise InputError("the file is damaged: one of its names is not UTF-8 text")
-        if not all(node.op_type and node.output for node in model.graph.node):
-            raise InputError("the file is damaged: it has a node without an operator or without an output")
+    def __init__(self, model: ModelProto, builder: Builder, examples: Mapping[str, Tensor | None]) -> None:
         self._opsets = _opsets(model)
-        model, self._types = free_batch(model)
         self._graph: GraphProto = model.graph
         self._builder = builder
+        self._examples = examples
         self._values: dict[str, Value] = {}
         self._read = {name for node in model.graph.node for name in node.input}
         self._read.update(output.name for output in model.graph.output)
@@ -81,7 +134,7 @@ class _Import:
         stored = {tensor.name: tensor for tensor in self._graph.initializer}
         for info in self._graph.input:
             if info.name not in stored:  # before IR version 4, initializers are inputs too
-                self._values[info.name] = self._builder.input(info.name)
+                self._values[info.name] = self._builder.input(info.name, self._examples[info.name])
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             source = Source(name, "initializer", None, tuple(tensor.shape))
@@ -89,12 +142,10 @@ class _Import:
         for node in self._graph.node:
             try:
                 self._values.update(self._import(node))
-            except InputError as error:
-                raise InputError(f"{_where(node)}: {error}") from error
-            except UnsupportedError as error:
-                raise UnsupportedError(f"{_where(node)}: {error}") from error
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise InputError(f"{_where(node)} is malformed: {first_line(error)}") from error
+            except (InputError, UnsupportedError) as error:
+                raise type(error)(f"{_where(node)}: {error}") from error
+            except Exception as error:  # a damaged node leads an importer, or torch, to raise nearly anything
+                raise InputError(f"{_where(node)} is malformed: {first_line(error)[:200]}") from error
         return self._builder.finish([self._value(output.name) for output in self._graph.output])
 
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
@@ -108,7 +159,7 @@ class _Import:
                 "reparam_kit.onnx.importer.operator"
             )
         inputs = [self._value(name) if name else None for name in node.input]
-        op = Op(node, domain, opset, inputs, self._types, self._builder)
+        op = Op(node, domain, opset, inputs, self._builder)
         result = importer(op)
         op.check_all_read()
         results = result if isinstance(result, tuple) else (result,)
@@ -123,12 +174,18 @@ class _Import:
         return self._values[name]
 
 
-def _names(graph: GraphProto) -> Iterator[str | bytes]:
-    """All names in the graph; protobuf gives ``bytes`` for one that is no text."""
-    yield from (info.name for info in (*graph.input, *graph.output))
-    yield from (tensor.name for tensor in graph.initializer)
-    for node in graph.node:
-        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+def _check_names(graph: GraphProto) -> None:
+    if not all(node.op_type and node.output for node in graph.node):
+        raise InputError("the file is damaged: it has a node without an operator or without an output")
+    if not graph.output:
+        raise InputError("the file is damaged: its graph has no outputs")
+    inputs, stored = [info.name for info in graph.input], [tensor.name for tensor in graph.initializer]
+    computed = [name for node in graph.node for name in node.output if name]
+    # Before IR version 4, initializers are inputs too.
+    for names in (inputs, [*stored, *computed], [*computed, *inputs]):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise InputError(f"the file is damaged: two of its values are called {name!r}")
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:
@@ -143,4 +200,4 @@ def _opsets(model: ModelProto) -> dict[str, int]:
 
 
 def _where(node: NodeProto) -> str:
-    return f"node {node.name or node.output[0]!r} ({node.op_type})"
+    return f"node {node.name or node.output[0]!r} ({repr(node.op_type)[1:-1]})"

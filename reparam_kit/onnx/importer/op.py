@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
 import torch
-from onnx import AttributeProto, NodeProto, TensorProto, TypeProto, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.builder import Builder
+from reparam_kit.onnx.importer.example import ROWS, example
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
-from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, to_tensor
+from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Source
+
+
+class UnknownError(UnsupportedError):
+    """Something about a value that the example input at hand does not show."""
 
 
 class Op:
@@ -31,14 +36,12 @@ class Op:
         domain: str,
         opset: int,
         inputs: list[Value | None],
-        types: Mapping[str, TypeProto.Tensor],
         builder: Builder,
     ) -> None:
         self.type = node.op_type
         self.outputs = len(node.output)
         self._node = node
         self._inputs = inputs
-        self._types = types
         self._builder = builder
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
         schema = find_schema(node.op_type, domain, opset)
@@ -90,6 +93,10 @@ class Op:
             return self._builder.as_list(value)
         return None if value is None else tuple(self._builder.read(value).reshape(-1).tolist())
 
+    def known(self, numbers: tuple[Any, ...] | fx.Node | None) -> tuple[Any, ...]:
+        """What :meth:`numbers` are, or for the example input would be; nothing where that cannot be told."""
+        return tuple(example(numbers) or ()) if isinstance(numbers, fx.Node) else numbers or ()
+
     def setting(self, name: str, index: int) -> tuple[Any, ...] | fx.Node | None:
         """Numbers that earlier definitions of the operator keep in an attribute and later ones in an input."""
         return self.attr(name) if name in self._definition else self.numbers(index)
@@ -102,44 +109,61 @@ class Op:
         return self._builder.read(value).item() if isinstance(value, Constant) else value
 
     def shape(self, index: int) -> tuple[int | None, ...] | None:
-        """Shape of an input, with ``None`` for a dimension that is not fixed; ``None``: not even the rank is known."""
+        """Shape of an input, with ``None`` for a first dimension that is the batch.
+
+        ``None``: not even the rank is known. Where the file leaves sizes of its inputs free, those here are made up.
+        """
         value = self._inputs[index]
         if isinstance(value, Constant):
             return tuple(value.tensor.shape)
-        known = self._types.get(self._node.input[index])
-        if known is None or not known.HasField("shape"):
-            return None
-        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in known.shape.dim)
+        known = self._example(value)
+        return (
+            None
+            if known is None
+            else tuple(None if i == 0 and n == ROWS else n for i, n in enumerate(known.shape))
+        )
+
+    def sizes(self, index: int) -> tuple[int, ...]:
+        """Sizes after the first of an input for which the file has to fix them."""
+        shape = self.shape(index)
+        if shape is None or self._builder.free_sizes:
+            raise UnsupportedError(
+                f"the sizes of input {index} ({self._node.input[index]!r}) are not fixed; declare them in the file"
+            )
+        return tuple(size for size in shape[1:] if size is not None)
 
     def dtype(self, index: int) -> torch.dtype:
         """The type of an input's elements."""
         value = self[index]
-        if isinstance(value, Constant):
-            return value.tensor.dtype
-        return dtype_of(self._types.get(self._node.input[index], TypeProto.Tensor()).elem_type)
+        known = value.tensor if isinstance(value, Constant) else self._example(value)
+        if known is None:
+            raise UnknownError(f"the type of input {index} ({self._node.input[index]!r}) is not known")
+        return known.dtype
 
     def rank(self, index: int) -> int:
         """Number of dimensions of an input."""
         shape = self.shape(index)
         if shape is None:
-            raise UnsupportedError(
+            raise UnknownError(
                 f"the number of dimensions of input {index} ({self._node.input[index]!r}) is not known; "
                 "declare the shapes of the graph's inputs"
             )
         return len(shape)
 
-    def weight(self, index: int) -> Constant:
-        """A constant input that is to be a tensor of a layer."""
+    def holds_batch(self, index: int, first: int) -> bool:
+        """Whether an input has come through with the batch, where ``first`` is the size that the file fixes for it."""
         value = self[index]
-        if isinstance(value, fx.Node):
-            raise UnsupportedError(
-                f"input {index} ({self._node.input[index]!r}) is computed at run time, so there is nothing to train"
-            )
-        return value
+        known = None if isinstance(value, Constant) else self._example(value)
+        return known is not None and tuple(known.shape[:1]) == (ROWS,) and self._builder.batch == first
 
-    def weights(self, **indices: int) -> dict[str, Constant]:
-        """Weights for :meth:`layer` by their name there, without those that the node leaves out."""
-        return {name: self.weight(index) for name, index in indices.items() if self.get(index) is not None}
+    def weights(self, **indices: int) -> dict[str, Constant] | None:
+        """Weights for :meth:`layer` by their name there, without those that the node leaves out.
+
+        ``None`` where one is computed at run time: then they can be arguments of a call only.
+        """
+        given = {name: value for name, index in indices.items() if (value := self.get(index)) is not None}
+        known = {name: value for name, value in given.items() if isinstance(value, Constant)}
+        return known if len(known) == len(given) else None
 
     def call(self, function: Callable[..., Any], *args: Any, on_cpu: bool = False) -> Value:
         """``function(*args)``, where arguments may be values; ``on_cpu`` says that it reads a shape."""
@@ -164,10 +188,10 @@ class Op:
             self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights)
         )
 
-    def parameter(self, index: int) -> Value:
-        """Input ``index``, trainable if it is a constant of the file."""
-        value = self[index]
-        if isinstance(value, fx.Node) or value.source is None or not value.tensor.is_floating_point():
+    def parameter(self, index: int) -> Value | None:
+        """Input ``index``, trainable if it is a constant of the file; ``None`` where the node leaves it out."""
+        value = self.get(index)
+        if not isinstance(value, Constant) or value.source is None or not value.tensor.is_floating_point():
             return value
         return self._builder.parameter(self._layer_name(value), value)
 
@@ -183,6 +207,10 @@ class Op:
             if isinstance(part, int):
                 raise UnsupportedError(f"input {part} ({self._node.input[part]!r}) is not supported")
             raise UnsupportedError(f"attribute {part} = {self._attributes[part]!r} is not supported")
+
+    def _example(self, value: fx.Node | None) -> Tensor | None:
+        known = None if value is None else example(value)
+        return known if isinstance(known, Tensor) else None
 
     def _value(self, result: Any) -> Value:
         return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0])

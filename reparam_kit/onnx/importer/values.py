@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.provenance import Source
+from reparam_kit.onnx.provenance import Grid, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,12 @@ class Constant:
             return self
         unordered = self.source is not None and self.source.permutation is None
         return Constant(self.tensor.reshape(shape), self.name, self.source if unordered else None)
+
+    def on_grid(self, grid: Grid) -> Constant:
+        """What the integers stand for, stored at the same place."""
+        assert self.source is not None
+        values = torch.from_numpy(grid.values(self.tensor.numpy()))
+        return Constant(values, self.name, replace(self.source, grid=grid))
 
 
 Value: TypeAlias = "fx.Node | Constant"

@@ -12,6 +12,7 @@ from reparam_kit.onnx.importer.ops import (
     norm,
     pad,
     pool,
+    quantize,
     reduce,
     resize,
     shape,

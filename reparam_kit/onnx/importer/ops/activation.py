@@ -88,7 +88,7 @@ def prelu(op: Op) -> Value:
         count, shape = slope.tensor.numel(), tuple(slope.tensor.shape)
         per_channel = x_shape and ((1,) * (len(x_shape) - len(shape)) + shape)[1:2] == (count,)
         if count == 1 or per_channel:
-            return op.layer(nn.PReLU(count), op[0], weight=op.weight(1))
+            return op.layer(nn.PReLU(count), op[0], weight=slope)
     return op.call(broadcast_prelu, op[0], op.parameter(1))
 
 

@@ -1,40 +1,55 @@
-"""Convolutions. A padding that differs before and after, or with the input's size, becomes a call before the layer."""
+"""Convolutions: layers where the weight is known, else calls.
+
+A padding that differs before and after, or with the input's size, becomes a call before the layer.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.example import ROWS
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import Ints, Window, padded, read_window
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
 
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_CONV = {1: (nn.Conv1d, F.conv1d), 2: (nn.Conv2d, F.conv2d), 3: (nn.Conv3d, F.conv3d)}
+_TRANSPOSED = {
+    1: (nn.ConvTranspose1d, F.conv_transpose1d),
+    2: (nn.ConvTranspose2d, F.conv_transpose2d),
+    3: (nn.ConvTranspose3d, F.conv_transpose3d),
+}
 
 
 @operator("Conv")
 def conv(op: Op) -> Value:
     """x [N, in, *spatial], weight [out, in / group, *kernel], bias [out]."""
-    out, group_in, *kernel = op.weight(1).tensor.shape
+    out, group_in, *kernel = _weight_shape(op)
     window, groups, x = read_window(op, tuple(kernel)), op.attr("group"), op[0]
     if len(kernel) not in _CONV:
         raise UnsupportedError(f"a convolution over {len(kernel)} dimensions is not supported")
     if not window.symmetric:
         x = op.call(padded, x, window, 0.0)
-    layer = _CONV[len(kernel)](
+    padding = window.before if window.symmetric else (0,) * len(kernel)
+    layer_type, function = _CONV[len(kernel)]
+    weights = op.weights(weight=1, bias=2)
+    if weights is None:
+        settings = (window.stride, padding, window.dilation, groups)
+        return op.call(function, x, op.parameter(1), op.parameter(2), *settings)
+    layer = layer_type(
         group_in * groups,
         out,
         window.kernel,  # type: ignore[arg-type]
         window.stride,  # type: ignore[arg-type]
-        window.before if window.symmetric else 0,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
         window.dilation,  # type: ignore[arg-type]
         groups,
-        bias=op.get(2) is not None,
+        bias="bias" in weights,
         device="meta",  # draws no random numbers for tensors that are replaced
     )
-    return op.layer(layer, x, **op.weights(weight=1, bias=2))
+    return op.layer(layer, x, **weights)
 
 
 @operator("ConvTranspose")
@@ -44,7 +59,7 @@ def conv_transpose(op: Op) -> Value:
     ONNX removes ``pads`` from both ends of the full result and adds ``output_padding`` after it. torch can do so where
     both ends lose the same, but for an ``output_padding`` smaller than the stride; the rest is cropped.
     """
-    channels, group_out, *kernel = op.weight(1).tensor.shape
+    channels, group_out, *kernel = _weight_shape(op)
     window, groups = read_window(op, tuple(kernel)), op.attr("group")
     if len(kernel) not in _TRANSPOSED:
         raise UnsupportedError(f"a transposed convolution over {len(kernel)} dimensions is not supported")
@@ -59,20 +74,35 @@ def conv_transpose(op: Op) -> Value:
         padding.append(pad)
         output_padding.append(extra)
         crop.append((before - pad, after - pad + extra))
-    layer = _TRANSPOSED[len(kernel)](
-        channels,
-        group_out * groups,
-        window.kernel,  # type: ignore[arg-type]
-        window.stride,  # type: ignore[arg-type]
-        tuple(padding),  # type: ignore[arg-type]
-        tuple(output_padding),  # type: ignore[arg-type]
-        groups,
-        bias=op.get(2) is not None,
-        dilation=window.dilation,  # type: ignore[arg-type]
-        device="meta",
-    )
-    y = op.layer(layer, op[0], **op.weights(weight=1, bias=2))
+    layer_type, function = _TRANSPOSED[len(kernel)]
+    weights = op.weights(weight=1, bias=2)
+    if weights is None:
+        settings = (window.stride, tuple(padding), tuple(output_padding), groups, window.dilation)
+        y = op.call(function, op[0], op.parameter(1), op.parameter(2), *settings)
+    else:
+        layer = layer_type(
+            channels,
+            group_out * groups,
+            window.kernel,  # type: ignore[arg-type]
+            window.stride,  # type: ignore[arg-type]
+            tuple(padding),  # type: ignore[arg-type]
+            tuple(output_padding),  # type: ignore[arg-type]
+            groups,
+            bias="bias" in weights,
+            dilation=window.dilation,  # type: ignore[arg-type]
+            device="meta",
+        )
+        y = op.layer(layer, op[0], **weights)
     return op.call(cropped, y, crop) if any(map(any, crop)) else y
+
+
+def _weight_shape(op: Op) -> list[int]:
+    shape = op.shape(1) or ()
+    if len(shape) < 3:
+        raise UnsupportedError(
+            "a weight of unknown shape, or of fewer than three dimensions, is not supported"
+        )
+    return [ROWS if size is None else size for size in shape]
 
 
 def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
@@ -81,11 +111,7 @@ def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
     extra = op.attr("output_padding") or (0,) * len(reach)
     auto, shape = op.attr("auto_pad"), op.attr("output_shape")
     if shape is not None:
-        size = [n for n in (op.shape(0) or ())[2:] if n is not None]
-        if len(size) != len(reach):
-            raise UnsupportedError(
-                "output_shape needs an input of fixed spatial size; export with pads instead"
-            )
+        size = op.sizes(0)[1:]
         full = [s * (n - 1) + r + e for s, n, r, e in zip(stride, size, reach, extra, strict=True)]
         total = [f - n for f, n in zip(full, shape[-len(reach) :], strict=True)]
     elif auto.startswith("SAME"):  # the result is stride times the input

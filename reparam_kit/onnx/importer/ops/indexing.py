@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import getitem
 
 import torch
 from torch import Tensor
 
+from reparam_kit.onnx.importer.example import check_count
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Constant, Value
@@ -14,8 +16,17 @@ from reparam_kit.onnx.importer.values import Constant, Value
 
 @operator("Concat", since=4)
 def concat(op: Op) -> Value:
-    """All inputs, along ``axis``."""
-    return op.call(torch.cat, list(op), op.attr("axis"))
+    """All inputs, along ``axis``. Where the file fixes a batch of 1, a value with one row goes to every image."""
+    parts, axis = list(op), op.attr("axis")
+    shapes = [op.shape(i) or () for i in range(len(op))]
+    rows = {shape[:1] for shape in shapes}
+    if (
+        rows == {(1,), (None,)}
+        and axis % len(shapes[0])
+        and any(op.holds_batch(i, 1) for i in range(len(op)))
+    ):
+        return op.call(joined_rows, parts, axis)
+    return op.call(torch.cat, parts, axis)
 
 
 @operator("Split", since=2)
@@ -70,6 +81,12 @@ def arange(op: Op) -> Value:
     return op.call(stepped, op[0], op[1], op[2])
 
 
+def joined_rows(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """``tensors`` put together along ``axis``; one with a single row is repeated."""
+    rows = max(x.shape[0] for x in tensors)
+    return torch.cat([x.expand(rows, *x.shape[1:]) for x in tensors], axis)
+
+
 def parts(x: Tensor, sizes: list[int] | None, count: int, axis: int) -> tuple[Tensor, ...]:
     """``x`` in parts of ``sizes`` along ``axis``, or in ``count`` equal ones (the last may be smaller)."""
     return torch.split(x, -(-x.shape[axis] // count) if sizes is None else list(sizes), axis)
@@ -99,4 +116,6 @@ def gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
     """The numbers from ``start`` up to but without ``limit``."""
-    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype, device=start.device)
+    first, last, by = start.item(), limit.item(), step.item()
+    check_count(int((last - first) / by))
+    return torch.arange(first, last, by, dtype=start.dtype, device=start.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +15,9 @@ from reparam_kit.onnx.importer.values import Constant, Value
 @operator("MatMul")
 def matmul(op: Op) -> Value:
     """a [..., M, K], b [..., K, N]."""
-    if _is_matrix(op[1]):
-        weight = op.weight(1).permuted((1, 0))
+    matrix = op[1]
+    if _is_matrix(matrix):
+        weight = matrix.permuted((1, 0))
         out, features = weight.tensor.shape
         return op.layer(nn.Linear(features, out, bias=False, device="meta"), op[0], weight=weight)
     return op.call(torch.matmul, op.parameter(0), op.parameter(1))
@@ -24,18 +27,17 @@ def matmul(op: Op) -> Value:
 def gemm(op: Op) -> Value:
     """alpha * a b + beta * c, with a [M, K] and b [K, N] or transposed; c broadcasts to [M, N]."""
     scales, flips = (op.attr("alpha"), op.attr("beta")), (op.flag("transA"), op.flag("transB"))
-    bias = op.get(2)
-    if scales == (1, 1) and not flips[0] and _is_matrix(op[1]):
-        weight = op.weight(1) if flips[1] else op.weight(1).permuted((1, 0))
+    matrix, bias = op[1], op.weights(bias=2)
+    if scales == (1, 1) and not flips[0] and _is_matrix(matrix) and bias is not None:
+        weight = matrix if flips[1] else matrix.permuted((1, 0))
         out, features = weight.tensor.shape
-        if bias is None or (isinstance(bias, Constant) and tuple(bias.tensor.shape) in ((out,), (1, out))):
-            layer = nn.Linear(features, out, bias=bias is not None, device="meta")
-            return op.layer(layer, op[0], weight=weight, **op.weights(bias=2))
-    c = None if bias is None else op.parameter(2)
-    return op.call(product, op.parameter(0), op.parameter(1), c, scales, flips)
+        if all(tuple(constant.tensor.shape) in ((out,), (1, out)) for constant in bias.values()):
+            layer = nn.Linear(features, out, bias=bool(bias), device="meta")
+            return op.layer(layer, op[0], weight=weight, **bias)
+    return op.call(product, op.parameter(0), op.parameter(1), op.parameter(2), scales, flips)
 
 
-def _is_matrix(value: Value) -> bool:
+def _is_matrix(value: Value) -> TypeGuard[Constant]:
     return isinstance(value, Constant) and value.tensor.dim() == 2 and value.tensor.is_floating_point()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.example import check_count
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import innermost_first
 from reparam_kit.onnx.importer.registry import operator
@@ -40,6 +41,7 @@ def padded_with(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None, valu
 def padded_from_inside(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None, mode: str) -> Tensor:
     """``x`` continued by its own entries, as numpy's modes of the same names do. Any dimension can be padded."""
     for axis, before, after in _by_axis(x, pads, axes):
+        check_count(before + after)
         index = np.arange(x.shape[axis])[max(0, -before) : x.shape[axis] + min(0, after)]
         index = np.pad(index, (max(0, before), max(0, after)), mode)  # type: ignore[call-overload]
         x = x.index_select(axis, torch.from_numpy(index).to(x.device))

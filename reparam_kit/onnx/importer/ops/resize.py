@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from reparam_kit.errors import UnsupportedError
+from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Value
@@ -29,6 +30,7 @@ _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
 }
 _SUPPORT = {"linear": 1.0, "cubic": 2.0}
+_CROP = "tf_crop_and_resize"
 
 
 class Method(NamedTuple):
@@ -41,6 +43,7 @@ class Method(NamedTuple):
     exclude_outside: bool
     antialias: bool
     keep_aspect: str
+    outside: float
 
 
 @operator("Upsample", since=7)
@@ -48,16 +51,13 @@ class Method(NamedTuple):
 def old_resize(op: Op) -> Value:
     """x, scales."""
     mode = "linear" if op.attr("mode") == "bilinear" else op.attr("mode")
-    return _resize(
-        op, op.setting("scales", 1), None, Method(mode, "asymmetric", None, 0.0, False, False, "stretch")
-    )
+    method = Method(mode, "asymmetric", None, 0.0, False, False, "stretch", 0.0)
+    return _resize(op, None, op.setting("scales", 1), None, method)
 
 
 @operator("Resize", since=11)
 def resize(op: Op) -> Value:
-    """x, region, scales, sizes. Only tf_crop_and_resize has a use for a region, and for a value outside of it."""
-    op.get(1)
-    op.attr("extrapolation_value")
+    """x, region, scales, sizes. Only tf_crop_and_resize has a use for a region, and for a value outside of x."""
     method = Method(
         mode=op.attr("mode"),
         coordinates=op.attr("coordinate_transformation_mode"),
@@ -66,14 +66,18 @@ def resize(op: Op) -> Value:
         exclude_outside=op.flag("exclude_outside"),
         antialias=op.flag("antialias"),
         keep_aspect=op.attr("keep_aspect_ratio_policy") or "stretch",
+        outside=op.attr("extrapolation_value"),
     )
-    return _resize(op, op.numbers(2) or None, op.numbers(3), method)
+    region = op.numbers(1)
+    return _resize(
+        op, region if method.coordinates == _CROP else None, op.numbers(2) or None, op.numbers(3), method
+    )
 
 
-def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
+def _resize(op: Op, region: object, scales: object, sizes: object, method: Method) -> Value:
     known = {
         "mode": ("nearest", *_SUPPORT),
-        "coordinates": tuple(_COORDINATES),
+        "coordinates": (*_COORDINATES, _CROP),
         "nearest": (None, *_NEAREST),
         "keep_aspect": ("stretch", "not_larger", "not_smaller"),
     }
@@ -87,38 +91,62 @@ def _resize(op: Op, scales: object, sizes: object, method: Method) -> Value:
             raise UnsupportedError("resizing the batch is not supported")
         if isinstance(sizes, tuple) and shape is not None and shape[0] not in (None, sizes[first]):
             raise UnsupportedError("resizing the batch is not supported")
-    return op.call(resized, op[0], scales, sizes, axes, method)
+        if isinstance(region, tuple) and (region[first], region[len(region) // 2 + first]) != (0, 1):
+            raise UnsupportedError("cropping the batch is not supported")
+    return op.call(resized, op[0], region, scales, sizes, axes, method)
 
 
 def resized(
     x: Tensor,
+    region: Sequence[float] | None,
     scales: Sequence[float] | None,
     sizes: Sequence[int] | None,
     axes: Sequence[int] | None,
     method: Method,
 ) -> Tensor:
-    """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size."""
+    """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size.
+
+    ``region`` holds the first and then the last corner of what is cropped first, in units of the input's size.
+    """
     axes = [axis % x.dim() for axis in (range(x.dim()) if axes is None else axes)]
     old = [x.shape[axis] for axis in axes]
+    spans = [(0.0, 1.0)] * len(axes)
+    if region is not None:
+        spans = list(zip(region[: len(axes)], region[len(axes) :], strict=True))
     if sizes is None:
         assert scales is not None
-        sizes = [int(torch.tensor(s, dtype=torch.float32) * n) for s, n in zip(scales, old, strict=True)]
+        cut = [n * (last - first) for n, (first, last) in zip(old, spans, strict=True)]
+        sizes = [int(np.float32(s) * np.float32(n)) for s, n in zip(scales, cut, strict=True)]
     elif method.keep_aspect == "stretch":
         scales = [m / n for m, n in zip(sizes, old, strict=True)]
     else:
         ratios = [m / n for m, n, axis in zip(sizes, old, axes, strict=True) if axis > 0]
         scales = [min(ratios) if method.keep_aspect == "not_larger" else max(ratios)] * len(axes)
         sizes = [int(s * n + 0.5) for s, n in zip(scales, old, strict=True)]
-    for axis, scale, size in zip(axes, scales, sizes, strict=True):
-        if axis > 0 and (scale != 1 or size != x.shape[axis]):
-            x = _resized_along(x, axis, scale, size, method)
+    if min(sizes) < 1:
+        raise InputError(f"a Resize of {list(x.shape)} leaves nothing")
+    for axis, scale, size, span in zip(axes, scales, sizes, spans, strict=True):
+        if axis > 0 and (scale != 1 or size != x.shape[axis] or span != (0, 1)):
+            x = _resized_along(x, axis, scale, size, span, method)
     return x
 
 
-def _resized_along(x: Tensor, axis: int, scale: float, size: int, method: Method) -> Tensor:
-    length = x.shape[axis]
+def _resized_along(
+    x: Tensor, axis: int, scale: float, size: int, span: tuple[float, float], method: Method
+) -> Tensor:
     # In float32, as runtimes compute it, so that both round a coordinate between two entries to the same one.
-    at = _COORDINATES[method.coordinates](torch.arange(size, dtype=torch.float32), scale, length, size)
+    at, length = torch.arange(size, dtype=torch.float32), x.shape[axis]
+    if method.coordinates != _CROP:
+        return _sampled(x, axis, _COORDINATES[method.coordinates](at, scale, length, size), scale, method)
+    first, last = (edge * (length - 1) for edge in span)
+    at = first + at * ((last - first) / (size - 1)) if size > 1 else (at + first + last) / 2
+    inside = ((at >= 0) & (at <= length - 1)).reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
+    return torch.where(inside.to(x.device), _sampled(x, axis, at, scale, method), method.outside)
+
+
+def _sampled(x: Tensor, axis: int, at: Tensor, scale: float, method: Method) -> Tensor:
+    """``x`` along ``axis`` where ``at`` says."""
+    length = x.shape[axis]
     if method.mode == "nearest":
         rounded = _NEAREST[method.nearest or ("ceil" if scale < 1 else "floor")](at)
         return x.index_select(axis, rounded.long().clamp(0, length - 1).to(x.device))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.values import Constant, Value
@@ -27,8 +29,15 @@ def size(op: Op) -> Value:
 
 @operator("Reshape", since=5)
 def reshape(op: Op) -> Value:
-    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
-    return op.reshape(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
+    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``.
+
+    An exporter that fixes the batch writes its size first; the batch that there is takes its place.
+    """
+    sizes, allowzero = op.numbers(1), op.flag("allowzero")
+    known = op.known(sizes)
+    if known and op.holds_batch(0, known[0]) and not (allowzero and 0 in known):
+        return op.call(reshaped_rows, op[0], sizes, allowzero)
+    return op.reshape(reshaped, op[0], sizes, allowzero)
 
 
 @operator("Flatten")
@@ -48,7 +57,7 @@ def transpose(op: Op) -> Value:
 def squeeze(op: Op) -> Value:
     """Without ``axes``: all dimensions of size 1."""
     axes = op.setting("axes", 1)
-    return op.reshape(torch.squeeze, op[0], *(() if axes is None else (axes,)))
+    return op.reshape(torch.squeeze, op[0]) if axes is None else op.reshape(squeezed, op[0], axes)
 
 
 @operator("Unsqueeze")
@@ -91,16 +100,31 @@ def count_of(x: Tensor) -> Tensor:
     return torch.tensor(x.numel())
 
 
-def reshaped(x: Tensor, sizes: list[int], allowzero: bool) -> Tensor:
+def reshaped(x: Tensor, sizes: Sequence[int], allowzero: bool) -> Tensor:
     """``x`` in the shape ``sizes``, where 0 stands for the size of ``x`` unless ``allowzero``."""
     if not allowzero:
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
     return x.reshape(tuple(sizes))
 
 
+def reshaped_rows(x: Tensor, sizes: Sequence[int], allowzero: bool) -> Tensor:
+    """``x`` in the shape ``sizes``, but with as many rows as it has."""
+    return reshaped(x, [x.shape[0], *sizes[1:]], allowzero)
+
+
 def as_matrix(x: Tensor, axis: int) -> Tensor:
     """``x`` as a matrix of the dimensions before ``axis`` by the others."""
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
+
+
+def squeezed(x: Tensor, axes: list[int]) -> Tensor:
+    """``x`` without the dimensions ``axes``. torch would keep those that are not of size 1."""
+    for axis in axes:
+        if x.shape[axis] != 1:
+            raise InputError(
+                f"a Squeeze drops dimension {axis}, which has {x.shape[axis]} entries here; it takes a batch of 1"
+            )
+    return torch.squeeze(x, tuple(axes))
 
 
 def unsqueezed(x: Tensor, axes: list[int]) -> Tensor:

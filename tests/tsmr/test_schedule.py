@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import reparam_kit as rk
-from recipes.tsmr.trainer import decay_groups, schedule
+from recipes.tsmr.schedule import decay_groups, running_average, schedule
 
 
 def test_only_kernels_decay(student: nn.Module) -> None:
@@ -37,3 +37,16 @@ def test_the_rate_rises_to_its_peak_and_falls_towards_zero(warmup: float) -> Non
     assert factors[peak] == pytest.approx(1, abs=1e-4)
     assert factors == sorted(factors[:peak]) + sorted(factors[peak:], reverse=True)
     assert 0 < factors[-1] < 1e-3
+
+
+def test_the_running_average_starts_with_the_student_and_follows_it_slower_and_slower() -> None:
+    student = nn.Linear(1, 1, bias=False)
+    average = running_average(student, 0.5)
+    expected = None
+    for count, value in enumerate([1.0, 3.0, -2.0, 4.0]):
+        with torch.no_grad():
+            student.weight.fill_(value)
+        average.update_parameters(student)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)

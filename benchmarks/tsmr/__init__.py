@@ -1,0 +1,1 @@
+"""The TSMR experiment; see ``benchmarks.tsmr.__main__``."""

@@ -1,0 +1,70 @@
+"""The table of all runs so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import reparam_kit as rk
+from benchmarks.tsmr.jobs import Student, results, students
+from recipes.faces import evaluate
+from recipes.tsmr.ablation import arms
+from recipes.tsmr.report import Spread
+
+RESULT = Path(__file__).parents[1] / "results" / "tsmr.md"
+
+_HOW = """Each arm was trained at each of three learning rates on four fifths of the people of `train.rec`, and judged
+on pairs of the others; then, at the rate that did best there, on all people, once for each seed. The last epoch is
+judged on `lfw_dev.bin` (600 genuine and 600 impostor pairs of other people, no flip; a FAR of 1e-3 needs 1,000):
+nothing was chosen on it. All arms of a student are shown as many images. Mean and standard deviation over the seeds."""
+
+
+def write_summary(work: Path, faces: Path) -> None:
+    """Write ``RESULT`` from the lines in ``work``."""
+    text = ["# TSMR on real faces", "", "`python -m benchmarks.tsmr all WORK`", "", _HOW, ""]
+    for name, student in students(work, faces).items():
+        text += [f"## {name}", "", *_table(work, faces, name, student), ""]
+    measured = work / "throughput.json"
+    if measured.is_file():
+        text += ["## Images a second", "", "| student | stage | bare forward and backward | step | ratio |"]
+        text += ["|---|---|---|---|---|"]
+        for line in json.loads(measured.read_text()):
+            text.append(
+                f"| {line['student']} | {line['stage']} | {line['bare']:.0f} | {line['step']:.0f} | "
+                f"{line['step'] / line['bare']:.2f} |"
+            )
+    RESULT.parent.mkdir(exist_ok=True)
+    with rk.atomic_file(RESULT) as file:
+        file.write(("\n".join(text).rstrip() + "\n").encode())
+
+
+def _table(work: Path, faces: Path, name: str, student: Student) -> Iterator[str]:
+    before = evaluate(student.deployed, faces / "lfw_dev.bin", student.config.student_input)
+    yield "| arm | lr | seeds | accuracy | TAR at FAR 1e-2 | TAR at FAR 1e-3 |"
+    yield "|---|---|---|---|---|---|"
+    tars = before.tar_at_far
+    yield f"| as deployed | | | {before.accuracy:.2%} | {tars[1e-2] or 0:.2%} | {_rate(tars[1e-3])} |"
+    for arm in arms(student.config):
+        lines = [
+            line
+            for line in results(work)
+            if (line["student"], line["arm"], line["held_out"]) == (name, arm, False)
+        ]
+        if lines:
+            cells = [_spread([line["accuracy"] for line in lines])]
+            for far in ("0.01", "0.001"):
+                cells.append(_spread([line["tar_at_far"].get(far) for line in lines]))
+            yield f"| {arm} | {lines[0]['lr']:g} | {len(lines)} | {' | '.join(cells)} |"
+
+
+def _rate(value: float | None) -> str:
+    return "not measurable" if value is None else f"{value:.2%}"
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not measurable"
+    spread = Spread.of(known)
+    return f"{spread.mean:.2%} ± {spread.std:.2%}"

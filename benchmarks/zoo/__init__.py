@@ -1,0 +1,1 @@
+"""Expand and fold over the convolutional architectures of torchvision and timm."""

@@ -1,0 +1,148 @@
+"""Random changes of training faces: mirror, crop, colour, low resolution, occlusion.
+
+Written in torch, because a training run has to give the same images again after it was killed, on one process or two:
+what happens to an image may depend on a seed alone. torchvision, kornia and albumentations draw from global state
+(torchvision one draw for a whole batch), and cost more than these few lines: torchvision is bound to one version of
+torch, kornia 0.9 needs python 3.11 and changes float images only, albumentations brings OpenCV and is no longer
+maintained, and its successor is under the AGPL.
+
+The crop, colour and low-resolution changes are those of AdaFace (M. Kim, A. K. Jain, X. Liu, CVPR 2022, section 4.1 and
+its code), with its probabilities; the occlusion is Random Erasing (Z. Zhong et al., AAAI 2020). All leave the face
+where it is, because a net is trained on aligned faces.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from reparam_kit import InputError
+
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often each change is made to an image. They are drawn one by one, so that several may meet.
+
+    Attributes:
+        flip: mirrored.
+        crop: all but a rectangle of 20 to 100 % of the area is black.
+        colour: brightness, contrast and saturation, each times 0.5 to 1.5.
+        low_resolution: scaled down to 20 to 100 % of its side and up again.
+        occlusion: a rectangle of 2 to 33 % of the area has noise in it.
+
+    Raises:
+        InputError: a value is not a probability.
+    """
+
+    flip: float = 0.5
+    crop: float = 0.2
+    colour: float = 0.2
+    low_resolution: float = 0.2
+    occlusion: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) <= 1:
+                raise InputError(f"{field.name}={getattr(self, field.name)} is not a probability, 0 to 1")
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """The changed image, uint8 ``[3, H, W]``, of one that is left as it is. The same seed gives the same image.
+
+        Args:
+            image: uint8 ``[3, H, W]`` RGB, on any device.
+            seed: what decides; for training, a number that epoch and image give.
+        """
+        random = _Random(seed)
+        changes = (
+            (self.flip, _flip),
+            (self.crop, _crop),
+            (self.colour, _colour),
+            (self.low_resolution, _low_resolution),
+            (self.occlusion, _occlusion),
+        )
+        for probability, change in changes:
+            if random.uniform() < probability:
+                image = change(image, random)
+        return image
+
+    def batch(self, images: Tensor, seeds: Iterable[int]) -> Tensor:
+        """Each image of a batch uint8 ``[N, 3, H, W]`` with its own seed."""
+        return torch.stack([self(image, seed) for image, seed in zip(images, seeds, strict=True)])
+
+
+class _Random:
+    """Numbers from a seed, drawn on the CPU, so that every device gets the same."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator, dtype=torch.float64))
+
+    def rectangle(self, image: Tensor, low: float, high: float) -> tuple[slice, slice]:
+        """Rows and columns of a rectangle inside, of that share of the area and between 3:4 and 4:3."""
+        height, width = image.shape[1:]
+        area, aspect = self.uniform(low, high), math.exp(self.uniform(math.log(3 / 4), math.log(4 / 3)))
+        return self._span(height, math.sqrt(area * aspect)), self._span(width, math.sqrt(area / aspect))
+
+    def _span(self, length: int, share: float) -> slice:
+        size = min(length, max(1, round(length * share)))
+        start = math.floor(self.uniform() * (length - size + 1))
+        return slice(start, start + size)
+
+
+def _flip(image: Tensor, random: _Random) -> Tensor:
+    return image.flip(-1)
+
+
+def _crop(image: Tensor, random: _Random) -> Tensor:
+    rows, columns = random.rectangle(image, 0.2, 1.0)
+    kept = torch.zeros_like(image)
+    kept[:, rows, columns] = image[:, rows, columns]
+    return kept
+
+
+def _colour(image: Tensor, random: _Random) -> Tensor:
+    brightness, contrast, saturation = (random.uniform(0.5, 1.5) for _ in range(3))
+    bright = (image.float() * brightness).clamp(0, 255)
+    grey = _luminance(bright).mean()
+    contrasted = (grey + (bright - grey) * contrast).clamp(0, 255)
+    luminance = _luminance(contrasted)
+    return _pixels(luminance + (contrasted - luminance) * saturation)
+
+
+def _luminance(image: Tensor) -> Tensor:
+    return (image * image.new_tensor(_GREY).view(3, 1, 1)).sum(0)
+
+
+def _low_resolution(image: Tensor, random: _Random) -> Tensor:
+    height, width = image.shape[1:]
+    side = random.uniform(0.2, 1.0)
+    small = interpolate(
+        image[None].float(),
+        (max(1, round(height * side)), max(1, round(width * side))),
+        mode="bilinear",
+        antialias=True,
+    )
+    return _pixels(interpolate(small, (height, width), mode="bilinear")[0])
+
+
+def _occlusion(image: Tensor, random: _Random) -> Tensor:
+    rows, columns = random.rectangle(image, 0.02, 0.33)
+    shape = image[:, rows, columns].shape
+    occluded = image.clone()
+    occluded[:, rows, columns] = torch.randint(256, shape, generator=random.generator, dtype=torch.uint8).to(
+        image.device
+    )
+    return occluded
+
+
+def _pixels(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,111 @@
+"""What one evaluation cannot show: which input a model expects, and whether two models can share a gallery."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from recipes.faces.embed import Embedder
+from recipes.faces.evaluation import FARS, Evaluation, choose_folds, embed_pairs, evaluate, judge
+from recipes.faces.inputs import PRESETS, InputPreset, input_preset
+from recipes.faces.pairs import PairSet, read_pairs
+from recipes.faces.protocols import similarity
+from reparam_kit import InputError
+
+Model = nn.Module | str | os.PathLike[str]
+
+
+def compare_inputs(
+    model: Model, pairs: PairSet | str | os.PathLike[str], limit: int = 300, batch_size: int = 64
+) -> dict[str, Evaluation]:
+    """A model's figures under every input preset, by preset, the best first.
+
+    Best is the largest :attr:`Evaluation.d_prime`. A wrong channel order or normalisation can cost as little as two
+    tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score: for a
+    MobileFaceNet and 500 random sets of 300 pairs of LFW, ``d_prime`` named its input in 99.6 % and the accuracy in
+    39 %. A preset under which the model gives no usable embedding is left out.
+
+    Args:
+        model: a module, or the path of an ``.onnx`` file.
+        pairs: a verification set or its file. At most ``limit`` of its pairs are used, spread evenly over it.
+        limit: number of pairs, at least 4.
+        batch_size: images run at once.
+
+    Raises:
+        InputError: model or set cannot be used, or no preset gives usable embeddings.
+    """
+    sample = (pairs if isinstance(pairs, PairSet) else read_pairs(pairs)).sample(limit)
+    folds = min(10, len(sample) // 2)
+    results: dict[str, Evaluation] = {}
+    for name in PRESETS:
+        try:
+            results[name] = evaluate(model, sample, name, False, batch_size, folds)
+        except InputError as error:
+            failure = error
+    if not results:
+        raise failure
+    return dict(sorted(results.items(), key=lambda item: _separation(item[1]), reverse=True))
+
+
+def _separation(evaluation: Evaluation) -> float:
+    return -np.inf if evaluation.d_prime is None else evaluation.d_prime
+
+
+def cross_evaluate(
+    enrolled: Model,
+    probe: Model,
+    pairs: PairSet | str | os.PathLike[str],
+    input: str | InputPreset = "insightface",
+    probe_input: str | InputPreset | None = None,
+    flip: bool = False,
+    batch_size: int = 64,
+    folds: int | None = None,
+    bootstrap: int = 0,
+) -> dict[str, Evaluation]:
+    """Whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
+
+    Args:
+        enrolled: the old model, whose templates are stored: a module, or the path of an ``.onnx`` file.
+        probe: the new model.
+        pairs: a verification set or its file.
+        input: input preset of ``enrolled``.
+        probe_input: input preset of ``probe``; None: the same.
+        flip, batch_size, folds, bootstrap: as :func:`evaluate`.
+
+    Returns:
+        ``"old-old"`` and ``"new-new"``, each model by itself, and ``"new-old"``: each pair twice, once with either
+        image enrolled by the old model and the other embedded by the new one.
+
+    Raises:
+        InputError: as :func:`evaluate`, or the embeddings of the two models differ in size, and cannot be compared.
+    """
+    name = "the pair set" if isinstance(pairs, PairSet) else str(pairs)
+    known = pairs if isinstance(pairs, PairSet) else read_pairs(pairs)
+    presets = [input_preset(input), input_preset(input if probe_input is None else probe_input)]
+    cut = choose_folds(known, folds)
+    old, new = (
+        embed_pairs(Embedder(model, preset, batch_size), known, name, flip)
+        for model, preset in zip((enrolled, probe), presets, strict=True)
+    )
+    size = old.shape[1]
+    if size != new.shape[1]:
+        raise InputError(
+            f"embeddings of {size} and {new.shape[1]} numbers cannot be compared: a new model keeps the gallery only "
+            "at the old one's embedding size"
+        )
+
+    def figures(scores: npt.NDArray[np.float64], preset: str) -> Evaluation:
+        times = len(scores) // len(known)  # a pair's second score stands in the fold of its first
+        same, fold = np.tile(known.same, times), np.tile(cut, times)
+        return judge(scores, same, fold, FARS, size, preset, flip, bootstrap)
+
+    ours, theirs = (preset.name for preset in presets)
+    both = np.concatenate([similarity(old[0::2], new[1::2]), similarity(new[0::2], old[1::2])])
+    return {
+        "old-old": figures(similarity(old[0::2], old[1::2]), ours),
+        "new-new": figures(similarity(new[0::2], new[1::2]), theirs),
+        "new-old": figures(both, ours if ours == theirs else f"{ours} and {theirs}"),
+    }

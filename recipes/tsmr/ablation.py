@@ -1,0 +1,117 @@
+"""The controls that a gain is held against: the same images and seeds, each at its own best learning rate.
+
+Branches raise the effective learning rate, so arms that are compared at one rate prove nothing. Every arm
+gets the rate of a small grid that does best on people held out from its training; then it is trained on all
+people, a run for each seed, and its last epoch is judged. Nothing is chosen on the set that judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from recipes.faces import Evaluation, PairSet, evaluate, read_faces, read_pairs
+from recipes.tsmr.config import Stage, TSMRConfig
+from recipes.tsmr.holdout import hold_out
+from recipes.tsmr.judging import Teacher, rank
+from recipes.tsmr.recipe import apply_tsmr
+from recipes.tsmr.report import Arm
+from recipes.tsmr.trainer import DivergedError
+from recipes.tsmr.views import Images
+
+FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (
+    "fine-tuning",
+    "distillation",
+    "distillation + branches",
+    "TSMR",
+)
+
+
+def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
+    """The recipe of ``config`` and its controls, by name, each with as many epochs.
+
+    - "fine-tuning": margin softmax on the identities, no teacher, no branches
+    - "distillation": the first stage's terms for all epochs, without branches
+    - "distillation + branches": the same on the expanded net
+    - "TSMR": ``config``
+    """
+    first = replace(config.stages[0], epochs=config.epochs, rate=1.0, adversarial=0.0)
+    labels = Stage(epochs=config.epochs, margin=1.0)
+    return {
+        FINE_TUNING: replace(config, block=None, stages=(labels,)),
+        DISTILLATION: replace(config, block=None, stages=(first,)),
+        BRANCHES: replace(config, stages=(first,)),
+        TSMR: config,
+    }
+
+
+def default_rates(config: TSMRConfig) -> tuple[float, ...]:
+    """A grid around the rate of ``config``."""
+    return (config.lr / 3, config.lr, config.lr * 3)
+
+
+def train_arm(
+    model: nn.Module,
+    teacher: Teacher | Sequence[Teacher],
+    data: Images,
+    pairs: PairSet,
+    config: TSMRConfig,
+    folder: Path,
+    name: str,
+) -> Evaluation:
+    """One run, without choosing an epoch: its last one on ``pairs``. Goes on from ``folder/name.pt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr:.2e}-seed{config.seed}.pt"
+    result = apply_tsmr(model, teacher, data, None, config, cache=folder, checkpoint=checkpoint)
+    return evaluate(result.model, pairs, config.student_input)
+
+
+def compare(
+    model: nn.Module,
+    teacher: Teacher | Sequence[Teacher],
+    data: str | Path | Images,
+    val: str | Path | PairSet,
+    config: TSMRConfig,
+    folder: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    rates: Sequence[float] | None = None,
+) -> tuple[Arm, ...]:
+    """Train the recipe and its controls, see ``arms``; the arguments are those of ``apply_tsmr``.
+
+    Args:
+        folder: for teacher embeddings and a checkpoint of every run; the same call goes on from there.
+        seeds: a run of each arm for each.
+        rates: learning rates to choose from. None: a third of that of ``config``, itself, and three times it.
+
+    Raises:
+        InputError: as ``apply_tsmr`` and ``hold_out``.
+        DivergedError: an arm does at every rate, or with another seed than its rate was chosen with.
+    """
+    folder = Path(folder)
+    images = read_faces(data) if isinstance(data, str | Path) else data
+    pairs = read_pairs(val) if isinstance(val, str | Path) else val
+    part, held = hold_out(images)
+    result = []
+    for name, arm in arms(config).items():
+        tried: dict[float, Evaluation | None] = {}
+        for rate in rates or default_rates(config):
+            choice = replace(arm, lr=rate, seed=seeds[0])
+            try:
+                tried[rate] = train_arm(model, teacher, part, held, choice, folder, f"{name}-held-out")
+            except DivergedError:
+                tried[rate] = None
+        ranks = {rate: rank(evaluation) for rate, evaluation in tried.items() if evaluation is not None}
+        if not ranks:
+            raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
+        lr = max(ranks, key=lambda rate: ranks[rate])
+        runs = [
+            train_arm(model, teacher, images, pairs, replace(arm, lr=lr, seed=seed), folder, name)
+            for seed in seeds
+        ]
+        accuracies = {rate: evaluation and evaluation.accuracy for rate, evaluation in tried.items()}
+        result.append(Arm(name, accuracies, lr, config.epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
+    return tuple(result)

@@ -1,0 +1,109 @@
+"""The adversary of the second stage: a small net that tells the student's embeddings from the teacher's.
+
+Distillation matches embeddings one by one; the discriminator judges whether they are distributed as the
+teacher's are. The student learns to pass for the teacher (Goodfellow et al., NeurIPS 2014, with the
+non-saturating loss), while the terms of the stage keep each embedding in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm as _spectral_norm
+
+from recipes.tsmr.config import Adversary
+
+spectral_norm = cast("Callable[[nn.Linear], nn.Linear]", _spectral_norm)
+
+_MEMORY = 0.95  # of the running accuracy, about the last 20 batches
+
+
+class Discriminator(nn.Module):
+    """Two hidden layers, LeakyReLU, spectral norm: a logit for each embedding, positive for the teacher's.
+
+    Spectral norm (Miyato et al., ICLR 2018) bounds how sharply the logit may change, so that the student's
+    gradient neither vanishes nor explodes.
+
+    Args:
+        basis: orthonormal columns ``[T, K]``. Embeddings are seen in them: a student whose D is below T can give
+            no other directions, and being told so would teach it nothing.
+        hidden: width of the hidden layers.
+    """
+
+    basis: Tensor
+
+    def __init__(self, basis: Tensor, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", basis)
+        layers: list[nn.Module] = []
+        for ins, outs in pairwise((basis.shape[1], hidden, hidden)):
+            layers += [spectral_norm(nn.Linear(ins, outs)), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, 1))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Logits ``[N]`` of embeddings ``[N, T]``, which are scaled to length 1 first."""
+        seen = F.normalize(embeddings @ self.basis, dim=1)
+        # Coordinates of a unit vector are about 1 / sqrt(K); the net gets them at about 1.
+        logits: Tensor = self.net(seen * seen.shape[1] ** 0.5)
+        return logits.squeeze(1)
+
+
+class Game:
+    """The discriminator with its optimizer, its running accuracy, and what these make of the student's term.
+
+    Args:
+        projection: weight ``[T, D]`` of the map into the teacher's space; its range is what is seen.
+        choices: the adversary.
+    """
+
+    def __init__(self, projection: Tensor, choices: Adversary) -> None:
+        self.choices = choices
+        basis = torch.linalg.svd(projection.detach(), full_matrices=False).U
+        self.discriminator = Discriminator(basis, choices.hidden).to(projection.device)
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), choices.lr, betas=(0.5, 0.999))
+        self.discriminator.requires_grad_(False)  # until `play`: the student's step is not its own
+        self.accuracy = torch.tensor(0.5, device=projection.device)
+
+    def loss(self, mapped: Tensor) -> Tensor:
+        """What the student minimises: the cross-entropy of being taken for the teacher, ``[N, T]`` to a number."""
+        return F.softplus(-self.discriminator(mapped)).mean()
+
+    def weight(self, done: float) -> Tensor:
+        """Factor on the term's weight when the share ``done`` of the stage is over.
+
+        It rises over the warm-up, and falls where the discriminator is no longer fooled.
+        """
+        rise = min(1.0, done / self.choices.warmup) if self.choices.warmup else 1.0
+        return rise * ((1 - self.accuracy) / (1 - self.choices.saturation)).clamp(0, 1)
+
+    def play(self, mapped: Tensor, teacher: Tensor) -> None:
+        """Judge a batch of both, ``[N, T]`` each, and learn from it unless the accuracy is above the bound."""
+        self.discriminator.requires_grad_(True)
+        logits = self.discriminator(torch.cat([teacher, mapped.detach()]))
+        real = torch.arange(len(logits), device=logits.device) < len(teacher)
+        hits = ((logits > 0) == real).float().mean()
+        self.accuracy = torch.lerp(hits, self.accuracy, _MEMORY)
+        if self.accuracy <= self.choices.saturation:
+            self.optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(logits, real.float()).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+        self.discriminator.requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "accuracy": self.accuracy,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.accuracy = state["accuracy"].to(self.accuracy.device)

@@ -1,0 +1,95 @@
+"""What training starts from: the expanded student, the tables it learns from, and the map between spaces."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+import reparam_kit as rk
+from recipes.faces import Embedder, input_preset
+from recipes.tsmr.config import LABELLED, TSMRConfig
+from recipes.tsmr.examples import Examples, Table, Targets, identity_labels
+from recipes.tsmr.objective import Objective
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.teacher import embedding_table
+from recipes.tsmr.views import Views, epoch_order
+from reparam_kit import InputError
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_FITTED = 2048  # images to which the start of the map is fitted
+_CALIBRATED = 64  # images on which the start of the branches is measured
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where ``model`` is trained. Raises InputError where it has nothing to train."""
+    parameter = next((p for p in model.parameters() if p.requires_grad), None)
+    if parameter is None:
+        raise InputError("the model has no parameter that requires a gradient: there is nothing to train")
+    return parameter.device
+
+
+def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
+    """The student: ``model`` with branches, started from a batch of the images; a copy where it gets none."""
+    if config.block is None:
+        return copy.deepcopy(model)
+    order = epoch_order(len(views), config.flip, config.seed)
+    images, _, _ = next(iter(views.batches(order, _CALIBRATED, workers=0)))
+    inputs = input_preset(config.student_input)(images.to(device_of(model)))
+    return rk.expand(model, config.block, config.norm, calibration=[inputs])
+
+
+def gather_examples(
+    model: nn.Module,
+    teachers: Sequence[Embedder],
+    views: Views,
+    folder: Path,
+    identities: dict[str, Any],
+    config: TSMRConfig,
+    progress: Progress,
+) -> Examples:
+    """The images with the teachers' embeddings and, where a term needs them, labels and the old embeddings.
+
+    Tables are computed into ``folder`` where they are not there.
+
+    Raises:
+        InputError: as ``embedding_table``, or a term needs identities and there are none.
+    """
+
+    def table(embed: Embedder, identity: str, who: str) -> Table:
+        data = identities["data"]
+        return embedding_table(
+            embed, identity, views, data, folder,
+            flip=config.flip, workers=config.workers, progress=progress, who=who,
+        )  # fmt: skip
+
+    tables = [table(embed, of, "teacher") for embed, of in zip(teachers, identities["teachers"], strict=True)]
+    old = None
+    if config.keep_gallery or config.uses("margin"):
+        embed = Embedder(model, input_preset(config.student_input))
+        old = table(embed, identities["student"], "deployed model")
+    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
+    if labels is not None and labels.max() < 1:
+        raise InputError("the terms margin and centres tell people apart, and the data names fewer than two")
+    return Examples(views, Targets(tables, config.combine), labels, old)
+
+
+def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
+    """Map and terms, started from a sample of the training images."""
+    embed = Embedder(model, input_preset(config.student_input))
+    order = islice(epoch_order(len(examples.views), config.flip, config.seed), _FITTED)
+    ours, theirs = [], []
+    for images, index, mirrored in examples.views.batches(order, _CALIBRATED, config.workers):
+        ours.append(embed(images))
+        theirs.append(examples.known(index, mirrored)[0])
+    student, teacher = torch.cat(ours), torch.cat(theirs)
+    objective = Objective(student.shape[1], teacher.shape[1], examples.identities, config)
+    objective.fit(student, teacher)
+    objective.start_centres(examples)
+    return objective.to(device_of(model))

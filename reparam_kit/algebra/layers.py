@@ -1,0 +1,107 @@
+"""The layers that can be written as a sum of branches: which kernel each stands for, and how it stores it.
+
+The algebra knows one operator, correlation on a grid of taps. A convolution is that as it stands. A transposed
+convolution is the correlation, with its taps reversed and its channels swapped, of an input that has ``stride - 1``
+zeros between neighbours (V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning", 2016, section
+4.5). A linear layer is a convolution without taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from reparam_kit.algebra.kernel import Geometry, Kernel
+
+Layer = _ConvNd | nn.Linear
+LAYERS = (_ConvNd, nn.Linear)
+
+_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+_STOCK_FORWARDS = {
+    kind.forward
+    for kind in (
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+        nn.Linear,
+    )
+}
+
+
+def has_own_forward(layer: nn.Module) -> bool:
+    """Whether the class of ``layer`` computes something else than torch's, as weight standardisation does."""
+    return type(layer).forward not in _STOCK_FORWARDS
+
+
+def geometry(layer: Layer) -> Geometry:
+    """Shape of the kernel that ``layer`` stands for."""
+    if isinstance(layer, nn.Linear):
+        return Geometry(layer.in_features, layer.out_features, ())
+    return Geometry(layer.in_channels, layer.out_channels, tuple(layer.kernel_size), layer.groups)
+
+
+def to_kernel(layer: Layer, weight: Tensor) -> Kernel:
+    """The kernel that a weight as ``layer`` stores it stands for."""
+    if isinstance(layer, nn.Linear):
+        return Kernel(weight)
+    return Kernel(
+        _transposed(weight, layer.groups) if isinstance(layer, _ConvTransposeNd) else weight, layer.groups
+    )
+
+
+def to_weight(layer: Layer, kernel: Kernel) -> Tensor:
+    """``kernel`` as ``layer`` stores it: the inverse of ``to_kernel``."""
+    weight = kernel.weight
+    return _transposed(weight, kernel.groups) if isinstance(layer, _ConvTransposeNd) else weight
+
+
+def grid(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
+    """What a kernel is correlated with in place of ``layer``, without padding: ``(input, stride, dilation)``.
+
+    Args:
+        layer: the layer.
+        x: its input, ``[N, C, ...]``; for a linear layer ``[..., C]``, which becomes ``[M, C]``.
+        out: its output, whose size a transposed convolution leaves open.
+    """
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2), (), ()
+    if not isinstance(layer, _ConvTransposeNd):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), layer.stride, layer.dilation
+    spread = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], layer.stride, strict=True)]
+    stuffed = x.new_zeros(*x.shape[:2], *spread)
+    every = tuple(slice(None, None, step) for step in (1, 1, *layer.stride))
+    stuffed[every] = x
+    padding: list[int] = []
+    for i in reversed(range(len(spread))):
+        reach = layer.dilation[i] * (layer.kernel_size[i] - 1)
+        before = reach - int(layer.padding[i])
+        padding += [before, out.shape[2 + i] + reach - spread[i] - before]
+    return F.pad(stuffed, padding), (1,) * len(spread), layer.dilation
+
+
+def correlate(x: Tensor, kernel: Kernel, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    """Apply ``kernel`` to ``x`` ``[N, C, ...]``, without padding; without taps, to ``[M, C]``."""
+    if not kernel.taps:
+        return F.conv1d(x[..., None], kernel.weight[..., None], kernel.bias, groups=kernel.groups)[..., 0]
+    return _CONV[len(kernel.taps)](x, kernel.weight, kernel.bias, stride, 0, dilation, kernel.groups)
+
+
+def by_channel(layer: Layer, out: Tensor) -> Tensor:
+    """An output of ``layer`` as ``[O, M]``, all values of a channel in a row."""
+    return (out.movedim(-1, 0) if isinstance(layer, nn.Linear) else out.transpose(0, 1)).flatten(1)
+
+
+def _transposed(weight: Tensor, groups: int) -> Tensor:
+    """Swap the channels in each group and reverse the taps; its own inverse."""
+    first, second, *taps = weight.shape
+    swapped = weight.reshape(groups, first // groups, second, *taps).transpose(1, 2)
+    return swapped.reshape(groups * second, first // groups, *taps).flip(tuple(range(2, 2 + len(taps))))

@@ -1,0 +1,98 @@
+"""Quantisation as fake quantisation: floating point on the levels of the integers, with a straight-through gradient.
+
+A ``QuantizeLinear`` becomes two calls. The first gives the levels as floating-point numbers, which have a gradient; the
+second stores them as integers. A ``DequantizeLinear`` of such integers reads the levels of the first. Integers that the
+file stores, and only dequantises, are weights like others.
+"""
+
+from __future__ import annotations
+
+import torch
+from onnx import TensorProto
+from torch import Tensor, fx
+
+from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
+from reparam_kit.onnx.provenance import Grid
+
+
+@operator("QuantizeLinear", since=10)
+def quantize(op: Op) -> Value:
+    """x, scale, zero point. A weight stays one: it is quantised in every pass, as in quantisation-aware training."""
+    op.attr("saturate")  # about 8-bit floats
+    scale, zero, division = op[1], op.get(2), op.attr("precision")
+    dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
+    division = dtype_of(division) if division else op.dtype(1)
+    layout = op.attr("axis"), op.attr("block_size")
+    return op.call(stored_as, op.call(levels, op.parameter(0), scale, zero, dtype, division, *layout), dtype)
+
+
+@operator("DequantizeLinear", since=10)
+def dequantize(op: Op) -> Value:
+    """x, scale, zero point."""
+    x, scale, zero, dtype = op[0], op[1], op.get(2), op.attr("output_dtype")
+    layout = op.attr("axis"), op.attr("block_size")
+    if (
+        isinstance(x, Constant)
+        and isinstance(scale, Constant)
+        and not isinstance(zero, fx.Node)
+        and not dtype
+    ):
+        source, none = x.source, torch.zeros((), dtype=x.tensor.dtype)
+        if source is not None and source.permutation is None:
+            settings = (scale.tensor, none if zero is None else zero.tensor)
+            return x.on_grid(Grid(*(along(setting, x.tensor, *layout).numpy() for setting in settings)))
+    if isinstance(x, fx.Node) and x.target is stored_as:
+        x = x.args[0]  # type: ignore[assignment]
+    return op.call(dequantized, x, scale, zero, dtype_of(dtype) if dtype else op.dtype(1), *layout)
+
+
+def levels(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    dtype: torch.dtype,
+    division: torch.dtype,
+    axis: int | None,
+    block: int | None,
+) -> Tensor:
+    """The nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``; ties go to the even one.
+
+    The gradient is that of ``x / scale`` between the first level and the last, and zero beyond.
+    """
+    at = x.to(division) / along(scale, x, axis, block).to(division)
+    shift = 0 if zero is None else along(zero, x, axis, block).to(division)
+    range_ = torch.iinfo(dtype)
+    nearest = (torch.round(at) + shift).clamp(range_.min, range_.max)
+    inside = (at + shift).clamp(range_.min, range_.max)
+    return nearest.detach() + (inside - inside.detach())  # what is added is zero, and has the gradient
+
+
+def stored_as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Levels as the integers that they are."""
+    return x.to(dtype)
+
+
+def dequantized(
+    x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype, axis: int | None, block: int | None
+) -> Tensor:
+    """``(x - zero) * scale`` in ``dtype``."""
+    scale = along(scale, x, axis, block)
+    level = (
+        x.to(scale.dtype) if zero is None else x.to(scale.dtype) - along(zero, x, axis, block).to(scale.dtype)
+    )
+    return (level * scale).to(dtype)
+
+
+def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Tensor:
+    """A scale or zero point such that it broadcasts to ``x``.
+
+    It is one number, or one for each entry of ``axis``, or one for each ``block`` of entries there.
+    """
+    if setting.numel() == 1:
+        return setting.reshape(())
+    axis = 1 if axis is None else axis % x.dim()
+    if block:
+        return setting.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
+    return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])

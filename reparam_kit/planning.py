@@ -1,0 +1,165 @@
+"""What expanding a model comes to, before anything is copied: the branches at each site, their cost, or a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import gcd, prod
+
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from reparam_kit import algebra
+from reparam_kit.algebra import (
+    NORMS,
+    Block,
+    Chain,
+    Expression,
+    Geometry,
+    Norm,
+    describe,
+    fit,
+    has_own_forward,
+    norm_of,
+)
+from reparam_kit.errors import InputError
+from reparam_kit.sites import Site, inspect
+from reparam_kit.sites.find_flow import Inputs
+from reparam_kit.sites.patterns import left_out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a block comes to at one site: the branches it adds, or the reason why there are none.
+
+    ``extra_macs`` is what they add to a forward pass on the example inputs, in multiply-accumulates: multiplying the
+    sum out (``norm="scale"`` and ``"none"``; it does not grow with the batch) or running every branch
+    (``"batch"``). None where no example inputs were given.
+    """
+
+    site: Site
+    chains: tuple[Chain, ...] = ()
+    reason: str | None = None
+    extra_macs: int | None = None
+
+    @property
+    def branches(self) -> list[str]:
+        """Each branch that is added, as an expression."""
+        return [describe(chain) for chain in self.chains]
+
+
+def plan(
+    model: nn.Module,
+    block: str | Expression = "dbb",
+    norm: Norm | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    example_inputs: Inputs | None = None,
+    budget: float | None = None,
+) -> list[Plan]:
+    """What ``expand`` with the same arguments would do, for every layer of the model.
+
+    Raises as ``expand`` does for a wrong argument.
+    """
+    norm = norm or norm_of(block)
+    if norm not in NORMS:
+        raise InputError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+    if budget is not None and (example_inputs is None or budget <= 1):
+        raise InputError(
+            f"budget={budget:g} is a bound on the cost of a step in units of the plain one, at least 1, and needs "
+            "example_inputs of the size and batch to train with"
+        )
+    expression = algebra.block(block)
+    sites = inspect(model, example_inputs)
+    skipped = left_out([site.name for site in sites], include, exclude)
+    if include is None:
+        linear = [site.name for site in sites if site.kind == "Linear"]
+        skipped |= dict.fromkeys(linear, "linear layer: expanded where include names it")
+    modules = dict(model.named_modules())
+    plans = [
+        Plan(site, reason=site.reason or skipped[site.name])
+        if site.reason or site.name in skipped
+        else _plan_site(site, modules[site.name], expression, norm)
+        for site in sites
+    ]
+    return plans if budget is None else _within(budget, plans)
+
+
+def cost_ratio(plans: Sequence[Plan]) -> float | None:
+    """Multiply-accumulates of a training step, expanded over plain; None where no example inputs were given.
+
+    An estimate: it counts the layers alone, forward and backward alike, so a net that spends its time on memory
+    traffic is slowed down less by ``norm="scale"`` and more by ``"batch"`` (a BatchNorm for each branch).
+    """
+    macs = [item.site.macs for item in plans if item.site.macs is not None]
+    return 1 + sum(item.extra_macs or 0 for item in plans) / sum(macs) if sum(macs) else None
+
+
+def nothing_to_expand(plans: Sequence[Plan], block: Block) -> str:
+    """Why none of the plans adds a branch, in one line."""
+    if not plans:
+        return "the model has no convolution"
+    reasons = Counter(item.reason for item in plans)
+    text = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    return f"none of the {len(plans)} layers can be expanded with {block}: {text}"
+
+
+def _plan_site(site: Site, layer: nn.Module, block: Block, norm: Norm) -> Plan:
+    assert site.geometry is not None
+    if norm == "batch":
+        if has_own_forward(layer):
+            return Plan(
+                site,
+                reason="its class has a forward of its own, which branches with a BatchNorm cannot follow",
+            )
+        if not site.bias and site.batch_norm is None:
+            return Plan(
+                site, reason="neither a bias nor a BatchNorm of its own to take up the branches' shift"
+            )
+    chains, misfits = fit(block, site.geometry, norm)
+    if not chains:
+        return Plan(site, reason="; ".join(misfits) or "the block adds no branch")
+    return Plan(site, tuple(chains), extra_macs=_extra_macs(site, layer, chains, norm))
+
+
+def _extra_macs(site: Site, layer: nn.Module, chains: Sequence[Chain], norm: Norm) -> int | None:
+    if site.positions is None or site.calls is None:
+        return None
+    if norm != "batch":
+        kernel = 2 * site.parameters  # a branch is scaled, and added
+        return site.calls * sum(_multiply_out_macs(chain) + kernel for chain in chains)
+    # What comes before the last factor runs before the stride.
+    stride = 1 if isinstance(layer, _ConvTransposeNd) else prod(site.stride)
+    return sum(
+        site.positions
+        * (1 if i == len(chain) - 1 else stride)
+        * (prod(shape.weight_shape) + shape.out_channels)
+        for chain in chains
+        for i, (_, shape) in enumerate(chain)
+    )
+
+
+def _multiply_out_macs(chain: Chain) -> int:
+    """Of ``first >> then`` for each factor in turn, as ``Kernel.__rshift__`` computes it."""
+    macs, first = 0, chain[0].shape
+    for _, then in chain[1:]:
+        groups = gcd(first.groups, then.groups)
+        macs += prod(then.weight_shape) * (first.in_channels // groups) * prod(first.taps)
+        taps = tuple(a + b - 1 for a, b in zip(first.taps, then.taps, strict=True))
+        first = Geometry(first.in_channels, then.out_channels, taps, groups)
+    return macs
+
+
+def _within(budget: float, plans: list[Plan]) -> list[Plan]:
+    """As many sites as fit, the cheapest first."""
+    room = (budget - 1) * sum(item.site.macs or 0 for item in plans)
+    chosen: dict[int, Plan] = {}
+    order = sorted((item.extra_macs, i) for i, item in enumerate(plans) if item.extra_macs is not None)
+    for extra, i in order:
+        if extra > room:
+            chosen[i] = replace(
+                plans[i], chains=(), extra_macs=None, reason=f"does not fit into budget={budget:g}"
+            )
+        room -= extra
+    return [chosen.get(i, item) for i, item in enumerate(plans)]
