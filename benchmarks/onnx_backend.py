@@ -135,8 +135,8 @@ def _with_stored(model: ModelProto, values: Arrays) -> ModelProto:
 def _is_close(result: NDArray[Any], expected: NDArray[Any]) -> bool:
     if (result.dtype, result.shape) != (expected.dtype, expected.shape):
         return False
-    wide = (array.astype(np.float64) for array in (result, expected))
-    return np.allclose(*wide, rtol=1e-3, atol=1e-6, equal_nan=True)
+    wide, right = result.astype(np.float64), expected.astype(np.float64)
+    return np.allclose(wide, right, rtol=1e-3, atol=1e-6, equal_nan=True)
 
 
 def _array(value: Any) -> NDArray[Any]:

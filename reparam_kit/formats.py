@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import warnings
+from collections.abc import Sequence
 from glob import escape
 from importlib import import_module
 from itertools import groupby
@@ -27,7 +28,14 @@ from reparam_kit.surgery import expand
 _EXPANDED = "reparam-kit expanded ONNX model 1"
 
 
-def load(model: str | Path, *, weights: str | Path | None = None, unsafe: bool = False) -> nn.Module:
+def load(
+    model: str | Path,
+    *,
+    weights: str | Path | None = None,
+    unsafe: bool = False,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> nn.Module:
     """The model that ``model`` names.
 
     Args:
@@ -36,6 +44,9 @@ def load(model: str | Path, *, weights: str | Path | None = None, unsafe: bool =
             imported and called.
         weights: for a factory, its state_dict: ``.safetensors``, or a ``.pt`` read with ``weights_only=True``.
         unsafe: allow unpickling, which runs whatever code the file carries.
+        include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by their names in the model or
+            in the file; the others get ``requires_grad=False``. None: all.
+        exclude: patterns of those not to train.
 
     Raises:
         InputError: nothing there, not such a file, or weights that do not fit.
@@ -44,6 +55,8 @@ def load(model: str | Path, *, weights: str | Path | None = None, unsafe: bool =
     """
     name = str(model)
     path = Path(model)
+    if (include or exclude) and path.suffix != ".onnx":
+        raise InputError(f"include and exclude choose what is trained of a .onnx file; {name} is none")
     if ":" in name and not path.exists():
         return _from_factory(name, weights)
     if weights is not None:
@@ -53,7 +66,7 @@ def load(model: str | Path, *, weights: str | Path | None = None, unsafe: bool =
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
-        return import_onnx(path)
+        return import_onnx(path, include=include, exclude=exclude)
     return _from_archive(path, unsafe)
 
 

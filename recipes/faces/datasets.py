@@ -48,6 +48,10 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
         """The image as it is stored, and its label."""
 
     @abstractmethod
+    def label(self, index: int) -> int:
+        """The label of image ``index``, which is not read for it."""
+
+    @abstractmethod
     def where(self, index: int) -> str:
         """What messages call image ``index``."""
 
@@ -104,12 +108,18 @@ class FaceRecords(Faces):
 
     def encoded(self, index: int) -> tuple[bytes, int]:
         record = self.records.read(index)
-        label = int(np.searchsorted(self.labels, record.label))
-        if label == len(self.labels) or self.labels[label] != record.label:
+        return record.image, self._number(index, record.label)
+
+    def label(self, index: int) -> int:
+        return self._number(index, self.records.label(index))
+
+    def _number(self, index: int, stored: int) -> int:
+        label = int(np.searchsorted(self.labels, stored))
+        if label == len(self.labels) or self.labels[label] != stored:
             raise InputError(
-                f"{self.where(index)} has the label {record.label}, which no identity range begins with"
+                f"{self.where(index)} has the label {stored}, which no identity range begins with"
             )
-        return record.image, label
+        return label
 
     def where(self, index: int) -> str:
         return self.records.where(index)
@@ -145,6 +155,10 @@ class FaceParts(Faces):
         part, inside = self._place(index)
         data, label = self.parts[part].encoded(inside)
         return data, int(self._labels[part][label])
+
+    def label(self, index: int) -> int:
+        part, inside = self._place(index)
+        return int(self._labels[part][self.parts[part].label(inside)])
 
     def where(self, index: int) -> str:
         part, inside = self._place(index)
@@ -185,7 +199,10 @@ class FaceFiles(Faces):
         return len(self._names)
 
     def encoded(self, index: int) -> tuple[bytes, int]:
-        return read_image(Path(self.where(index))), int(self._labels[index])
+        return read_image(Path(self.where(index))), self.label(index)
+
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
 
     def where(self, index: int) -> str:
         if not 0 <= index < len(self):

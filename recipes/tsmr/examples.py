@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.faces import FaceRecords, Faces
+from recipes.faces import Faces
 from recipes.tsmr.config import Combine
 from recipes.tsmr.views import Images, Part, Views
 
@@ -124,15 +124,11 @@ class Examples:
 def identity_labels(images: Images) -> npt.NDArray[np.int64]:
     """Identity of every image, int64 ``[N]``.
 
-    Of a record file the labels alone are read, of other face data the encoded images; any other dataset is asked for
-    every item.
+    Of face data no image is read; any other dataset is asked for every item.
     """
     if isinstance(images, Part):
         return images.labels
     length = len(images)  # type: ignore[arg-type]
-    if isinstance(images, FaceRecords):
-        labels = np.fromiter(map(images.records.label, range(length)), np.int64, length)
-        return np.searchsorted(images.labels, labels)
     if isinstance(images, Faces):
-        return np.fromiter((images.encoded(index)[1] for index in range(length)), np.int64, length)
+        return np.fromiter(map(images.label, range(length)), np.int64, length)
     return np.fromiter((images[index][1] for index in range(length)), np.int64, length)

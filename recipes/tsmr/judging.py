@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from recipes.faces import Evaluation, PairSet, evaluate
+from recipes.faces import Evaluation, InputPreset, PairSet, evaluate
 from recipes.tsmr.progress import Progress
 from reparam_kit import InputError
 
@@ -36,7 +36,7 @@ def separation(evaluation: Evaluation) -> float:
 
 
 def score_teachers(
-    teachers: Sequence[Teacher], presets: Sequence[str], pairs: PairSet
+    teachers: Sequence[Teacher], presets: Sequence[InputPreset], pairs: PairSet
 ) -> tuple[Evaluation, ...]:
     """Each teacher, under its preset, on ``CHECKED`` of the pairs.
 

@@ -21,7 +21,6 @@ from recipes.faces import (
     compare_inputs,
     cross_evaluate,
     evaluate,
-    input_preset,
     read_faces,
     read_pairs,
 )
@@ -34,7 +33,7 @@ from recipes.tsmr.logs import Log
 from recipes.tsmr.prepare import device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
-from recipes.tsmr.teacher import data_identity, model_identity
+from recipes.tsmr.teacher import data_identity, model_identity, teacher_preset
 from recipes.tsmr.trainer import Trainer
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError
@@ -75,7 +74,8 @@ def apply_tsmr(
     Args:
         model: face net, images float32 ``[N, 3, H, W]`` to embeddings ``[N, D]``. It is not changed, and
             trained on the device that its parameters are on.
-        teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these.
+        teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
+            fixes another image size, the images are scaled for it.
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
             [3, H, W] RGB, label, index)`` without augmentation. Only terms that learn from identities use the
             labels; a negative one says that the person is not known.
@@ -96,9 +96,10 @@ def apply_tsmr(
     processes = Processes.current()
     views = Views(read_faces(data) if isinstance(data, str | Path) else data)
     teachers = [teacher] if isinstance(teacher, str | Path | nn.Module) else list(teacher)
-    presets = config.teacher_inputs * (len(teachers) if len(config.teacher_inputs) == 1 else 1)
-    if not teachers or len(presets) != len(teachers):
-        raise InputError(f"{len(presets)} input presets for {len(teachers)} teachers: give one, or one each")
+    names = config.teacher_inputs * (len(teachers) if len(config.teacher_inputs) == 1 else 1)
+    if not teachers or len(names) != len(teachers):
+        raise InputError(f"{len(names)} input presets for {len(teachers)} teachers: give one, or one each")
+    presets = [teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True)]
     step = config.batch_size * config.accumulate * processes.count
     if len(views) < step:
         raise InputError(
@@ -108,7 +109,7 @@ def apply_tsmr(
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     device = device_of(model)
     pairs = read_pairs(val) if isinstance(val, str | Path) else val
-    embedders = [Embedder(t, input_preset(p)) for t, p in zip(teachers, presets, strict=True)]
+    embedders = [Embedder(t, preset) for t, preset in zip(teachers, presets, strict=True)]
     identities: dict[str, Any] = {
         "student": model_identity(model),
         "teachers": tuple(model_identity(t) for t in teachers),

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from recipes.faces import Embedder, FaceRecords
+from recipes.faces import Embedder, FaceRecords, InputPreset, input_preset
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError, atomic_file
@@ -54,6 +57,45 @@ def _external_files(path: Path) -> list[Path]:
     graph = onnx.load(path, load_external_data=False).graph
     tensors = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
     return [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in tensors})]
+
+
+@dataclass(frozen=True)
+class Scaled(InputPreset):
+    """A preset for a net that takes images of another size, ``(height, width)``: bilinear, with antialiasing."""
+
+    size: tuple[int, int] = (112, 112)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scaled = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
+        return super().__call__(scaled)
+
+
+def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size) -> InputPreset:
+    """The preset ``name``; with scaling, where the teacher's file fixes another height and width than ``shape`` has.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    preset = input_preset(name)
+    if isinstance(teacher, nn.Module) or not Path(teacher).is_file():
+        return preset
+    *_, height, width = _input_shape(Path(teacher))
+    if not (height and width) or (height, width) == tuple(shape[-2:]):
+        return preset
+    return Scaled(**vars(preset), size=(height, width))
+
+
+def _input_shape(path: Path) -> list[int]:
+    """``[N, C, H, W]`` of the file's input, 0 for an axis of any length and where the file says nothing."""
+    unknown = [0, 0, 0, 0]
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except DecodeError:
+        return unknown  # what runs it has a line to say about it
+    constants = {tensor.name for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in constants]
+    shape = [axis.dim_value for axis in given[0].type.tensor_type.shape.dim] if given else unknown
+    return shape if len(shape) == 4 else unknown
 
 
 def data_identity(images: Images) -> str:

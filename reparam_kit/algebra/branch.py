@@ -92,8 +92,8 @@ class Branch(nn.Module):
     gradient of what starts at zero is alive, and soon wakes the rest.
 
     With ``norm="scale"`` the branch ends in a factor per output channel, in units of the deployed kernel: at
-    ``scale = 1`` each channel's kernel has the norm of the deployed one. With ``"batch"`` every factor is followed
-    by a BatchNorm, as in the papers.
+    ``scale = 1`` each channel's kernel has the norm of the deployed one, on average over random starts. With
+    ``"batch"`` every factor is followed by a BatchNorm, as in the papers.
 
     Args:
         chain: what ``fit`` returned.
@@ -109,13 +109,13 @@ class Branch(nn.Module):
         # scale of the outputs may as well stand there, where the kernel is smaller.
         self._last = max((i for i, link in enumerate(chain) if link.factor.mixes), default=len(chain) - 1)
         for i, (factor, shape) in enumerate(chain):
-            start = factor.start(shape)
-            parameter = None if start is None else nn.Parameter(start.to(deployed))
+            start = factor.start(shape, deployed)
+            parameter = None if start is None else nn.Parameter(start)
             self.register_parameter(f"factor{i}", parameter)
         if norm == "scale":
             self.scale = nn.Parameter(deployed.new_zeros(deployed.shape[0]))
-            with torch.no_grad():
-                self.rescale(_norms(deployed) / _norms(self.product().weight))
+            norms = torch.linalg.vector_norm(deployed.flatten(1), dim=1)
+            self.rescale(norms / prod(factor.gain(shape) for factor, shape in chain))
         elif norm == "batch":
             layer = _BATCH_NORM[deployed.dim() - 2]
             self.norms = nn.ModuleList(layer(shape.out_channels) for _, shape in chain).to(deployed)
@@ -172,12 +172,6 @@ class Branch(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{describe(self.chain)}, norm={self.norm}"
-
-
-def _norms(weight: Tensor) -> Tensor:
-    """Euclidean norm of the kernel of each output channel, ``[O]``."""
-    norms: Tensor = torch.linalg.vector_norm(weight.flatten(1), dim=1)
-    return norms
 
 
 def affine(norm: _BatchNorm, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,10 @@ class Misfit(Exception):
     """A chain that cannot stand at a site; its text says why."""
 
 
+def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.randn(shape, dtype=like.dtype, device=like.device).div_(prod(shape[1:]) ** 0.5)
+
+
 @dataclass(frozen=True)
 class Factor(Expression):
     """Base of all factors. Channelwise unless a subclass mixes channels (``mixes``)."""
@@ -50,9 +54,16 @@ class Factor(Expression):
         """Channels that come out, unless this is the chain's last mixing factor (then it is the site's number)."""
         return in_channels
 
-    def start(self, shape: Geometry) -> Tensor | None:
-        """What the factor trains, at its start, float64; None if it has nothing to train."""
+    def start(self, shape: Geometry, like: Tensor) -> Tensor | None:
+        """What the factor trains, at its start: each output channel a random kernel of norm 1, on average.
+
+        In the dtype and on the device of ``like``. None if it has nothing to train.
+        """
         return None
+
+    def gain(self, shape: Geometry) -> float:
+        """What the factor, at its start, makes of the norm of the kernel before it, on average."""
+        return 1.0
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         """The kernel for a value of the parameter; fixed kernels take dtype and device from ``like``."""
@@ -108,9 +119,8 @@ class Conv(Sized, name="conv"):
         width = self.width or (2 if site.groups == site.out_channels > 1 else 1)
         return width * (site.in_channels if prod(self.taps(site)) == 1 else site.out_channels)
 
-    def start(self, shape: Geometry) -> Tensor:
-        weight = torch.randn(shape.weight_shape, dtype=torch.float64)
-        return weight.div(prod(shape.weight_shape[1:]) ** 0.5)
+    def start(self, shape: Geometry, like: Tensor) -> Tensor:
+        return _random(shape.weight_shape, like)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None
@@ -130,9 +140,8 @@ class Dilated(Sized, name="dilated"):
     def _dense_taps(self, shape: Geometry) -> tuple[int, ...]:
         return tuple((tap - 1) // self.rate + 1 for tap in shape.taps)
 
-    def start(self, shape: Geometry) -> Tensor:
-        weight = torch.randn(*shape.weight_shape[:2], *self._dense_taps(shape), dtype=torch.float64)
-        return weight.div(prod(weight.shape[1:]) ** 0.5)
+    def start(self, shape: Geometry, like: Tensor) -> Tensor:
+        return _random((*shape.weight_shape[:2], *self._dense_taps(shape)), like)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None
@@ -151,9 +160,8 @@ class Depthwise(Sized, name="depthwise"):
     def out_channels(self, in_channels: int, site: Geometry) -> int:
         return in_channels * self.width
 
-    def start(self, shape: Geometry) -> Tensor:
-        weight = torch.randn(shape.out_channels, 1, *shape.taps, dtype=torch.float64)
-        return weight.div(prod(shape.taps) ** 0.5)
+    def start(self, shape: Geometry, like: Tensor) -> Tensor:
+        return _random((shape.out_channels, 1, *shape.taps), like)
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         assert parameter is not None
@@ -167,6 +175,10 @@ class Fixed(Factor):
     def filter(self, taps: tuple[int, ...]) -> Tensor:
         """The filter, float64, of shape ``taps``."""
         raise NotImplementedError
+
+    def gain(self, shape: Geometry) -> float:
+        filters = self.kernel(None, shape, torch.zeros(())).weight
+        return float(filters.square().sum().div(shape.in_channels).sqrt())
 
     def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
         weight = self.filter(shape.taps).to(like).expand(shape.in_channels, 1, *shape.taps)

@@ -125,7 +125,8 @@ def plain(value: Any) -> Any:
 
 def measure(name: str, dtype: str, a: NDArray[Any], b: NDArray[Any]) -> PayloadChange:
     """The distance from ``a`` to ``b``, two arrays of one shape and dtype."""
-    before, after = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is only a NaN here
+        before, after = a.astype(np.float64), b.astype(np.float64)
     norm, moved = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
     return PayloadChange(
         name,

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from reparam_kit.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ class Source:
 
         Raises :class:`InputError` when the number of elements is not that of the ONNX tensor.
         """
+        import torch  # comparing two files does without
+
         if tensor.numel() != prod(self.shape):
             raise InputError(
                 f"a tensor of shape {list(tensor.shape)} does not fit {self.kind} {self.name!r} "

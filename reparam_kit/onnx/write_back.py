@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
@@ -32,6 +30,9 @@ from reparam_kit.onnx.weights import (
     weights,
 )
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Values = dict[str, NDArray[Any]]
 
 
@@ -45,11 +46,15 @@ def write_back(module: nn.Module, path: str | Path) -> None:
     has several such files). The original files are not touched unless ``path`` is one of them.
 
     Raises:
-        InputError: ``module`` was not imported from ONNX, still has expanded convolutions, lacks one of the tensors
+        InputError: ``module`` was not imported from ONNX, is not folded, lacks one of the tensors
             or has it in another size; two tensors that are one in the file differ; a value is not finite in the
             file's dtype; or ``path`` cannot be written.
         VerificationError: what would be written differs from the original in more than weights. No file is written.
     """
+    # With torch, which comparing two files does without.
+    from reparam_kit.algebra import Expanded
+    from reparam_kit.restoration import Restored
+
     path = Path(path)
     provenance: Provenance | None = getattr(module, "meta", {}).get("onnx")
     if provenance is None:
@@ -57,9 +62,9 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             "the model was not loaded from an ONNX file, so there is none to write its weights into; load the "
             "deployed .onnx and train that model, or export this one with torch.onnx.export"
         )
-    if any(isinstance(part, Expanded) for part in module.modules()):
+    if any(isinstance(part, Expanded | Restored) for part in module.modules()):
         raise InputError(
-            "the model still has expanded convolutions, which the file has no place for; fold it first"
+            "the model still has expanded layers or restored BatchNorms, which the file has no place for; fold it first"
         )
     name = str(provenance.path or "the original")
     original = OnnxFile(parse_onnx(provenance.payload, name), provenance.external)

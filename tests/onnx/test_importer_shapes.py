@@ -123,6 +123,26 @@ def test_a_batch_that_is_dropped_cannot_be_freed(path: Path) -> None:
         model(torch.randn(3, 4, 6))
 
 
+def test_a_net_of_free_size_that_needs_a_large_image(path: Path) -> None:
+    pools = " ".join(f"p{i + 1} = MaxPool <kernel_shape = [3,3], strides = [2,2]> (p{i})" for i in range(6))
+    nodes = f"p0 = Identity (x) {pools} y = GlobalAveragePool (p6)"
+    model = load(path, f"net (float[N,3,H,W] x) => (float y) {{ {nodes} }}")
+    for batch, size in ((1, 128), (2, 200)):
+        assert_as_runtime(model, path, torch.randn(batch, 3, size, size))
+
+
+def test_a_net_without_a_batch_stays_as_it_is(path: Path) -> None:
+    text = """net (float[1,4,4,6] x) => (float y) {
+        a = Reshape (x, "2,2,4,6") b = Transpose <perm = [1,0,2,3]> (a) c = Reshape (b, "1,4,4,6")
+        y = GlobalAveragePool (c)
+    }"""
+    sizes: Weights = {"2,2,4,6": np.array([2, 2, 4, 6]), "1,4,4,6": np.array([1, 4, 4, 6])}
+    model = load(path, text, sizes)
+    assert_as_runtime(model, path, torch.randn(1, 4, 4, 6))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        model(torch.randn(3, 4, 4, 6))
+
+
 def test_a_leading_1_that_is_not_the_batch_stays(path: Path) -> None:
     text = "net (float[1,4] x) => (float[1,2,2] y) { m = ReduceMean <axes = [0]> (x) y = Reshape (m, shape) }"
     model = load(path, text, {"shape": np.array([1, 2, 2])})

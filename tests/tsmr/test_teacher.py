@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.faces import Embedder, FaceRecords, input_preset
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.teacher import data_identity, embedding_table, model_identity
+from recipes.tsmr.teacher import data_identity, embedding_table, model_identity, teacher_preset
 from recipes.tsmr.views import Views
 from reparam_kit import InputError
 
@@ -152,3 +153,29 @@ def test_weights_outside_the_file_are_part_of_its_identity(tmp_path: Path) -> No
     with (tmp_path / "t.onnx.data").open("r+b") as file:
         file.write(b"\1\2\3\4")
     assert model_identity(path) != before
+
+
+@pytest.mark.parametrize("size", [16, 20])
+def test_images_are_scaled_for_a_teacher_that_fixes_another_size(
+    rec: Path, student: nn.Module, tmp_path: Path, size: int
+) -> None:
+    path = onnx_teacher(tmp_path / "t.onnx", size)
+    preset = teacher_preset(path, "raw", torch.Size([3, 16, 16]))
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert preset(images).shape == (2, 3, size, size)
+    assert ("size" in repr(preset)) == (size != 16)  # a table of its own in the cache
+    flat = torch.full((1, 3, 16, 16), 7, dtype=torch.uint8)
+    torch.testing.assert_close(preset(flat), torch.full((1, 3, size, size), 7.0))
+    config = TSMRConfig(stages=(Stage(1, cosine=1.0),), batch_size=8)
+    assert apply_tsmr(student, path, rec, config=config).report.epochs[0].losses["cosine"] > 0
+
+
+@pytest.mark.parametrize("content", [b"not a model", None])
+def test_a_teacher_that_is_no_model_stops_the_run(
+    rec: Path, student: nn.Module, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "t.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"t\.onnx"):
+        apply_tsmr(student, path, rec, config=TSMRConfig(batch_size=8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -102,18 +103,19 @@ def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dic
     batch = next((shape[0].dim_value for shape in shapes if len(shape) > 1), 0)
     free = any(dim.dim_value <= 0 for shape in shapes for dim in shape[len(shape) > 1 :])
     tries = list(product((ROWS, batch) if batch > 0 else (ROWS,), _SIZES if free else (1,)))
-    for rows, size in tries:
+
+    def attempt(rows: int, size: int) -> tuple[fx.GraphModule, dict[str, Source]]:
         builder = Builder(constants, batch if rows == ROWS else None, free)
         examples = {
             info.name: input_example(info.type.tensor_type, None if info.name in weights else rows, size)
             for info in graph.input
         }
-        try:
-            return _Import(model, builder, examples).run(), builder.sources
-        except UnknownError:
-            if (rows, size) == tries[-1]:
-                raise
-    raise AssertionError("unreachable")
+        return _Import(model, builder, examples).run(), builder.sources
+
+    for rows, size in tries[:-1]:
+        with suppress(UnknownError):
+            return attempt(rows, size)
+    return attempt(*tries[-1])
 
 
 class _Import:

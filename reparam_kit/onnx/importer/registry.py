@@ -36,7 +36,7 @@ def operator(
 
         @operator("Softsign")
         def softsign(op: Op) -> Value:
-            return op.module(nn.Softsign(), op[0])
+            return op.layer(nn.Softsign(), op[0])
     """
 
     def register(importer: _Importer) -> _Importer:
