@@ -237,14 +237,17 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
 @main.command()
 @click.argument("a")
 @click.argument("b")
+@click.option("--inputs", metavar="FILE.npz", help="Run on these: an array for each input.  [default: noise]")
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
 @_json
-def verify(a: str, b: str, retrained: bool, latency: bool, as_json: bool) -> None:
+def verify(a: str, b: str, inputs: str | None, retrained: bool, latency: bool, as_json: bool) -> None:
     """Compare two .onnx files: the same graph, and the same function. Exit status 1 if not."""
+    from reparam_kit.onnx.run import read_inputs
     from reparam_kit.verification import verify as compare
 
-    report = compare(a, b, same_function=not retrained, latency=latency)
+    examples = read_inputs(inputs, a) if inputs else None
+    report = compare(a, b, examples, same_function=not retrained, latency=latency)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
     if not report.ok:
         click.get_current_context().exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -155,3 +157,12 @@ def disturb(net: nn.Module) -> nn.Module:
                 module.running_mean.add_(0.1 * torch.randn_like(module.running_mean))
                 module.running_var.mul_(1 + 0.2 * torch.rand_like(module.running_var))
     return net
+
+
+def nudged(model: nn.Module, relative: float) -> nn.Module:
+    """A copy with every parameter moved by about ``relative`` of itself."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1 + relative * torch.randn_like(parameter).sign())
+    return copied

@@ -74,5 +74,5 @@ def test_help_needs_no_torch() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout
-    for command in ("inspect", "expand", "fold", "verify", "diff", "evaluate", "tsmr", "demo"):
+    for command in ("inspect", "expand", "fold", "verify", "diff", "export", "evaluate", "tsmr", "demo"):
         assert f"  {command} " in shown

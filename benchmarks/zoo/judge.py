@@ -34,8 +34,6 @@ WIDE = 256
 QUICK = 30.0
 """Seconds of computing up to which everything else may have taken for ``norm="batch"`` to be judged too."""
 
-Inputs = tuple[Tensor, ...]
-
 
 @dataclass
 class Verdict:
@@ -111,7 +109,7 @@ def disturb(student: nn.Module) -> nn.Module:
     return student
 
 
-def find(verdict: Verdict, net: nn.Module, x: Inputs) -> list[str]:
+def find(verdict: Verdict, net: nn.Module, x: Tensor) -> list[str]:
     """Every convolution is answered for, both finders agree, and no convolution runs without being known.
 
     Returns the names of the layers to expand.
@@ -134,7 +132,7 @@ def find(verdict: Verdict, net: nn.Module, x: Inputs) -> list[str]:
         if site.reason is None and not site.calls:
             verdict.faults.append(f"false site: {site.name} never runs")
     with _Count() as count:
-        net(*x)
+        net(x)
     known = sum(1 if site.kind == "functional" else site.calls or 0 for site in convolutions)
     if count.convolutions != known:
         verdict.faults.append(f"{count.convolutions} convolutions run, {known} are known")
@@ -159,12 +157,12 @@ def find(verdict: Verdict, net: nn.Module, x: Inputs) -> list[str]:
     return [site.name for site in chosen]
 
 
-def scale(verdict: Verdict, net: nn.Module, x: Inputs, names: list[str]) -> None:
+def scale(verdict: Verdict, net: nn.Module, x: Tensor, names: list[str]) -> None:
     """Every layer expanded and moved: the fold is exact, in float32 as near to the truth, and the same graph."""
     student = disturb(expand(net, "dbb", "scale", include=names, example_inputs=x)).eval()
     folded = fold(student)
     precise = copy.deepcopy(student).double()
-    x64 = tuple(value.double() for value in x)
+    x64 = x.double()
     of_fold = outputs(fold(precise), x64)
     truth = outputs(one_by_one(precise), x64)
     verdict.scale64 = distance(of_fold, truth)
@@ -195,24 +193,22 @@ def one_by_one(student: nn.Module) -> nn.Module:
     return student
 
 
-def batch(verdict: Verdict, net: nn.Module, x: Inputs, names: list[str]) -> None:
+def batch(verdict: Verdict, net: nn.Module, x: Tensor, names: list[str]) -> None:
     """The same with a BatchNorm behind each factor, where there is a home for the shift."""
+    net, x = net.double(), x.double()
     try:
-        student = expand(
-            net.double(), "dbb", "batch", include=names, example_inputs=tuple(v.double() for v in x)
-        )
+        student = expand(net, "dbb", "batch", include=names, example_inputs=x)
     except NothingToDoError:
         verdict.batch_sites = 0
         return
     disturb(student).eval()
     verdict.batch_sites = sum(isinstance(module, Expanded) for module in student.modules())
-    x64 = tuple(value.double() for value in x)
-    verdict.batch64 = distance(outputs(fold(student), x64), outputs(student, x64))
+    verdict.batch64 = distance(outputs(fold(student), x), outputs(student, x))
     if not verdict.batch64 < FLOAT64:
         verdict.faults.append(f'norm="batch": expanded and folded differ by {verdict.batch64:.1e} in float64')
 
 
-def compare_operators(verdict: Verdict, net: nn.Module, folded: nn.Module, x: Inputs) -> None:
+def compare_operators(verdict: Verdict, net: nn.Module, folded: nn.Module, x: Tensor) -> None:
     """Export both and compare how many of each operator there are."""
     try:
         before = operators(net, x)
@@ -225,21 +221,21 @@ def compare_operators(verdict: Verdict, net: nn.Module, folded: nn.Module, x: In
         verdict.faults.append(f"ONNX operators: {before - after} became {after - before}")
 
 
-def operators(net: nn.Module, x: Inputs) -> Counter[str]:
+def operators(net: nn.Module, x: Tensor) -> Counter[str]:
     """Operators of the exported net; by the dynamo exporter where the older one cannot."""
     with TemporaryDirectory() as folder:
         path = str(Path(folder) / "net.onnx")
         try:
-            torch.onnx.export(net, x, path, dynamo=False)
+            torch.onnx.export(net, (x,), path, dynamo=False)
         except Exception:  # it traces, and raises whatever the forward does
-            torch.onnx.export(net, x, path, dynamo=True, verbose=False)
+            torch.onnx.export(net, (x,), path, dynamo=True, verbose=False)
         graph = onnx.load(path, load_external_data=False).graph
     return Counter(node.op_type for node in graph.node)
 
 
-def outputs(net: nn.Module, x: Inputs) -> Tensor:
+def outputs(net: nn.Module, x: Tensor) -> Tensor:
     """All floating-point outputs in a row, in float64."""
-    leaves = [leaf for leaf in tree_leaves(net(*x)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    leaves = [leaf for leaf in tree_leaves(net(x)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return torch.cat([leaf.double().flatten() for leaf in leaves])
 
 

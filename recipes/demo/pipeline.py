@@ -22,12 +22,13 @@ from recipes.demo.drawing import SIZE, draw
 from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, evaluate, write_pairs, write_records
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, write_report
 
 Pictures = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
 
 REPORT = "report.json"
+PAGE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Effort:
 
 
 def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = print) -> dict[str, Any]:
-    """Run the demo into ``folder`` and return its report, which is also written there as ``report.json``.
+    """Run the demo into ``folder`` and return its figures, which are also written there as ``report.json``.
+
+    ``report.html`` beside it shows the distillation.
 
     Args:
         folder: made if needed; one that is not empty must hold an earlier demo.
@@ -91,6 +94,13 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
     proof = rk.verify(deployed, improved, same_function=False, latency=True)
     if not proof.ok:
         raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}")
+    files = {
+        "student": "deployed.onnx",
+        "teacher": "teacher.onnx",
+        "images": "faces.rec",
+        "validation": "choose.bin",
+    }
+    write_report(result.report, folder / PAGE, files={**files, "output": "improved.onnx"}, verification=proof)
     figures = {path.stem: evaluate(path, judging).to_json() for path in (deployed, improved, teacher)}
     report = {"demo": "reparam-kit", "seed": seed, "evaluation": figures, "verification": proof.to_json()}
     with rk.atomic_file(folder / REPORT) as file:

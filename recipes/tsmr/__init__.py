@@ -2,8 +2,8 @@
 
 ``apply_tsmr(model, teacher, data, val, config)`` is the whole recipe: distillation of a teacher's embeddings
 into an expanded student, then adversarial refinement. ``TSMRConfig`` is everything that can be chosen about
-it, with a ``Stage`` for each stretch of training; ``TSMRResult`` and ``TSMRReport`` are what it gives.
-``compare`` trains the controls that a gain has to be held against.
+it, with a ``Stage`` for each stretch of training; ``TSMRResult`` and ``TSMRReport`` are what it gives, and
+``write_report`` makes a page of it. ``compare`` trains the controls that a gain has to be held against.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _HOME = {
     "TSMRResult": "recipes.tsmr.recipe",
     "apply_tsmr": "recipes.tsmr.recipe",
     "compare": "recipes.tsmr.ablation",
+    "write_report": "recipes.tsmr.page",
 }
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "TSMRResult",
     "apply_tsmr",
     "compare",
+    "write_report",
 ]
 
 
@@ -53,5 +55,6 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from recipes.tsmr.ablation import compare
     from recipes.tsmr.config import Adversary, Attack, Augment, Margin, Stage, TSMRConfig
+    from recipes.tsmr.page import write_report
     from recipes.tsmr.recipe import TSMRResult, apply_tsmr
     from recipes.tsmr.report import Arm, TSMRReport

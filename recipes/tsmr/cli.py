@@ -123,6 +123,7 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
     "[default: OUTPUT.work]",
 )
 @click.option("--logs", type=_FILE, help="Folder for TensorBoard.")
+@click.option("--report", "page", type=_FILE, help="HTML page to write of the run. [default: OUTPUT.html]")
 @click.option(
     "--compare",
     "compared",
@@ -151,6 +152,7 @@ def tsmr(
     device: str,
     work: Path | None,
     logs: Path | None,
+    page: Path | None,
     compared: bool,
     seeds: int,
     rates: tuple[float, ...],
@@ -169,7 +171,9 @@ def tsmr(
     config = _config(**choices)
     if compared and val is None:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
+    page = page or output.with_name(f"{output.name}.html")
     from recipes.tsmr.distributed import Processes, launched
+    from recipes.tsmr.page import write_report
     from recipes.tsmr.recipe import apply_tsmr
     from recipes.tsmr.show import show
 
@@ -180,7 +184,9 @@ def tsmr(
             work.mkdir(exist_ok=True)
         except OSError as error:
             raise rk.InputError(f"the folder {work} cannot be made: {error.strerror}") from error
-        # Before hours of training: can this model be written so?
+        # Before hours of training: can this model and its page be written so?
+        if not page.parent.is_dir():
+            raise rk.InputError(f"--report {page}: the folder {page.parent} does not exist; create it first")
         with TemporaryDirectory(dir=work) as rehearsal:
             rk.save(model, Path(rehearsal) / output.name)
         model = model.to(place)
@@ -199,20 +205,30 @@ def tsmr(
         if Processes.current().rank > 0:
             return
     rk.save(result.model.cpu(), output)
-    difference = None
+    proof = None
     if student.endswith(".onnx") and output.suffix == ".onnx":
-        difference = rk.diff(student, output)
-        if not difference.same_graph:
-            raise rk.VerificationError(f"{output} has another graph than {student}: {difference}")
+        proof = rk.verify(student, output, same_function=False, latency=True)
+        if not proof.ok:
+            raise rk.VerificationError(f"{output} has another graph than {student}: {proof.structure}")
+    several = len(teachers) > 1
+    files = {
+        "student": student,
+        **{f"teacher {i}" if several else "teacher": str(path) for i, path in enumerate(teachers, start=1)},
+        "images": str(data),
+        "validation": str(val or "none"),
+        "output": str(output),
+    }
+    write_report(report, page, files=files, verification=proof)
     if as_json:
-        written = {"output": str(output), "diff": difference and difference.to_json()}
+        written = {"output": str(output), "page": str(page), "verification": proof and proof.to_json()}
         click.echo(json.dumps({**written, **report.to_json()}, indent=2))
         return
     show(report)
-    changed = (
-        "" if difference is None else f": the graph of {student}, {len(difference.payloads)} weights differ"
-    )
+    changed = ""
+    if proof is not None and proof.structure is not None:
+        changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
     click.echo(f"{output}{changed}")
+    click.echo(f"{page}: the run as a page, for a browser")
 
 
 def _config(

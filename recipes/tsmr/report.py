@@ -87,7 +87,11 @@ class Arm:
         """By false accept rate; those that the set is too small to measure are left out."""
         fars = self.evaluations[0].tar_at_far
         rates = {far: [e.tar_at_far[far] for e in self.evaluations] for far in fars}
-        return {far: Spread.of([v for v in tars if v is not None]) for far, tars in rates.items() if tars[0]}
+        return {
+            far: Spread.of([v for v in tars if v is not None])
+            for far, tars in rates.items()
+            if tars[0] is not None
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, with mean and deviation of each figure."""

@@ -65,11 +65,12 @@ def run(*args: str) -> Result:
 
 def test_from_file_to_file(command: list[str], bin_file: Path, tmp_path: Path) -> None:
     report = json.loads(run(*command, "--json").stdout)
-    assert report["diff"]["same_graph"]
-    assert len(report["diff"]["payloads"]) == 7
+    assert report["verification"]["structure"]["same_graph"]
+    assert len(report["verification"]["structure"]["payloads"]) == 7
     assert report["config"]["teacher_input"] == "raw"
     assert report["kept"] == 2
     assert evaluate(tmp_path / "out.onnx", bin_file).embedding_size == 8
+    assert "The graph is the same, 7 weights differ" in (tmp_path / "out.onnx.html").read_text()
     work = sorted(path.name for path in (tmp_path / "out.onnx.work").iterdir())
     assert work[0] == "checkpoint.pt"
     assert len(work) == 2
@@ -108,6 +109,7 @@ def test_an_input_preset_must_be_given(command: list[str], option: str) -> None:
         (["-o", "out.txt"], r"out\.txt: the suffix"),
         (["-o", "missing/out.onnx"], "cannot be made"),
         (["--device", "cudo"], "--device cudo"),
+        (["--report", "missing/page.html"], "--report missing/page.html: the folder missing does not exist"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_training(

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 import reparam_kit as rk
 from recipes.tsmr.config import TERMS, TSMRConfig
 from recipes.tsmr.judging import better_input
 from recipes.tsmr.page import figures
+from recipes.tsmr.page.chart import MINUS
 from recipes.tsmr.report import TSMRReport
 
-if TYPE_CHECKING:
-    from reparam_kit.verification import Report
+_SPACE = "\N{NO-BREAK SPACE}"
 
-_MINUS = str.maketrans("-", "−")  # as wide as a plus
+
+class Verification(Protocol):
+    """What ``rk.verify`` gives."""
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 def write_report(
@@ -26,7 +33,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     files: Mapping[str, str] | None = None,
-    verification: Report | None = None,
+    verification: Verification | None = None,
 ) -> None:
     """Write ``report`` as an HTML page that holds all it shows; equal arguments give equal bytes.
 
@@ -41,17 +48,24 @@ def write_report(
         InputError: ``path`` cannot be written.
     """
     environment = Environment(
-        loader=PackageLoader("recipes.tsmr.page", ""),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "points": _points, "share": _share}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "points": _points,
+        "share": _share,
+        "signed": _signed,
+        "name": _name,
+    }
     page = environment.get_template("page.html").render(
         report=report,
         files=files or {},
-        verification=verification,
+        verification=verification and verification.to_json(),
         figures=figures,
         better_input=better_input(report.inputs, report.config.student_input) if report.inputs else None,
         terms=TERMS,
@@ -62,17 +76,31 @@ def write_report(
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+    return f"{_number(value)}{_SPACE}%"
+
+
+def _number(value: float) -> str:
+    """A share in percent, where the unit is said elsewhere."""
+    return f"{100 * value:.2f}"
 
 
 def _points(value: float) -> str:
     """A difference of two shares, in percentage points."""
-    return f"{100 * value:+.2f}".translate(_MINUS)
+    return f"{100 * value:+.2f}".replace("-", MINUS)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", MINUS)
 
 
 def _share(value: float) -> str:
     """A share of any size, to three digits."""
-    return f"{100 * value:.3g} %"
+    return f"{100 * value:.3g}{_SPACE}%"
+
+
+def _name(name: str) -> Markup:
+    """A long name that may be broken after its parts."""
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
 
 
 def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:

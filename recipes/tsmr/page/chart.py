@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 Values = Sequence[float] | npt.NDArray[np.float64]
 
+MINUS = "\N{MINUS SIGN}"  # as wide as a plus, which a hyphen is not
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 38.0  # around the plotting area
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 38.0  # around the plotting area, with room for words
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Axis:
             first, last = (math.log10(end) for end in (self.low, self.high))
             powers = range(math.ceil(first - 1e-9), math.floor(last + 1e-9) + 1)
             every = -(-len(powers) // 6)
-            return [Tick(float(self.place(10.0**p)), self._text(10.0**p, p)) for p in reversed(powers[::-every])]
+            return [
+                Tick(float(self.place(10.0**p)), self._text(10.0**p, p)) for p in reversed(powers[::-every])
+            ]
         step = nice_step((self.high - self.low) / 5)
         digits = max(0, -math.floor(math.log10(step * (100 if self.percent else 1)) + 1e-9))
         numbers = range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
@@ -86,7 +90,7 @@ class Axis:
             return f"{100 * value:g} %" if power is not None else f"{100 * value:.{digits}f} %"
         if power is not None:
             return "1" if power == 0 else "10" + str(power).translate(_SUPERSCRIPT)
-        return f"{value:.{digits}f}".replace("-", "−")  # a minus as wide as a plus
+        return f"{value:.{digits}f}".replace("-", MINUS)
 
 
 def nice_step(about: float) -> float:
@@ -111,7 +115,7 @@ class Note:
     x: float
     y: float
     text: str
-    anchor: str = "start"
+    anchor: str
 
 
 @dataclass
@@ -122,6 +126,7 @@ class Chart:
         title: what is shown, also for those who have it read to them.
         keys: style and name of each line, for the legend.
         left: room for the texts of the vertical axis.
+        top: room for its label, and for words above the chart.
     """
 
     title: str
@@ -130,6 +135,7 @@ class Chart:
     width: float = 400.0
     height: float = 250.0
     left: float = _LEFT
+    top: float = _TOP
     marks: list[Mark] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     keys: list[tuple[str, str]] = field(default_factory=list)
@@ -137,10 +143,6 @@ class Chart:
     @property
     def right(self) -> float:
         return self.width - _RIGHT
-
-    @property
-    def top(self) -> float:
-        return _TOP
 
     @property
     def bottom(self) -> float:
@@ -169,9 +171,7 @@ class Chart:
     def dots(self, x: Values, y: Values, style: str, told: Sequence[str] = (), name: str = "") -> None:
         """A dot at each point: a line of no length with round ends."""
         for i, (a, b) in enumerate(zip(self.across(x), self.down(y), strict=True)):
-            self.marks.append(
-                Mark(f"M{_number(a)} {_number(b)}h0", f"dot {style}", told[i] if told else "")
-            )
+            self.marks.append(Mark(f"M{_number(a)} {_number(b)}h0", f"dot {style}", told[i] if told else ""))
         self._name(style, name)
 
     def stick(self, x: float, style: str, low: float | None = None, high: float | None = None) -> None:
@@ -186,10 +186,14 @@ class Chart:
         self.marks.append(Mark(path, f"line {style}"))
         self._name(style, name)
 
-    def note(self, x: float, text: str, anchor: str = "start") -> None:
-        """Words at the upper end of ``x``."""
-        shift = {"start": 4.0, "middle": 0.0, "end": -4.0}[anchor]
+    def note(self, x: float, text: str, left: bool = False) -> None:
+        """Words beside the upper end of ``x``."""
+        shift, anchor = (-4.0, "end") if left else (4.0, "start")
         self.notes.append(Note(float(self.across(x)) + shift, self.top + 10.0, text, anchor))
+
+    def above(self, x: float, text: str) -> None:
+        """Words over the chart, beginning at ``x``."""
+        self.notes.append(Note(float(self.across(x)), self.top - 5.0, text, "start"))
 
     def _name(self, style: str, name: str) -> None:
         if name:
@@ -202,8 +206,10 @@ class Chart:
         path = f"M{_number(points[0, 0])} {_number(points[0, 1])}"
         if not steps:
             return path + "".join(f"L{_number(a)} {_number(b)}" for a, b in points[1:])
-        for (was_x, was_y), (is_x, is_y) in zip(points[:-1], points[1:], strict=True):
-            path += (f"H{_number(is_x)}" if is_x != was_x else "") + (f"V{_number(is_y)}" if is_y != was_y else "")
+        for (was_x, was_y), (is_x, is_y) in pairwise(points):
+            path += (f"H{_number(is_x)}" if is_x != was_x else "") + (
+                f"V{_number(is_y)}" if is_y != was_y else ""
+            )
         return path
 
 

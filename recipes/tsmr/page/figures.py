@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -21,8 +22,9 @@ STYLES = {
 """The look of a model's figures, everywhere on the page."""
 
 _BINS = 40
+_FEW = 30  # points, up to which each gets a dot
 _LOSSES = {
-    "cosine": "angle to the teacher, 1 − cos",
+    "cosine": "angle to the teacher, as one minus its cosine",
     "mse": "squared distance to the teacher",
     "relational": "similarities within a batch, against the teacher's",
     "hard": "angle to the teacher, worst quarter of a batch",
@@ -37,7 +39,7 @@ _LOSSES = {
 
 def draw_roc(evaluations: Mapping[str, Evaluation], title: str) -> Chart:
     """A curve for each evaluation, with a dot at each false accept rate that its figures name."""
-    lowest = 1 / max(evaluation.impostors for evaluation in evaluations.values())
+    lowest = 1 / max(2, min(evaluation.impostors for evaluation in evaluations.values()))
     curves = {}
     for name, evaluation in evaluations.items():
         far, tar, _ = roc(evaluation.scores, evaluation.same)
@@ -47,7 +49,9 @@ def draw_roc(evaluations: Mapping[str, Evaluation], title: str) -> Chart:
     x = Axis(lowest, 1, "false accept rate (FAR)", log=True)
     chart = Chart(title, x, Axis.around([*heights, 1], "true accept rate (TAR)", True, (0, 1)))
     for name, (far, tar) in curves.items():
-        known = {at: rate for at, rate in evaluations[name].tar_at_far.items() if rate is not None}
+        known = {
+            at: rate for at, rate in evaluations[name].tar_at_far.items() if at >= lowest and rate is not None
+        }
         chart.line(far, tar, STYLES[name], name, steps=True)
         chart.dots(
             list(known),
@@ -81,8 +85,7 @@ def draw_histograms(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
         threshold = evaluations[name].threshold
         if edges[0] <= threshold <= edges[-1]:
             chart.stick(threshold, "rule")
-            left = threshold < (edges[0] + edges[-1]) / 2
-            chart.note(threshold, f"threshold {threshold:.2f}", "start" if left else "end")
+            chart.note(threshold, f"threshold {threshold:.2f}", left=2 * threshold > edges[0] + edges[-1])
         charts.append(chart)
     return charts
 
@@ -95,20 +98,21 @@ def draw_validation(report: TSMRReport) -> Chart:
     if report.before:
         chart.level(report.before.accuracy, "before", "before")
     chart.line(list(judged), list(judged.values()), "after", "each epoch")
+    if report.kept:
+        chart.dots([report.kept], [judged[report.kept]], "kept", name="kept")
     told = [f"epoch {epoch}: {accuracy:.2%}" for epoch, accuracy in judged.items()]
     chart.dots(list(judged), list(judged.values()), "after", told)
-    if report.kept:
-        chart.dots([report.kept], [judged[report.kept]], "kept", [f"epoch {report.kept} is kept"], "kept")
     return chart
 
 
 def draw_losses(report: TSMRReport) -> list[Chart]:
     """Each loss term along the run, without its weight."""
     terms = dict.fromkeys(term for point in report.curve for term in point.losses)
-    return [
-        _curve(report, term, _LOSSES.get(term, "loss"), lambda point, term=term: point.losses.get(term))
-        for term in terms
-    ]
+    return [_curve(report, term, _LOSSES[term], partial(_loss, term=term)) for term in terms]
+
+
+def _loss(point: Point, term: str) -> float | None:
+    return point.losses.get(term)
 
 
 def draw_discriminator(report: TSMRReport) -> Chart:
@@ -125,7 +129,9 @@ def draw_rate(report: TSMRReport) -> Chart:
     top = max(point.lr for point in report.curve)
     power = math.floor(math.log10(top))
     label = f"learning rate, in units of 1e{power}"
-    return _curve(report, "Learning rate", label, lambda point: point.lr / 10.0**power, within=(0, top / 10.0**power))
+    return _curve(
+        report, "Learning rate", label, lambda point: point.lr / 10.0**power, within=(0, top / 10.0**power)
+    )
 
 
 def draw_weight_change(report: TSMRReport) -> Chart:
@@ -136,11 +142,11 @@ def draw_weight_change(report: TSMRReport) -> Chart:
     y = Axis(
         10.0 ** math.floor(math.log10(min(values))),
         10.0 ** math.ceil(math.log10(max(values)) + 1e-9),
-        "|new − old| / |old|",
+        "relative change",
         log=True,
         percent=True,
     )
-    chart = Chart("Change of each weight", Axis(-1, len(report.weight_change), "weights, from the input of the net to its output"), y)
+    chart = Chart("Change of each weight", Axis(-1, len(report.weight_change), "parameters"), y)
     for x, value in zip(at, values, strict=True):
         chart.stick(x, "stem", high=value)
     chart.dots(at, values, "after small", [f"{name}: {value:.2%}" for name, value in moved.items()])
@@ -168,7 +174,9 @@ def draw_ablation(arms: Sequence[Arm], before: Evaluation | None) -> Chart:
         chart.keys.append(("before", "before"))
     for row, (arm, accuracies) in enumerate(zip(arms, runs, strict=True)):
         chart.stick(arm.accuracy.mean, "after", row + 0.32, row - 0.32)
-        chart.dots(accuracies, [row] * len(accuracies), "after faint", [f"{arm.name}: {a:.2%}" for a in accuracies])
+        chart.dots(
+            accuracies, [row] * len(accuracies), "after faint", [f"{arm.name}: {a:.2%}" for a in accuracies]
+        )
     chart.keys.append(("after", "mean of the seeds"))
     return chart
 
@@ -186,18 +194,20 @@ def _curve(
     x, y = zip(*known, strict=True)
     chart = _along(report, title, Axis.around([*y, *(within or ())], label, percent))
     chart.line(x, y, "after")
+    if len(known) <= _FEW:
+        chart.dots(x, y, "after small")
     return chart
 
 
 def _along(report: TSMRReport, title: str, y: Axis) -> Chart:
     """An empty chart over the epochs, with the stages marked."""
-    chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=200.0)
+    chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=210.0, top=38.0)
     if len(report.config.stages) > 1:
         start = 0
         for number, stage in enumerate(report.config.stages, start=1):
             if start:
                 chart.stick(start, "rule")
-            chart.note(start, f"stage {number}")
+            chart.above(start, f"stage {number}")
             start += stage.epochs
     return chart
 

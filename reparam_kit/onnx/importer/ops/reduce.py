@@ -89,3 +89,18 @@ def last_index(x: Tensor, axis: int, keepdim: bool, largest: bool) -> Tensor:
     """Index of the last extreme value along ``axis``."""
     reverse = (torch.argmax if largest else torch.argmin)(x.flip(axis), axis, keepdim)
     return x.shape[axis] - 1 - reverse
+
+
+def running_total(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tensor:
+    """Sum of all values up to each one, itself included unless ``exclusive``; from the end with ``reverse``."""
+    x = x.flip(axis) if reverse else x
+    if exclusive:
+        x = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+    total = torch.cumsum(x, axis, dtype=x.dtype)
+    return total.flip(axis) if reverse else total
+
+
+@operator("CumSum")
+def cumulative_sum(op: Op) -> Value:
+    """Along one axis."""
+    return op.call(running_total, op[0], op.number("axis", 1), op.flag("exclusive"), op.flag("reverse"))

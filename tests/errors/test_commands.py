@@ -1,0 +1,292 @@
+"""What users get wrong on the command line: each takes one clear line that names what and where, and leaves no file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from wrong_files import assert_one_line
+
+from recipes.tsmr.trainer import Trainer
+from reparam_kit.cli import main
+
+
+def run(command: str, w: Path) -> Result:
+    return CliRunner().invoke(main, command.format(w=w).split())
+
+
+IN_ONNX = {
+    "nowhere.onnx": "nowhere.onnx: no such file",
+    "{w}/folder.onnx": "folder.onnx: no such file",
+    "{w}/empty.onnx": "empty.onnx is not an ONNX model: it has no graph",
+    "{w}/truncated.onnx": "truncated.onnx is not an ONNX model, or is truncated",
+    "{w}/text.onnx": "text.onnx is not an ONNX model",
+    "{w}/operator.onnx": r"operator.onnx: node 'y' \(Frobnicate\): there is no importer",
+    "{w}/attribute.onnx": r"node 'y' \(Conv\): auto_pad = 'SAME_DIAGONAL' is not supported",
+    "{w}/old.onnx": "opset 5 is not one of .* convert the file",
+    "{w}/new.onnx": "opset 99 is not one of",
+    "{w}/undefined.onnx": r"node 'y' \(Conv\): nothing before it computes 'nowhere'",
+    "{w}/lost.onnx": "cannot read .*lost.data: No such file",
+    "{w}/escape.onnx": "keeps tensors in '../secret.data', outside its own folder",
+    "{w}/short.onnx": r"short.onnx: tensor 'w' of shape \[4, 3, 3, 3\] is damaged",
+    "{w}/state.pt": "state.pt holds a .*Dict, not a model",
+    "{w}/bomb.pt": "bomb.pt holds pickled Python objects, and reading them runs code",
+    "{w}/empty.pt": "empty.pt is not a file that torch.save wrote",
+    "{w}/text.pt": "text.pt is not a file that torch.save wrote",
+    "{w}/truncated.pt": "truncated.pt is not a file that torch.save wrote",
+    "factories:nett": "factories:nett: cannot import the factory: .* no attribute 'nett'",
+    "factorys:net": "factorys:net: cannot import the factory: No module named 'factorys'",
+    "factories:number": r"factories:number\(\) gave a int",
+    "factories:net --weights nowhere.safetensors": "nowhere.safetensors: no such file",
+    "factories:net --weights {w}/plain.safetensors": "plain.safetensors does not fit factories:net",
+    "factories:net --weights {w}/truncated.safetensors": "is not a safetensors file, or is truncated",
+    "factories:net --weights {w}/state.pt": "state.pt does not fit factories:net: .*Missing key",
+    "factories:net --weights {w}/bomb.pt": "bomb.pt holds pickled objects besides tensors",
+    "{w}/net.onnx --weights {w}/state.pt": "weights go with package.module:factory",
+    "{w}/net.onnx --block ddb": "there is no block 'ddb'; did you mean 'dbb'",
+    "{w}/net.onnx --block conv(": "column 6: the expression ends too early",
+    "{w}/net.onnx --block conv(k)+blurr": "column 9: there is no factor 'blurr'",
+    "{w}/net.onnx --block conv(0)": "conv: sizes and options are positive numbers",
+    "{w}/net.onnx --norm layer": "norm='layer': choose one of scale, batch, none",
+    "{w}/net.onnx --include zzz": "include='zzz' matches no layer",
+    "{w}/net.onnx --exclude zzz": "exclude='zzz' matches no layer",
+    "{w}/net.onnx --input-shape 1x5x8x8": "does not run on the example inputs: .*got 5 channels",
+    "{w}/net.onnx --budget 1.5": "budget=1.5 .* needs example_inputs",
+    "{w}/net.onnx --budget 0.5 --input-shape 1x3x8x8": "budget=0.5 .* at least 1",
+}
+OUT = {
+    "expand {w}/relu.onnx -o out.pt": (3, "the model has no convolution"),
+    "expand factories:linear -o out.pt": (3, "linear layer: expanded where include names it"),
+    "expand {w}/net.onnx -o out.pt --block conv(9)": (3, "spans 9x9 taps, the site has 3x3"),
+    "expand {w}/student.pt -o out.pt": (3, "it is expanded already"),
+    "expand {w}/net.onnx -o out.txt": (2, "out.txt: the suffix says what is written"),
+    "expand {w}/net.onnx -o out.onnx": (2, "fold it first"),
+    "expand {w}/net.onnx -o nowhere/out.pt": (2, "the folder nowhere does not exist; create it"),
+    "fold {w}/net.onnx -o out.onnx": (3, "no expanded convolution: expand it first"),
+    "fold {w}/state.pt -o out.onnx": (2, "not a model; for a state_dict"),
+    "fold {w}/student.pt -o nowhere/out.onnx": (2, "the folder nowhere does not exist"),
+    "fold {w}/student.pt -o {w}/folder.onnx": (2, "it is a folder; name a file in it"),
+    "verify {w}/net.onnx nowhere.onnx": (2, "cannot read nowhere.onnx"),
+    "verify {w}/net.onnx {w}/truncated.onnx": (2, "truncated.onnx is not an ONNX model"),
+    "verify {w}/shapes.onnx {w}/shapes.onnx": (2, "onnxruntime cannot (load|run) .*shapes.onnx"),
+    "diff {w}/net.onnx {w}/empty.onnx": (2, "empty.onnx is not an ONNX model"),
+    "diff {w}/net.onnx {w}/state.pt": (2, "state.pt is not an ONNX model"),
+    "export factories:net -o out.onnx --like nowhere.onnx": (2, "cannot read nowhere.onnx"),
+    "export factories:net -o out.onnx --like {w}/net.onnx": (
+        1,
+        "graph is not that of .*net.onnx, so nothing",
+    ),
+    "export {w}/student.pt -o out.onnx --like {w}/net.onnx": (2, "fold it first, then export it"),
+    "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs nowhere.npz": (
+        2,
+        "nowhere.npz is not a .npz",
+    ),
+    "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs {w}/text.npz": (
+        2,
+        "text.npz is not a .npz",
+    ),
+    "export factories:net -o out.onnx --like {w}/net.onnx --inputs {w}/name.npz": (
+        2,
+        "name.npz has no array 'x'",
+    ),
+    "demo -o {w}/nobody": (2, "nobody is not empty and holds no earlier demo"),
+    "demo -o {w}/faces.rec": (2, "File exists: .*faces.rec"),
+}
+PAIRS = {
+    "nowhere.bin": "nowhere.bin cannot be read: No such file",
+    "{w}/empty.bin": "empty.bin is cut short or is not a pickle",
+    "{w}/truncated.bin": "truncated.bin is cut short",
+    "{w}/bomb.bin": "names '.*Path.touch', which no verification set needs; it was not run",
+    "{w}/number.bin": "number.bin is cut short or is not a pickle of",
+    "{w}/odd.bin": "odd.bin: 3 images do not make 2 pairs",
+    "{w}/none.bin": "none.bin: 0 images do not make 0 pairs",
+    "{w}/picture.bin --folds 2": "image 0 of pair 0 is not a JPEG or PNG",
+    "{w}/genuine.bin --folds 2": "need genuine and impostor pairs; of 8 pairs 8 are genuine",
+    "{w}/large.bin --folds 2": r"face.onnx takes images \[3, H, W\] of \[3, 8, 8\], and these are \[3, 16, 16\]",
+    "{w}/sizes.bin --folds 2": "images of the sizes .* cannot be one batch",
+    "{w}/pairs.txt": "pairs.txt:1 is not `path path 0/1`",
+    "{w}/nobody": "nobody is no folder of a verification set",
+    "{w}/pairs.bin --folds 50": "8 pairs cannot be cut into 50 folds",
+    "{w}/pairs.bin --images {w}": "pairs.bin holds its images: leave out the image folder",
+    "{w}/pairs.bin --detector-score": "pairs.bin is no IJB set",
+    "{w}/pairs.bin --roc out.pdf": "out.pdf: a ROC plot is written as .svg or .png",
+    "{w}/pairs.bin --weights {w}/state.pt": "--weights is for package.module:factory",
+    "{w}/pairs.bin --input raw": "2 times --input for 1 models",
+}
+EVALUATE = {
+    "{w}/face.onnx": "--input is required and has no default",
+    "{w}/face.onnx --input rgb": "no input preset is called 'rgb'",
+    "{w}/face.onnx {w}/face.onnx --input raw": "a model is named twice",
+    "nowhere.onnx --input raw --folds 2": "there is no model file nowhere.onnx",
+    "{w}/text.onnx --input raw --folds 2": "text.onnx is not a model that onnxruntime runs",
+    "{w}/relu.onnx --input raw --folds 2": r"relu.onnx takes x .* an embedding model takes one float",
+    "{w}/nan_teacher.onnx --input raw --folds 2": "an embedding that is zero or not finite",
+    "{w}/state.pt --input raw --folds 2": "state.pt holds a .*Dict, not a model",
+}
+DATA = {
+    "nowhere.rec": "there is no record file nowhere.rec",
+    "{w}/empty.rec": "empty.rec has no record",
+    "{w}/text.rec": "text.rec: record 0 at byte 0 is corrupt",
+    "{w}/truncated.rec": "truncated.rec: record 15 at byte .* is cut short",
+    "{w}/broken.rec": "broken.rec: record .* is not a JPEG or PNG that can be decoded",
+    "{w}/sizes.rec": "sizes.rec: record .* has 16x16 pixels, and image 0 8x8",
+    "{w}/nobody": "nobody has no .rec file and no folder of a person",
+    "{w}/list.txt": "list.txt:1 is not `path label`",
+    "{w}/missing.txt": "the image .*nowhere.png cannot be read",
+    "{w}/alone.rec --loss margin": "the data names fewer than two",
+    "{w}/faces.rec --batch-size 400": "12 training images do not fill a batch",
+    "{w}/faces.rec --loss cosin": "there is no term 'cosin'",
+    "{w}/faces.rec --loss cosine=much": "'much' is no number",
+    "{w}/faces.rec --loss cosine=-1": "cosine=-1.0 must be zero or positive",
+    "{w}/faces.rec --lr nan": "lr=nan must be positive",
+    "{w}/faces.rec --lr 1e30": r"no longer finite in epoch 1 .*: lower lr=1e\+30",
+    "{w}/faces.rec --epochs 0": "epochs=0 must be at least 1",
+    "{w}/faces.rec --block dbbb": "there is no block 'dbbb'",
+    "{w}/faces.rec --device cudo": "--device cudo: ",
+    "{w}/faces.rec --val nowhere.bin": "nowhere.bin cannot be read",
+    "{w}/faces.rec --val {w}/genuine.bin": "need genuine and impostor pairs",
+    "{w}/faces.rec --compare": "--compare judges its arms on --val",
+    "{w}/faces.rec -o nowhere/out.onnx": "nowhere.* (cannot be made|does not exist)",
+    "{w}/faces.rec --config nowhere.json": "nowhere.json is no JSON that can be read",
+    "{w}/faces.rec --config {w}/text.json": "text.json is no JSON that can be read",
+    "{w}/faces.rec --config {w}/name.json": "has no choice 'bloc': did you mean 'block'",
+    "{w}/faces.rec --config {w}/version.json": "choices of version 99",
+    "{w}/faces.rec --teacher-input raww": "no input preset is called 'raww': did you mean 'raw'",
+    "{w}/faces.rec --teacher {w}/teacher.onnx --teacher-input raw --teacher {w}/teacher.onnx": "for 3 teachers",
+}
+TEACHERS = {
+    "nowhere.onnx": "there is no model file nowhere.onnx",
+    "{w}/text.onnx": "text.onnx is not a model that onnxruntime runs",
+    "{w}/nan_teacher.onnx": "the teacher's embedding of training image 0 is zero or not finite",
+}
+TSMR = "tsmr {w}/face.onnx --student-input raw --teacher-input raw -o out.onnx --epochs 1 --batch-size 4 "
+COMMANDS = {
+    **{f"inspect {model}": (2, says) for model, says in IN_ONNX.items()},
+    **OUT,
+    **{f"evaluate {{w}}/face.onnx --input raw --pairs {rest}": (2, says) for rest, says in PAIRS.items()},
+    **{f"evaluate {rest} --pairs {{w}}/pairs.bin": (2, says) for rest, says in EVALUATE.items()},
+    **{f"{TSMR}--teacher {{w}}/teacher.onnx --data {rest}": (2, says) for rest, says in DATA.items()},
+    **{f"{TSMR}--data {{w}}/faces.rec --teacher {rest}": (2, says) for rest, says in TEACHERS.items()},
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None:
+    code, says = COMMANDS[command]
+    before = sorted(w.rglob("*"))
+    result = run(command, w)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == code
+    # What a recipe reports of its progress before it fails are lines about images.
+    *progress, line = result.stderr.splitlines()
+    assert all(re.match(r"[a-z ]+: \d+ images, ", text) for text in progress)
+    assert line.startswith("reparam-kit: ")
+    assert_one_line(line, says)
+    assert result.stdout == ""
+    # The teacher's embeddings, which the next run of a recipe takes up, may stay.
+    left = [path for path in here.rglob("*") if path.is_file() and path.suffix != ".npy"]
+    assert left == []
+    assert sorted(w.rglob("*")) == before
+
+
+def opening(monkeypatch: pytest.MonkeyPatch, instead: Callable[[Path, str], Path]) -> None:
+    """Open what ``instead`` says in the place of a path, by its mode; it may raise."""
+    real = Path.open
+
+    def open_(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        return real(instead(path, mode), mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("inspect {w}/state.pt", "state.pt"),
+        ("inspect factories:net --weights {w}/state.pt", "state.pt"),
+        ("evaluate {w}/face.onnx --input raw --pairs {w}/pairs.bin", "pairs.bin"),
+        ("evaluate {w}/face.onnx --input raw --pairs {w}/pairs.txt", "pairs.txt"),
+        ("export factories:net -o out.onnx --like {w}/net.onnx --inputs {w}/name.npz", "name.npz"),
+        (TSMR + "--teacher {w}/teacher.onnx --data {w}/faces.rec", "faces.rec"),
+    ],
+)
+def test_a_file_that_may_not_be_read(
+    command: str, name: str, w: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, mode: str) -> Path:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return path
+
+    opening(monkeypatch, refuse)
+    result = run(command, w)
+    assert result.exit_code == 2
+    assert_one_line(result.stderr, f"{name}.*Permission denied|Permission denied.*{name}")
+
+
+@pytest.mark.parametrize("output", ["out.pt", "out.onnx", "out.safetensors"])
+def test_a_folder_that_may_not_be_written_to(
+    output: str, w: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touch(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", touch)
+    command = "fold {w}/student.pt" if output.endswith("onnx") else "expand {w}/net.onnx"
+    result = run(f"{command} -o {output}", w)
+    assert result.exit_code == 2
+    assert_one_line(result.stderr, f"{output} cannot be written: Permission denied")
+    assert list(here.iterdir()) == []
+
+
+def test_a_disk_that_is_full(w: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening(monkeypatch, lambda path, mode: Path("/dev/full") if mode == "wb" else path)
+    result = run("fold {w}/student.pt -o out.onnx", w)
+    assert result.exit_code == 2
+    assert_one_line(result.stderr, "No space left on device")
+    assert list(here.iterdir()) == []
+
+
+def test_a_run_that_is_interrupted_keeps_its_checkpoint(
+    w: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Trainer.run_epoch
+
+    def run_epoch(trainer: Trainer, epoch: int, *args: Any) -> Any:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(trainer, epoch, *args)
+
+    command = (
+        TSMR.replace("--epochs 1", "--epochs 2")
+        + "--refine-epochs 0 --teacher {w}/teacher.onnx --data {w}/faces.rec"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_epoch", run_epoch)
+        result = run(command, w)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "Aborted!"
+    assert "Traceback" not in result.output
+    assert not (here / "out.onnx").exists()
+    assert [path.name for path in here.rglob("*.pt")] == ["checkpoint.pt"]
+    again = run(command, w)
+    assert again.exit_code == 0, again.output
+    assert "going on after epoch 1 of 2" in again.stderr
+
+
+def test_an_interrupted_write_leaves_the_old_file(
+    w: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "out.onnx").write_bytes(b"old")
+
+    def replace(*paths: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert run("fold {w}/student.pt -o out.onnx", w).exit_code == 1
+    assert [path.name for path in here.iterdir()] == ["out.onnx"]
+    assert (here / "out.onnx").read_bytes() == b"old"
