@@ -144,10 +144,11 @@ def _multiply_out_macs(chain: Chain) -> int:
     """Of ``first >> then`` for each factor in turn, as ``Kernel.__rshift__`` computes it."""
     macs, first = 0, chain[0].shape
     for _, then in chain[1:]:
-        groups = gcd(first.groups, then.groups)
+        together = gcd(first.groups, then.groups)
+        groups = together if first.groups % then.groups else first.groups
         macs += prod(then.weight_shape) * (first.in_channels // groups) * prod(first.taps)
         taps = tuple(a + b - 1 for a, b in zip(first.taps, then.taps, strict=True))
-        first = Geometry(first.in_channels, then.out_channels, taps, groups)
+        first = Geometry(first.in_channels, then.out_channels, taps, together)
     return macs
 
 

@@ -27,6 +27,8 @@ KERNEL = 6 * 4 * 9
         ("conv(k) + conv(1) >> avg(k)", "scale", 6 * 9 * 4 + 2 * KERNEL),
         # 2x2 to 6 channels, then 2x2: 4 taps against 4 taps
         ("conv(k) + conv(2) >> conv(2)", "scale", 6 * 6 * 4 * 4 * 4 + 2 * KERNEL),
+        # each input channel by itself to 2 channels of 9 taps, which the 1x1 mixes
+        ("conv(k) + depthwise(k, width=2) >> conv(1)", "scale", 6 * 8 * 9 + 2 * KERNEL),
         ("conv(k) + conv(1)", "batch", 18 * (6 * 4 + 6)),
         ("conv(k) + conv(1) >> conv(k)", "batch", 18 * (4 * 4 + 4 + 6 * 4 * 9 + 6)),
     ],

@@ -152,7 +152,6 @@ CASES = [
     *_square(
         "timm",
         96,
-        "inception_v3",
         "inception_v4",
         "inception_resnet_v2",
         "legacy_xception",

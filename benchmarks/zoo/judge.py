@@ -76,14 +76,17 @@ def judge(case: Case, limit: int | None) -> Verdict | None:
     return verdict
 
 
+@torch.no_grad()
 def randomise(net: nn.Module) -> nn.Module:
     """Statistics and weights as a trained net has them: no BatchNorm is the identity, and no branch is shut off.
 
-    Some nets start with a last layer of zeros, or with residual branches scaled by a millionth.
+    Some nets start with a last layer of zeros, with residual branches scaled by a millionth, or with equal weights in
+    many layers, which an exporter would store once.
     """
     for parameter in net.parameters():
-        if parameter.abs().max() < 0.01:
-            nn.init.normal_(parameter, std=0.1)
+        size = parameter.abs().max()
+        nn.init.normal_(noise := torch.empty_like(parameter))
+        parameter.add_(0.1 * noise if size < 0.01 else 0.02 * size * noise)
     for module in net.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             assert module.running_mean is not None

@@ -53,28 +53,34 @@ class Kernel:
 
         Both kernels must have the same dtype. The result has the coarser of the two groupings.
         """
-        first = self.regroup(gcd(self.groups, then.groups))
-        groups = then.groups
-        inner, outer = first.weight.shape[0] // groups, then.weight.shape[0] // groups
+        together = gcd(self.groups, then.groups)
+        first = self if self.groups % then.groups == 0 else self.regroup(together)
+        # g: groups of ``then``, p: groups of ``first`` in each of them (1 where it has fewer), i: channels between.
+        groups, parts = then.groups, first.groups // together
+        inner, outer = first.weight.shape[0] // (groups * parts), then.weight.shape[0] // groups
         channels = first.weight.shape[1]
-        a = first.weight.reshape(groups, inner, channels, -1)
-        b = then.weight.reshape(groups, outer, inner, -1)
+        a = first.weight.reshape(groups * parts, inner, channels, -1)
+        b = then.weight.reshape(groups, outer, parts, inner, -1)
         taps = tuple(s + t - 1 for s, t in zip(first.taps, then.taps, strict=True))
         if b.shape[-1] == 1:
-            weight = torch.bmm(b.squeeze(-1), a.flatten(2))
+            rows = b.permute(0, 2, 1, 3, 4).reshape(-1, outer, inner)
+            weight = torch.bmm(rows, a.flatten(2))
         elif a.shape[-1] == 1:
-            rows = b.transpose(2, 3).reshape(groups, -1, inner)
-            weight = torch.bmm(rows, a.squeeze(-1)).reshape(groups, outer, -1, channels).transpose(2, 3)
+            rows = b.permute(0, 2, 1, 4, 3).reshape(groups * parts, -1, inner)
+            weight = (
+                torch.bmm(rows, a.squeeze(-1)).reshape(groups * parts, outer, -1, channels).transpose(2, 3)
+            )
         else:
-            swapped = b.transpose(1, 2).reshape(groups * inner, outer, *then.taps)
+            swapped = b.permute(0, 2, 3, 1, 4).reshape(-1, outer, *then.taps)
             weight = _CONV_TRANSPOSE[len(taps)](
-                first.weight.transpose(0, 1), swapped, groups=groups
+                first.weight.transpose(0, 1), swapped, groups=groups * parts
             ).transpose(0, 1)
+        weight = weight.reshape(groups, parts, outer, channels, -1).transpose(1, 2)
         bias = then.bias
         if first.bias is not None:
-            carried = torch.einsum("gomt,gm->go", b, first.bias.reshape(groups, inner)).reshape(-1)
+            carried = torch.einsum("gopit,gpi->go", b, first.bias.reshape(groups, parts, inner)).reshape(-1)
             bias = carried if bias is None else bias + carried
-        return Kernel(weight.reshape(groups * outer, channels, *taps), first.groups, bias)
+        return Kernel(weight.reshape(groups * outer, parts * channels, *taps), together, bias)
 
     def plus(self, branches: Sequence[Kernel]) -> Kernel:
         """In parallel: the sum of this operator and smaller ones, each at the centre of its taps.

@@ -201,8 +201,10 @@ def _curve(
 
 def _along(report: TSMRReport, title: str, y: Axis) -> Chart:
     """An empty chart over the epochs, with the stages marked."""
-    chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=210.0, top=38.0)
+    chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=200.0)
     if len(report.config.stages) > 1:
+        chart.top += 12.0
+        chart.height += 12.0
         start = 0
         for number, stage in enumerate(report.config.stages, start=1):
             if start:

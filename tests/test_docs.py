@@ -1,0 +1,164 @@
+"""The documentation is true: its code runs, its commands parse, its links lead somewhere, its tables agree."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from onnx_text import write
+from wrong_files import picture
+
+import recipes.faces as faces
+import recipes.tsmr as tsmr
+import reparam_kit as rk
+from recipes.faces import PairSet, write_pairs, write_records
+from reparam_kit.algebra import PRESETS, Factor
+from reparam_kit.cli import main
+from reparam_kit.onnx.importer import registry
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+FACE_NET = """net (float[N,3,H,W] x) => (float[N,16] y) {
+    a = Conv <strides = [2,2], pads = [1,1,1,1]> (x, "stem.weight", "stem.bias")
+    b = PRelu (a, "stem.slope")
+    c = Conv <group = 8, pads = [1,1,1,1]> (b, "depthwise.weight", "depthwise.bias")
+    d = Relu (c)
+    e = GlobalAveragePool (d)
+    f = Flatten (e)
+    y = Gemm <transB = 1> (f, "head.weight", "head.bias")
+}"""
+WEIGHTS = {
+    "stem.weight": (8, 3, 3, 3), "stem.bias": (8,), "stem.slope": (8, 1, 1),
+    "depthwise.weight": (8, 1, 3, 3), "depthwise.bias": (8,), "head.weight": (16, 8), "head.bias": (16,),
+}  # fmt: skip
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+    """The lines of a page that call ``reparam-kit``, in blocks of either kind, joined where they go on."""
+    text = "\n".join([*blocks(path, "sh"), *re.findall(r"^    (.*)$", path.read_text(), re.MULTILINE)])
+    joined = re.sub(r"\\\n\s*", "", text)
+    return [line.strip() for line in joined.splitlines() if line.strip().startswith("reparam-kit ")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages name; what they register is forgotten afterwards."""
+    write(tmp_path / "deployed.onnx", FACE_NET, WEIGHTS)
+    write(tmp_path / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
+    write(tmp_path / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
+    records = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
+    write_records(tmp_path / "train.rec", records, (16, 16))
+    images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
+    write_pairs(tmp_path / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Factor, "registry", dict(Factor.registry))
+    monkeypatch.setattr(registry, "_TABLE", registry._TABLE.copy())
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_the_code_of_a_page_runs(page: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, name(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [(name(page), line) for page in TEXTS for line in commands(page)], ids=str
+)
+def test_a_command_parses(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if words[0].startswith("-"):
+        return
+    command = main.get_command(click.Context(main), words[0])
+    assert command is not None
+    command.make_context(words[0], words[1:])
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_its_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.is_file(), target
+        assert not anchor or anchor in anchors(found.read_text()), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {str(page.relative_to(DOCS)) for page in PAGES}
+
+
+def test_the_tables_of_blocks_and_factors_are_those_of_the_package() -> None:
+    text = (DOCS / "your-own-block.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `(.*)` \| (.*) \|$", text, re.MULTILINE)
+    assert rows == [(key, preset.expression, preset.source) for key, preset in PRESETS.items()]
+    factors = text[text.index("## Factors") : text.index("One size serves")]
+    shown = {
+        factor
+        for cell in re.findall(r"^\| (`.*`) \|", factors, re.MULTILINE)
+        for factor in re.findall(r"`(\w+)", cell)
+    }
+    ours = {
+        key for key, factor in Factor.registry.items() if factor.__module__ == "reparam_kit.algebra.factors"
+    }
+    assert shown == ours
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    shown: set[str] = set()
+    for page in (DOCS / "api").glob("*.md"):
+        for path, members in re.findall(
+            r"^::: ([\w.]+)(?:\n    options:\n(?:      [^m].*\n)*      members: \[(.*)\])?",
+            page.read_text(),
+            re.MULTILINE,
+        ):
+            module, _, last = path.rpartition(".")
+            if members:
+                found = importlib.import_module(path)
+                assert all(hasattr(found, member) for member in members.split(", "))
+                shown.update(members.split(", "))
+            else:
+                assert hasattr(importlib.import_module(module), last), path
+                shown.add(last)
+    public = {*rk.__all__, *faces.__all__, *tsmr.__all__} - {"__version__"}
+    assert public - shown == set()
+
+
+def test_the_drawings_are_what_their_script_draws() -> None:
+    script = runpy.run_path(str(DOCS / "drawings.py"))
+    for key, draw in script["DRAWINGS"].items():
+        assert (DOCS / "drawings" / f"{key}.svg").read_text() == str(draw())
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings", reason="needs mkdocs: pip install 'reparam-kit[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
