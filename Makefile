@@ -10,6 +10,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
 
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict
+
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,4 +28,4 @@ $(VENV)/installed-%: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
-.PHONY: demo test lint
+.PHONY: demo test docs lint

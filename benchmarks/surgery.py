@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import reparam_kit as rk
+from benchmarks.memory import held, peak, start_peak
 
 
 def resnet50() -> nn.Module:
@@ -40,15 +41,10 @@ NETS = {"resnet50": resnet50, "large": large}
 
 def watch(work: Callable[[], nn.Module]) -> tuple[nn.Module, float, float]:
     """What ``work`` returns, seconds, and MiB at the peak above what was held before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before, start = _held("VmRSS"), time.perf_counter()
+    start_peak()
+    before, start = held(), time.perf_counter()
     model = work()
-    return model, time.perf_counter() - start, _held("VmHWM") - before
-
-
-def _held(what: str) -> float:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[what].split()[0]) / 1024
+    return model, time.perf_counter() - start, peak() - before
 
 
 def measure(net: str, block: str) -> tuple[float, ...]:

@@ -1,17 +1,17 @@
 """What a training step costs with branches: step time and peak memory of the expanded net over the plain one.
 
-    python -m benchmarks.training_cost [--batch 16 --batch 64] [--rounds 5] [--device cuda] [-o FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.training_cost [--batch 16 --batch 64] [--rounds 5] [--device cuda] [-o FILE]
 
 ``batch`` with ``dbb`` is the Diverse Branch Block as its authors train it, and ``orepa`` the online block of OREPA, so
 the peers run in the same process as ``scale``. Times are taken in rounds: one step of each arm after the other, and
 the median over the rounds of each arm's time over the plain net's in the same round, so that a machine that changes
-its speed slows all arms down alike. Peak memory is that of a process of its own for each arm, above what it held
-before the net was built.
+its speed slows all arms down alike. On a CPU it is processor time, which other work on the machine disturbs least;
+with one thread, since threads that wait for each other spend it too. Peak memory is that of a process of its own for
+each arm, above what it held before the net was built.
 """
 
 from __future__ import annotations
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,14 +24,13 @@ import torch
 from torch import nn
 
 import reparam_kit as rk
+from benchmarks import memory
 
 ARMS = {
     "plain": None,
     "scale, dbb": ("dbb", "scale"),
     "scale, orepa": ("orepa", "scale"),
-    "scale, repvgg": ("repvgg", "scale"),
     "batch, dbb (DBB)": ("dbb", "batch"),
-    "batch, repvgg (RepVGG)": ("repvgg", "batch"),
 }
 
 
@@ -119,12 +118,13 @@ def times(net: str, batch: int, rounds: int, device: str) -> dict[str, tuple[flo
     steps = {arm: trainer(net, arm, batch, device) for arm in ARMS}
     for step in steps.values():
         step()
+    clock = time.process_time if device == "cpu" else time.perf_counter
     taken: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for _ in range(rounds):
         for arm, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            taken[arm].append(time.perf_counter() - start)
+            taken[arm].append(clock() - start)
     return {
         arm: (
             statistics.median(own),
@@ -153,13 +153,13 @@ def peak(net: str, arm: str, batch: int, device: str) -> float:
 def measure_peak(net: str, arm: str, batch: int, device: str) -> float:
     """As ``peak``, in this process."""
     torch.zeros(1, device=device)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = memory.held()
     step = trainer(net, arm, batch, device)
-    for _ in range(3):
+    for _ in range(2):
         step()
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return memory.peak() - before
 
 
 @click.command()
@@ -198,9 +198,9 @@ def main(
         for batch in batches:
             memories = {arm: peak(net, arm, batch, device) for arm in ARMS}
             for arm, (seconds, ratio) in times(net, batch, rounds, device).items():
-                memory, plain = memories[arm], memories["plain"]
+                own, plain = memories[arm], memories["plain"]
                 lines.append(
-                    f"| {net} | {batch} | {arm} | {seconds:.3f} | {ratio:.2f} | {memory:.0f} | {memory / plain:.2f} |"
+                    f"| {net} | {batch} | {arm} | {seconds:.3f} | {ratio:.2f} | {own:.0f} | {own / plain:.2f} |"
                 )
                 print(lines[-1], flush=True)
     if output is not None:

@@ -52,12 +52,12 @@ def main() -> None:
     images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
     labels = torch.tensor(targets)
     seen, unseen = slice(0, 1200), slice(1200, None)
-    deployed, teacher = cnn(6), cnn(32)
-    train(deployed, images[seen], labels[seen], None, epochs=8)
-    train(teacher, images[seen], labels[seen], None, epochs=8)
+    deployed, teacher = cnn(6), cnn(20)
+    train(deployed, images[seen], labels[seen], None, epochs=6)
+    train(teacher, images[seen], labels[seen], None, epochs=6)
 
     student = rk.expand(deployed, block="repvgg", calibration=[images[:256]])
-    train(student, images[seen], labels[seen], teacher, epochs=6)
+    train(student, images[seen], labels[seen], teacher, epochs=4)
     folded = rk.fold(student)
 
     for name, net in (("deployed", deployed), ("teacher", teacher), ("folded", folded)):

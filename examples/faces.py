@@ -54,11 +54,11 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         training, others = Path(folder, "training"), Path(folder, "others")
         draw_folder(training, people=24, pictures=8, seed=0)
-        draw_folder(others, people=60, pictures=2, seed=1)
-        pairs: PairSet = read_pairs(write_pair_list(others, people=60))
+        draw_folder(others, people=100, pictures=2, seed=1)
+        pairs: PairSet = read_pairs(write_pair_list(others, people=100))
         deployed, teacher = train(training)
 
-        stages = (Stage(epochs=3, cosine=1.0), Stage(epochs=1, rate=0.5, cosine=1.0, adversarial=0.05))
+        stages = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, rate=0.5, cosine=1.0, adversarial=0.05))
         config = TSMRConfig(stages=stages, batch_size=32, lr=2e-3)
         result = apply_tsmr(deployed, teacher, training, pairs, config)
         for name, net in (("deployed", deployed), ("teacher", teacher), ("TSMR", result.model)):

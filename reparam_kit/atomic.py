@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reparam_kit.errors import InputError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -28,6 +31,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         )
     if path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"{path} cannot be written: it is a device or a pipe, which would be replaced; name a file"
+        )
     temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         temporary.touch()
@@ -36,6 +43,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra import Expanded, by_channel, to_kernel, to_weight
-from reparam_kit.errors import InputError
+from reparam_kit.errors import InputError, first_line
 from reparam_kit.modes import evaluating
 
 
@@ -32,7 +32,12 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     count = 0
     with _measuring(student, norms), torch.no_grad():
         for batch in batches:
-            student(*(batch if isinstance(batch, tuple) else (batch,)))
+            try:
+                student(*(batch if isinstance(batch, tuple) else (batch,)))
+            except RuntimeError as error:
+                raise InputError(
+                    f"the model does not run on the calibration data: {first_line(error)}"
+                ) from error
             count += 1
     if count == 0:
         raise InputError("calibration holds no batch; give at least one")

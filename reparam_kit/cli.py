@@ -44,6 +44,13 @@ class _Group(click.Group):
         except ReparamError as error:
             click.echo(f"reparam-kit: {error}", err=True)
             ctx.exit(error.exit_code)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            click.echo(f"reparam-kit: {error.format_message()} (see {command} --help)", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("reparam-kit: interrupted; nothing was left half written", err=True)
+            ctx.exit(130)
         except BrokenPipeError:
             raise
         except OSError as error:  # a full disk, a folder without permission

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pickle
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import escape
 from importlib import import_module
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -90,10 +91,17 @@ def save(model: nn.Module, path: str | Path) -> None:
     if path.suffix not in (".pt", ".safetensors"):
         raise InputError(f"{path}: the suffix says what is written; choose .onnx, .pt or .safetensors")
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
-            save_model(model, str(temporary))
-        else:
-            torch.save(_archive(model), temporary)
+        try:
+            if path.suffix == ".safetensors":
+                save_model(model, str(temporary))
+            else:
+                torch.save(_archive(model), temporary)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{path}: the model cannot be pickled: {first_line(error)}; write its state_dict: a .safetensors"
+            ) from error
+        except (RuntimeError, SafetensorError) as error:  # what a full disk comes to in these two writers
+            raise InputError(f"{path} cannot be written, is the disk full? {first_line(error)}") from error
 
 
 def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
@@ -123,7 +131,8 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
                 "unsafe=True (--unsafe-load) if you trust where the file comes from"
             ) from None
         try:
-            content = torch.load(path, map_location="cpu", weights_only=False)
+            with _from_here():
+                content = torch.load(path, map_location="cpu", weights_only=False)
         except Exception as error:  # unpickling runs what the file says, which may fail in any way
             raise InputError(
                 f"{path} cannot be unpickled: {type(error).__name__}: {first_line(error)}"
@@ -153,13 +162,11 @@ def _rebuild(content: dict[str, Any]) -> nn.Module:
 
 def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
     module_name, _, function = name.partition(":")
-    sys.path.insert(0, "")  # the user's own code lies where he calls from, as with python -m
     try:
-        factory = getattr(import_module(module_name), function)
+        with _from_here():
+            factory = getattr(import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{name}: cannot import the factory: {first_line(error)}") from error
-    finally:
-        sys.path.remove("")
     model = factory()
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}() gave a {type(model).__name__}, not a torch.nn.Module")
@@ -169,6 +176,16 @@ def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
         except RuntimeError as error:
             raise InputError(f"{weights} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
     return model
+
+
+@contextmanager
+def _from_here() -> Iterator[None]:
+    """Imports find the user's own code where he calls from, as with python -m."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
 
 
 def _state_dict(path: Path) -> dict[str, Any]:
@@ -184,11 +201,24 @@ def _state_dict(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
+        # A checkpoint: "state_dict", "model" or the like, beside epochs and the optimiser's state.
+        states = [value for value in content.values() if _is_state_dict(value)]
+        if len(states) != 1:
+            raise InputError(
+                f"{path} holds {', '.join(map(repr, content)) or 'nothing'}, {len(states)} of them state_dicts; "
+                "save model.state_dict() alone"
+            )
+        content = states[0]
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return content
+
+
+def _is_state_dict(value: object) -> bool:
+    return (
+        isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+    )
 
 
 def _read_torch(path: Path) -> Any:
@@ -198,6 +228,8 @@ def _read_torch(path: Path) -> Any:
             pickled = file.read(1) == b"\x80"
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if is_zipfile(path):
+        _refuse_bomb(path)
     if pickled or is_zipfile(path):
         try:
             with warnings.catch_warnings():
@@ -209,3 +241,16 @@ def _read_torch(path: Path) -> Any:
         except Exception as error:  # damaged files lead it to raise nearly anything
             raise InputError(f"{path} is damaged or truncated: {first_line(error)}") from None
     raise InputError(f"{path} is not a file that torch.save wrote")
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save compresses nothing, so what an archive unpacks to is no more than its size."""
+    try:
+        with ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except BadZipFile:
+        return  # what reads it next says so
+    if unpacked > path.stat().st_size:
+        raise InputError(
+            f"{path} would unpack to {unpacked:,} bytes, which no file that torch.save wrote does"
+        )

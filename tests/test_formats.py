@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,23 @@ def test_onnx_needs_a_model_that_came_from_onnx(tmp_path: Path) -> None:
     with pytest.raises(rk.InputError, match="fold"):
         rk.save(student, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_pickled_model_finds_its_code_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here_only.py").write_text(
+        "from torch import nn\nclass Net(nn.Conv2d): pass\ndef net(): return Net(1, 2, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    rk.save(rk.expand(rk.load("here_only:net")), "student.pt")
+    monkeypatch.delitem(sys.modules, "here_only")
+    assert type(rk.fold(rk.load("student.pt", unsafe=True))).__name__ == "Net"
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_weights_in_a_checkpoint(tmp_path: Path, key: str) -> None:
+    net = build(Plain)
+    torch.save({"epoch": 3, key: net.state_dict(), "optimizer": {"state": {}}}, tmp_path / "checkpoint.pt")
+    loaded = rk.load("nets:Plain", weights=tmp_path / "checkpoint.pt")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
 from io import BytesIO
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import onnx
@@ -88,11 +90,15 @@ def write_models(w: Path) -> None:
 
     net = build(Plain)
     torch.save(net.state_dict(), w / "state.pt")
+    torch.save({"model": net.state_dict(), "ema": net.state_dict(), "epoch": 3}, w / "two.pt")
     torch.save(Bomb(), w / "bomb.pt")
     (w / "empty.pt").write_bytes(b"")
     (w / "text.pt").write_text("this is no model")
     (w / "truncated.pt").write_bytes((w / "state.pt").read_bytes()[:2000])
     rk.save(rk.expand(rk.load(w / "net.onnx")), w / "student.pt")
+    with ZipFile(w / "bomb_zip.pt", "w", ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    os.mkfifo(w / "pipe.pt")
     rk.save(net, w / "plain.safetensors")
     (w / "truncated.safetensors").write_bytes((w / "plain.safetensors").read_bytes()[:100])
     (w / "factories.py").write_text(FACTORIES)

@@ -26,7 +26,8 @@ from reparam_kit.sites.find_flow import observe
 from reparam_kit.sites.find_fx import trace
 
 FLOAT64 = 1e-12
-"""Largest relative distance between expanded and folded net in float64."""
+"""Largest relative distance between expanded and folded net in float64. Beyond it, a net is only let off, and listed,
+if one rounding of its input moves the plain net, which was never expanded, by more."""
 FLOAT32 = 2.0
 """Largest distance of the folded float32 net from the float64 truth, in units of the expanded float32 net's own."""
 WIDE = 256
@@ -37,7 +38,7 @@ QUICK = 30.0
 
 @dataclass
 class Verdict:
-    """What was found and measured; ``faults`` holds what is wrong, a line each."""
+    """What was found and measured; ``faults`` holds what is wrong, ``notes`` what a reader has to know, a line each."""
 
     title: str
     size: tuple[int, ...] = ()
@@ -53,6 +54,7 @@ class Verdict:
     batch64: float | None = None
     operators: str = ""
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -169,8 +171,7 @@ def scale(verdict: Verdict, net: nn.Module, x: Tensor, names: list[str]) -> None
     of_fold = outputs(fold(precise), x64)
     truth = outputs(one_by_one(precise), x64)
     verdict.scale64 = distance(of_fold, truth)
-    if not verdict.scale64 < FLOAT64:
-        verdict.faults.append(f"expanded and folded differ by {verdict.scale64:.1e} in float64")
+    judge_float64(verdict, "scale", verdict.scale64, net, x64)
     moved = distance(outputs(net, x), truth)
     if not 1e-6 < moved < 1e6:
         verdict.faults.append(f"the branches moved the output by {moved:.1e}, which proves nothing")
@@ -207,8 +208,20 @@ def batch(verdict: Verdict, net: nn.Module, x: Tensor, names: list[str]) -> None
     disturb(student).eval()
     verdict.batch_sites = sum(isinstance(module, Expanded) for module in student.modules())
     verdict.batch64 = distance(outputs(fold(student), x), outputs(student, x))
-    if not verdict.batch64 < FLOAT64:
-        verdict.faults.append(f'norm="batch": expanded and folded differ by {verdict.batch64:.1e} in float64')
+    judge_float64(verdict, "batch", verdict.batch64, net, x)
+
+
+def judge_float64(verdict: Verdict, norm: str, error: float, net: nn.Module, x: Tensor) -> None:
+    """A fault, unless the net is so sensitive that a rounding anywhere comes to as much."""
+    if error < FLOAT64:
+        return
+    plain = copy.deepcopy(net).double()
+    rounding = distance(outputs(plain, x * (1 + 2**-52)), outputs(plain, x))
+    text = f'norm="{norm}": expanded and folded differ by {error:.1e} in float64'
+    if error < rounding:
+        verdict.notes.append(f"{text}; one rounding of the input moves the plain net by {rounding:.1e}")
+    else:
+        verdict.faults.append(text)
 
 
 def compare_operators(verdict: Verdict, net: nn.Module, folded: nn.Module, x: Tensor) -> None:

@@ -16,7 +16,7 @@ def line(verdict: Verdict) -> str:
     """One architecture, as it goes."""
     found = f"{verdict.sites:4} of {verdict.convolutions:4}  {verdict.finders:5}"
     errors = f"{_number(verdict.scale64):8} {_number(verdict.scale32):6} {_number(verdict.batch64):8}"
-    rest = "; ".join([verdict.operators, *verdict.faults])
+    rest = "; ".join([verdict.operators, *verdict.notes, *verdict.faults])
     return f"{verdict.seconds:6.1f} s  {verdict.title:48} {found} {errors} {rest}"
 
 
@@ -46,6 +46,7 @@ def table(verdicts: list[Verdict], what: str, arguments: list[str]) -> str:
         f"- ONNX operators: the same before and after in {exported} architectures; "
         f"{sum(v.operators.startswith('no export') for v in verdicts)} cannot be exported as they are",
         *(f"- fault: {fault}" for fault in faults),
+        *(f"- ill-conditioned: {v.title}, {note}" for v in verdicts for note in v.notes),
         *(f"- no site: {count} x {reason}" for reason, count in left_out.most_common()),
         "",
         "`float64`: relative distance of the folded net from the branches convolved one by one, the truth. "

@@ -109,6 +109,8 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
 
 
 def _prepare(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise rk.InputError(f"{folder} is a file; name a folder with -o")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
         raise rk.InputError(f"{folder} is not empty and holds no earlier demo; name another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)

@@ -118,8 +118,13 @@ class _ModuleRunner:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         like = next(self._model.parameters(), images)
         # Not inference_mode: a module may keep what it computes for its next training step.
-        with evaluating(self._model), torch.no_grad():
-            output = self._model(images.to(like.device, like.dtype))
+        try:
+            with evaluating(self._model), torch.no_grad():
+                output = self._model(images.to(like.device, like.dtype))
+        except RuntimeError as error:
+            raise InputError(
+                f"the model fails on images {list(images.shape)}: {_first_line(error)}"
+            ) from error
         embedding: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return embedding.float().cpu()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reparam_kit import InputError
 
@@ -39,6 +39,8 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:  # its own text is about a Python object
+        raise InputError(f"{where} is not a JPEG or PNG") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{where} is not a JPEG or PNG that can be decoded: {error}") from error
 

@@ -104,7 +104,8 @@ def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
         raise InputError(f"{path} holds its images: leave out the image folder {folder}")
     encoded, same = read_bin(path)
     try:
-        return PairSet(encoded, np.array(same, np.bool_))
+        names = [f"{path}: image {i % 2} of pair {i // 2}" for i in range(len(encoded))]
+        return PairSet(encoded, np.array(same, np.bool_), names=names)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -7,6 +7,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from reparam_kit import InputError, atomic_file
 
 def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
     """Write ``state`` with ``run``, names and values that it depends on; an old file stays until this one is whole."""
+    content = BytesIO()  # written by torch itself, a full disk is an error that says nothing of disks
+    torch.save({"run": run, "state": state}, content)
     with atomic_file(path) as file:
-        torch.save({"run": run, "state": state}, file)
+        file.write(content.getbuffer())
 
 
 def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,18 +178,18 @@ def tsmr(
     from recipes.tsmr.recipe import apply_tsmr
     from recipes.tsmr.show import show
 
-    with launched(device) as place:
+    work = work or output.with_name(f"{output.name}.work")
+    with launched(device) as place, _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe_load)
-        work = work or output.with_name(f"{output.name}.work")
-        try:
-            work.mkdir(exist_ok=True)
-        except OSError as error:
-            raise rk.InputError(f"the folder {work} cannot be made: {error.strerror}") from error
         # Before hours of training: can this model and its page be written so?
         if not page.parent.is_dir():
             raise rk.InputError(f"--report {page}: the folder {page.parent} does not exist; create it first")
         with TemporaryDirectory(dir=work) as rehearsal:
-            rk.save(model, Path(rehearsal) / output.name)
+            trial = Path(rehearsal) / output.name
+            try:
+                rk.save(model, trial)
+            except rk.InputError as error:
+                raise rk.InputError(str(error).replace(str(trial), str(output))) from error
         model = model.to(place)
         result = apply_tsmr(
             model, teachers, data, val, config, cache=work, checkpoint=work / "checkpoint.pt", logs=logs
@@ -229,6 +230,20 @@ def tsmr(
         changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
     click.echo(f"{output}{changed}")
     click.echo(f"{page}: the run as a page, for a browser")
+
+
+@contextmanager
+def _work_folder(path: Path) -> Iterator[None]:
+    """Made if needed, and taken away again if nothing was kept in it."""
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise rk.InputError(f"the folder {path} cannot be made: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is not empty
+            path.rmdir()
 
 
 def _config(

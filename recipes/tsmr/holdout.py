@@ -33,6 +33,10 @@ def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
         )
     rng = np.random.default_rng(seed)
     people, starts = np.unique(np.sort(labels), return_index=True)
+    if len(people) < 4:
+        raise InputError(
+            f"the images show {len(people)} people: two to hold out and two to train on are the fewest"
+        )
     rows_of = np.split(np.argsort(labels, kind="stable"), starts[1:])
     held = rng.choice(len(people), max(2, round(_HELD_OUT * len(people))), replace=False)
     of = [rows_of[person] for person in held]

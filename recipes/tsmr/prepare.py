@@ -89,6 +89,11 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
         ours.append(embed(images))
         theirs.append(examples.known(index, mirrored)[0])
     student, teacher = torch.cat(ours), torch.cat(theirs)
+    if not student.isfinite().all():
+        raise InputError(
+            "the student's embeddings of the training images are not finite: check the student and "
+            f"student_input={config.student_input!r}"
+        )
     objective = Objective(student.shape[1], teacher.shape[1], examples.identities, config)
     objective.fit(student, teacher)
     objective.start_centres(examples)

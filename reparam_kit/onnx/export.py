@@ -24,6 +24,7 @@ from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.onnx.weights import OnnxFile, read_bytes, read_onnx
 from reparam_kit.onnx.write_back import write_back
+from reparam_kit.restoration import Restored
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def export_onnx(
             ``example_inputs`` is given; or a package that an exporter needs is not installed.
         VerificationError: the model's graph is not that of ``like``. No file is written.
     """
-    if any(isinstance(part, Expanded) for part in model.modules()):
-        raise InputError("the model still has expanded convolutions; fold it first, then export it")
+    if any(isinstance(part, Expanded | Restored) for part in model.modules()):
+        raise InputError(
+            "the model still has expanded layers or restored BatchNorms; fold it first, then export it"
+        )
     model = copy.deepcopy(model).cpu().eval()
     if isinstance(example_inputs, Tensor):
         example_inputs = [example_inputs]

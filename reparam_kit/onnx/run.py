@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import onnxruntime
@@ -118,7 +118,10 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
             arrays = content.items() if isinstance(content, np.lib.npyio.NpzFile) else ()
             tensors = {name: torch.from_numpy(array) for name, array in arrays}
     except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
-        raise InputError(f"{path} is not a .npz file of numbers: {first_line(error)}") from error
+        # Of what is no archive numpy says that it might be a pickle, and how to have that run.
+        known = isinstance(error, OSError) or is_zipfile(path)
+        reason = first_line(error) if known else "it is no archive of arrays"
+        raise InputError(f"{path} is not a .npz file of numbers: {reason}") from error
     if not tensors:
         raise InputError(
             f"{path} holds no arrays with names; write it with numpy.savez, an array for each input"

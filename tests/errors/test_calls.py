@@ -24,7 +24,7 @@ from recipes.faces import (
     read_templates,
     write_pairs,
 )
-from recipes.tsmr import Margin, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr import Margin, Stage, TSMRConfig, apply_tsmr, compare
 from reparam_kit.algebra.factors import Conv
 
 
@@ -77,6 +77,8 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: rk.inspect(convolution(), OTHER), rk.InputError, "does not run on the example inputs"),
     "no batch to calibrate on": (
         lambda w: rk.expand(convolution(), calibration=[]), rk.InputError, "calibration holds no batch"),
+    "calibrated on inputs of another size": (
+        lambda w: rk.expand(convolution(), calibration=[OTHER]), rk.InputError, "does not run on the calibration data"),
     "budget without inputs": (
         lambda w: rk.expand(convolution(), budget=1.2), rk.InputError, "needs example_inputs"),
     "no batch to restore from": (lambda w: rk.restore_bn(convolution(), []), rk.InputError, "holds no batch"),
@@ -99,6 +101,12 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
     "unknown suffix": (lambda w: rk.save(convolution(), "out.bin"), rk.InputError, "out.bin: the suffix"),
     "exported like nothing": (
         lambda w: rk.export_onnx(convolution(), "out.onnx"), rk.InputError, "give like, .* or example_inputs"),
+    "exported with a BatchNorm for training": (
+        lambda w: rk.export_onnx(rk.restore_bn(convolution(), [X]), "out.onnx", example_inputs=X),
+        rk.InputError, "restored BatchNorms; fold it first"),
+    "a class that cannot be pickled": (
+        lambda w: rk.save(nn.Sequential(type("Local", (nn.Module,), {})()), "out.pt"),
+        rk.InputError, "out.pt: the model cannot be pickled: .*Local"),
     "exported before the fold": (
         lambda w: rk.export_onnx(rk.expand(convolution()), "out.onnx", example_inputs=X),
         rk.InputError, "fold it first"),
@@ -132,6 +140,11 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: train(w, convolution().requires_grad_(False)), rk.InputError, "no parameter that requires"),
     "no convolution to train": (
         lambda w: train(w, nn.Sequential(nn.Flatten(), nn.Linear(192, 4))), rk.NothingToDoError, "none of the 1"),
+    "one person to hold out": (
+        lambda w: compare(convolution(), w / "teacher.onnx", w / "alone.rec", w / "pairs.bin", recipe(), "arms"),
+        rk.InputError, "the images show 1 people"),
+    "student that gives NaN": (
+        lambda w: train(w, spoilt(convolution())), rk.InputError, "embeddings .* are not finite"),
     "no image": (lambda w: train(w, data=[]), rk.InputError, "the training data has no image"),
     "no teacher": (lambda w: train(w, teacher=[]), rk.InputError, "for 0 teachers"),
     "checkpoint of another run": (train_twice, rk.InputError, r"run.pt was written by a run with seed=0 \(now 1\)"),

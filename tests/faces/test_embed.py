@@ -81,7 +81,7 @@ def test_modes_are_restored(fails: bool, pictures) -> None:
     model.train()
     model[0].eval()
     if fails:
-        with pytest.raises(RuntimeError, match="probe"):
+        with pytest.raises(InputError, match=r"fails on images.*probe"):
             Embedder(model, PRESET).embed(pictures(2))
     else:
         Embedder(model, PRESET).embed(pictures(2))
