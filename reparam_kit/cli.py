@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,8 +58,24 @@ class _Group(click.Group):
             ctx.exit(ReparamError.exit_code)
 
 
+def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    """What a report of a fault has to say."""
+    if asked:
+        click.echo(f"reparam-kit {__version__}")
+        for package in ("torch", "onnx", "onnxruntime"):
+            click.echo(f"{package} {version(package)}")
+        ctx.exit()
+
+
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="reparam-kit")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_versions,
+    help="Show versions and exit.",
+)
 def main() -> None:
     """Better weights for the CNN you have deployed: same graph, same operators, same file layout.
 

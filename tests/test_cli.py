@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_other_weights_are_another_function_and_the_same_graph(tmp_path: Path) -
     assert run("diff", a, b).exit_code == 0
     assert run("verify", a, b).exit_code == 1
     assert run("verify", a, b, "--retrained").exit_code == 0
+
+
+def test_version_names_what_results_depend_on() -> None:
+    lines = [line.split() for line in run("--version").stdout.splitlines()]
+    assert lines[0] == ["reparam-kit", rk.__version__]
+    assert dict(lines[1:]) == {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
 
 
 def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
