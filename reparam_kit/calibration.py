@@ -23,7 +23,7 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     output has there. ``norm="batch"``: the branches' running statistics become those of the data. The function of the
     model in eval mode stays as it is, since its branches are still zero.
 
-    Raises InputError where ``batches`` is empty.
+    Raises InputError where ``batches`` is empty, or the model does not run on them.
     """
     expanded = [module for module in student.modules() if isinstance(module, Expanded)]
     meters = [_Meter(module) for module in expanded if module.norm == "scale"]
@@ -66,38 +66,47 @@ class _Meter:
 
     def __init__(self, module: Expanded) -> None:
         self.module = module
-        self.deployed = _Spread()
-        self.branches = [_Spread() for _ in module.branches]
+        self.deployed = Moments()
+        self.branches = [Moments() for _ in module.branches]
         self.handle = module.register_forward_hook(self.see)
 
     def see(self, module: Expanded, args: tuple[Any, ...], output: Tensor) -> None:
         base = module.base
         self.deployed.add(by_channel(base, output))
-        for branch, spread in zip(module.branches, self.branches, strict=True):
+        for branch, own in zip(module.branches, self.branches, strict=True):
             kernel = to_kernel(base, torch.zeros_like(base.weight)).plus([branch.product()])
             out = functional_call(base, {"weight": to_weight(base, kernel)}, args)
-            spread.add(by_channel(base, out))
+            own.add(by_channel(base, out))
 
     def apply(self) -> None:
         self.handle.remove()
-        for branch, spread in zip(self.module.branches, self.branches, strict=True):
-            branch.rescale(self.deployed.deviation() / spread.deviation())
+        for branch, own in zip(self.module.branches, self.branches, strict=True):
+            branch.rescale((self.deployed.variance / own.variance).sqrt())
 
 
-class _Spread:
-    """Running standard deviation of each row of values ``[C, M]``, in float64."""
+class Moments:
+    """Mean and variance of each row of values ``[C, M]``, in float64, merged batch by batch.
+
+    T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979, equation 2.1: a channel that is constant has variance 0, however large it is.
+    """
 
     def __init__(self) -> None:
         self.count = 0
-        self.sum = torch.zeros(())
-        self.squares = torch.zeros(())
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.squares / self.count
 
     def add(self, values: Tensor) -> None:
         values = values.double()
-        self.count += values.shape[1]
-        self.sum = self.sum + values.sum(1)
-        self.squares = self.squares + values.square().sum(1)
-
-    def deviation(self) -> Tensor:
-        mean = self.sum / self.count
-        return (self.squares / self.count - mean.square()).clamp_min(0).sqrt()
+        count = values.shape[1]
+        mean = values.mean(1)
+        total = self.count + count
+        delta = mean - self.mean
+        own = (values - mean[:, None]).square().sum(1)
+        self.squares = self.squares + own + delta.square() * (self.count * count / total)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from typing import Any, TypeVar, cast
@@ -29,6 +29,7 @@ from reparam_kit.algebra import (
     to_kernel,
     to_weight,
 )
+from reparam_kit.calibration import Moments
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.sites import Site, inspect
 from reparam_kit.sites.find_flow import Inputs
@@ -155,7 +156,7 @@ def restore_bn(
     for module in restored.modules():
         if isinstance(module, Restored) and module.site in moments:
             found = moments[module.site]
-            module.calibrate(found.mean, found.squares / found.count)
+            module.calibrate(found.mean, found.variance)
     return restored
 
 
@@ -210,12 +211,16 @@ def _nothing(reasons: Counter[str]) -> str:
 
 def _measure(
     model: nn.Module, convolutions: Mapping[str, _ConvNd], batches: Iterable[Inputs]
-) -> dict[str, _Moments]:
+) -> dict[str, Moments]:
     """What each convolution puts out over all batches, for those that run."""
-    moments = {name: _Moments(conv) for name, conv in convolutions.items()}
+    moments = {name: Moments() for name in convolutions}
+
+    def see(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda conv, args, output: moments[name].add(by_channel(cast("_ConvNd", conv), output))
+
     with ExitStack() as stack:
         for name, conv in convolutions.items():
-            stack.callback(conv.register_forward_hook(moments[name].see, prepend=True).remove)
+            stack.callback(conv.register_forward_hook(see(name), prepend=True).remove)
         stack.enter_context(untouched(model))
         stack.enter_context(torch.no_grad())
         for batch in batches:
@@ -224,28 +229,3 @@ def _measure(
         if not (found.mean.isfinite() & found.squares.isfinite()).all():
             raise InputError(f"the output of {name!r} on the calibration data is not finite; check the data")
     return {name: found for name, found in moments.items() if found.count}
-
-
-class _Moments:
-    """Mean and sum of squared deviations of each channel, in float64, merged batch by batch.
-
-    T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-    variances", 1979, equation 2.1: a channel that is constant has variance 0, however large it is.
-    """
-
-    def __init__(self, conv: _ConvNd) -> None:
-        self.conv = conv
-        self.count = 0
-        self.mean = torch.zeros((), dtype=torch.float64)
-        self.squares = torch.zeros((), dtype=torch.float64)
-
-    def see(self, conv: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        values = by_channel(self.conv, output).double()
-        count = values.shape[1]
-        mean = values.mean(1)
-        total = self.count + count
-        delta = mean - self.mean
-        own = (values - mean[:, None]).square().sum(1)
-        self.squares = self.squares + own + delta.square() * (self.count * count / total)
-        self.mean = self.mean + delta * (count / total)
-        self.count = total

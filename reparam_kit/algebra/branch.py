@@ -130,7 +130,7 @@ class Branch(nn.Module):
 
     def product(self, dtype: torch.dtype | None = None, scale: Tensor | None = None) -> Kernel:
         """The chain multiplied out, with a ``scale`` of its outputs; with ``norm="batch"`` as it is in eval mode."""
-        like = next(self.parameters()).to(dtype)
+        like = next(self.parameters()).new_empty((), dtype=dtype)
         total: Kernel | None = None
         for i, (factor, shape) in enumerate(self.chain):
             parameter = getattr(self, f"factor{i}")
