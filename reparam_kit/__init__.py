@@ -16,6 +16,7 @@ from reparam_kit.errors import (
     UnsafeFileError,
     UnsupportedError,
     VerificationError,
+    first_line,
 )
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "evaluating",
     "expand",
     "export_onnx",
+    "first_line",
     "fold",
     "inspect",
     "load",

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import nn
 
 from recipes.faces.inputs import InputPreset
-from reparam_kit import InputError, evaluating
+from reparam_kit import InputError, evaluating, first_line
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
 
@@ -123,7 +123,7 @@ class _ModuleRunner:
                 output = self._model(images.to(like.device, like.dtype))
         except RuntimeError as error:
             raise InputError(
-                f"the model fails on images {list(images.shape)}: {_first_line(error)}"
+                f"the model fails on images {list(images.shape)}: {first_line(error)}"
             ) from error
         embedding: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return embedding.float().cpu()
@@ -138,7 +138,7 @@ class _OnnxRunner:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no other class
-            raise InputError(f"{path} is not a model that onnxruntime runs: {_first_line(error)}") from error
+            raise InputError(f"{path} is not a model that onnxruntime runs: {first_line(error)}") from error
         inputs = self._session.get_inputs()
         shapes = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
         if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
@@ -163,10 +163,6 @@ class _OnnxRunner:
             outputs = self._session.run(None, {self._name: filled.numpy()})
         except Exception as error:  # as above
             raise InputError(
-                f"{self._path} fails on images {list(filled.shape)}: {_first_line(error)}"
+                f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"
             ) from error
         return torch.from_numpy(outputs[0])[: len(images)]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

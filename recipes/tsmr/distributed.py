@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reparam_kit import InputError
+from reparam_kit import InputError, first_line
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -99,7 +99,7 @@ def launched(device: str) -> Iterator[torch.device]:
     try:
         place = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--device {name}: {first_line(error)}") from error
     if count == 1:
         yield place
         return
