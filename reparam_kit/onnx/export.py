@@ -19,6 +19,7 @@ from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_file
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.exporters import USUAL, VARIANTS, Exporter, export, exporter_of, simplified
+from reparam_kit.onnx.importer.values import to_tensor
 from reparam_kit.onnx.match import Match, match
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.run import Session, random_inputs
@@ -105,7 +106,7 @@ def _export_like(
             else:
                 external = {location: bytes(data) for location, data in original.external.items()}
                 provenance = Provenance(like, payload, {}, external)
-            write_back(_Weights(found, provenance), path)
+            write_back(_Weights(found, fresh, provenance), path)
             return result
         matches.append(found)
     nearest = max(matches, key=lambda found: len(found.weights))
@@ -144,10 +145,10 @@ def _candidates(
 class _Weights(nn.Module):
     """Nothing but the weights of an ONNX file, in the form that is written back into it."""
 
-    def __init__(self, found: Match, provenance: Provenance) -> None:
+    def __init__(self, found: Match, fresh: OnnxFile, provenance: Provenance) -> None:
         super().__init__()
         sources = {}
-        for number, (stored, values) in enumerate(found.weights.items()):
-            self.register_buffer(f"weight{number}", values)
-            sources[f"weight{number}"] = Source(stored.name, stored.kind, None, tuple(values.shape))
+        for number, (stored, tensor) in enumerate(found.weights.items()):
+            self.register_buffer(f"weight{number}", to_tensor(fresh.read(tensor), tensor.data_type))
+            sources[f"weight{number}"] = Source(stored.name, stored.kind, None, tuple(tensor.dims))
         self.meta = {"onnx": replace(provenance, tensors=sources)}

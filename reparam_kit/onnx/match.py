@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
-from torch import Tensor
 
 from reparam_kit.errors import InputError
-from reparam_kit.onnx.diff import Change, change
-from reparam_kit.onnx.importer.values import to_tensor
+from reparam_kit.onnx.changes import Change, change
 from reparam_kit.onnx.weights import OnnxFile, weights
 
 _SUBGRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
@@ -38,11 +36,11 @@ class Stored:
 class Match:
     """Where two graphs part (``differences``, the nearest to the outputs first), and which weights correspond.
 
-    ``weights`` maps those of the first graph to their numbers in the second, in the same shape and dtype.
+    ``weights`` maps those of the first graph to theirs in the second, of the same shape and dtype.
     """
 
     differences: tuple[Change, ...]
-    weights: dict[Stored, Tensor]
+    weights: dict[Stored, TensorProto]
 
 
 def match(a: OnnxFile, b: OnnxFile) -> Match:
@@ -126,11 +124,7 @@ class _Walk:
             if pair not in seen:
                 seen.add(pair)
                 self._compare(*pair)
-        numbers = {
-            stored: to_tensor(b.file.read(tensor), tensor.data_type)
-            for stored, tensor in self._weights.items()
-        }
-        return Match(tuple(self._differences), numbers)
+        return Match(tuple(self._differences), self._weights)
 
     def _compare(self, x: str, y: str) -> None:
         """Two values that stand at the same place of the two expressions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reparam_kit.onnx.diff import StructuralDiff, plain
+from reparam_kit.onnx.changes import StructuralDiff, plain
 from reparam_kit.verification.quantisation import Quantisation
 
 

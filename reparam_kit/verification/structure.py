@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from reparam_kit.onnx.diff import Change, PayloadChange, StructuralDiff, change, measure
+from reparam_kit.onnx.changes import Change, PayloadChange, StructuralDiff, change, measure
 
 
 def compare_modules(a: nn.Module, b: nn.Module) -> StructuralDiff:

@@ -17,7 +17,7 @@ from onnx_models import net, raw, save, save_external, typed
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx import diff
-from reparam_kit.onnx.diff import Change, measure
+from reparam_kit.onnx.changes import Change, measure
 
 Edit = Callable[[ModelProto], object]
 
@@ -158,8 +158,16 @@ CASES: dict[str, tuple[Edit, list[tuple[str, str, str | None, str | None]]]] = {
 }
 
 
-@pytest.mark.parametrize(("edit", "expected"), CASES.values(), ids=CASES)
-def test_structure(edit: Edit, expected: list[tuple[str, str, str | None, str | None]]) -> None:
+# What else differs between two exports of one net than what they compute.
+RENAMED = {
+    "ir version", "producer", "metadata", "doc string of a node", "an empty text", "node name", "wiring",
+    "order of nodes", "order of initializers", "storage of an initializer", "new attribute", "new node",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_structure(case: str) -> None:
+    edit, expected = CASES[case]
     before = net()
     after = edited(before, edit)
     found = diff(before, after)
@@ -167,7 +175,10 @@ def test_structure(edit: Edit, expected: list[tuple[str, str, str | None, str | 
     assert found.changes == tuple(Change(*fields) for fields in expected)  # type: ignore[arg-type]
     assert found.payloads == ()
     assert len(diff(after, before).changes) == len(expected)
-    assert str(found).startswith(f"different graphs, changes: {len(expected)}\n  {found.changes[0]}")
+    assert found.renamed == (case in RENAMED)
+    alike = "; operator by operator, both compute their outputs alike" if found.renamed else ""
+    head = f"different graphs, changes: {len(expected)}{alike}"
+    assert str(found).startswith(f"{head}\n  {found.changes[0]}")
 
 
 @pytest.mark.parametrize("constants", [(), ("conv_w", "conv_b")], ids=["initializers", "constants"])
