@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,33 @@ from recipes.faces import Faces
 from recipes.tsmr.config import Combine
 from recipes.tsmr.views import Images, Part, Views
 
-Table = npt.NDArray[np.float16]  # unit embeddings [N, V, D]
+At = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.int64]]  # images, and 0 as seen or 1 mirrored
+
+
+class Table(Protocol):
+    """Unit embeddings float16 ``[N, V, D]``, read where they are asked for: an array, or some rows of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, at: At) -> npt.NDArray[np.float16]: ...
+
+
+@dataclass(frozen=True)
+class PartTable:
+    """Of a table, the rows ``chosen``, which stay where they are."""
+
+    table: Table
+    chosen: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.chosen), *self.table.shape[1:])
+
+    def __getitem__(self, at: At) -> npt.NDArray[np.float16]:
+        index, side = at
+        return self.table[self.chosen[index], side]
+
 
 _ALIGNED = 4096  # images on which teachers are turned onto the first
 _CHUNK = 65536  # images read at once where all are
@@ -40,7 +66,7 @@ class Targets:
         self.combine = combine
         self._turns: list[Tensor] = []
         if combine == "mean":
-            images = len(tables[0])
+            images = tables[0].shape[0]
             sample = np.linspace(0, images - 1, min(images, _ALIGNED)).astype(int)
             first, *others = (_rows(table[sample, 0]) for table in tables)
             self._turns = [_procrustes(rows, first) for rows in others]
@@ -69,8 +95,8 @@ def _procrustes(rows: Tensor, onto: Tensor) -> Tensor:
     return turn
 
 
-def _rows(table: Table) -> Tensor:
-    return torch.from_numpy(table.astype(np.float32))
+def _rows(embeddings: npt.NDArray[np.float16]) -> Tensor:
+    return torch.from_numpy(embeddings.astype(np.float32))
 
 
 @dataclass(frozen=True)

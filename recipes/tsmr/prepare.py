@@ -14,11 +14,11 @@ from torch import nn
 import reparam_kit as rk
 from recipes.faces import Embedder, input_preset
 from recipes.tsmr.config import LABELLED, TSMRConfig
-from recipes.tsmr.examples import Examples, Table, Targets, identity_labels
+from recipes.tsmr.examples import Examples, PartTable, Table, Targets, identity_labels
 from recipes.tsmr.objective import Objective
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.teacher import embedding_table
-from recipes.tsmr.views import Views, epoch_order
+from recipes.tsmr.teacher import data_identity, embedding_table
+from recipes.tsmr.views import Part, Views, epoch_order
 from reparam_kit import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -56,18 +56,23 @@ def gather_examples(
 ) -> Examples:
     """The images with the teachers' embeddings and, where a term needs them, labels and the old embeddings.
 
-    Tables are computed into ``folder`` where they are not there.
+    Tables are computed into ``folder`` where they are not there. Those of a part of some images are rows of the
+    tables of all of them, so that a run on the part and one on the whole compute them once.
 
     Raises:
         InputError: as ``embedding_table``, or a term needs identities and there are none.
     """
 
+    part = views.images if isinstance(views.images, Part) else None
+    whole = views if part is None else Views(part.images)
+    data = identities["data"] if part is None else data_identity(part.images)
+
     def table(embed: Embedder, identity: str, who: str) -> Table:
-        data = identities["data"]
-        return embedding_table(
-            embed, identity, views, data, folder,
+        full = embedding_table(
+            embed, identity, whole, data, folder,
             flip=config.flip, workers=config.workers, progress=progress, who=who,
         )  # fmt: skip
+        return full if part is None else PartTable(full, part.chosen)
 
     tables = [table(embed, of, "teacher") for embed, of in zip(teachers, identities["teachers"], strict=True)]
     old = None

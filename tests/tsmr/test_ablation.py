@@ -79,6 +79,7 @@ def test_every_arm_gets_its_rate_and_its_seeds(
         assert row.images == 3 * 24
         accuracies = [evaluation.accuracy for evaluation in row.evaluations]
         assert row.accuracy == Spread.of(accuracies)
+    assert len(list(tmp_path.glob("teacher-*.npy"))) == 1  # the people held out have no table of their own
     written = json.loads(json.dumps([row.to_json() for row in rows]))
     assert written[0]["accuracy"]["mean"] == pytest.approx(rows[0].accuracy.mean)
     seen = [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))]

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from recipes.faces import FaceRecords
-from recipes.tsmr.examples import Examples, Table, Targets, identity_labels
+from recipes.tsmr.config import Combine
+from recipes.tsmr.examples import Examples, PartTable, Targets, identity_labels
 from recipes.tsmr.views import Views
 
 
-def unit(images: int, size: int, seed: int = 0) -> Table:
+def unit(images: int, size: int, seed: int = 0) -> np.ndarray:
     rows = np.random.default_rng(seed).normal(size=(images, 2, size))
     return (rows / np.linalg.norm(rows, axis=2, keepdims=True)).astype(np.float16)
 
@@ -29,6 +30,17 @@ def test_one_teacher_is_its_table() -> None:
         targets = Targets([table], combine)
         assert targets.size == 3
         np.testing.assert_array_equal(targets.rows(*at([4, 0], side=1)), table[[4, 0], 1].astype(np.float32))
+
+
+@pytest.mark.parametrize("combine", ["concat", "mean"])
+def test_the_table_of_a_part_holds_its_rows(combine: Combine) -> None:
+    chosen = np.array([1, 2, 4, 7])
+    tables = [unit(9, 3), unit(9, 5, seed=1)]
+    part = Targets([PartTable(table, chosen) for table in tables], combine)
+    cut = Targets([table[chosen] for table in tables], combine)
+    assert part.size == cut.size
+    for side in (0, 1):
+        torch.testing.assert_close(part.rows(*at([3, 0], side)), cut.rows(*at([3, 0], side)), rtol=0, atol=0)
 
 
 def test_a_concatenation_has_the_mean_of_the_similarities() -> None:
