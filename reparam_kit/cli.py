@@ -146,6 +146,19 @@ def _block_options(command: _Command) -> _Command:
     return command
 
 
+def _file(name: str) -> Callable[[_Command], _Command]:
+    """An argument that can only be an ONNX file."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
+        if not value.endswith(".onnx"):
+            raise click.BadParameter(
+                f"{value} is no .onnx file; to compare two modules, call reparam_kit.verify", ctx, param
+            )
+        return value
+
+    return click.argument(name, callback=check)
+
+
 _output = click.option("-o", "--output", required=True, metavar="OUT", help="File to write.")
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
 
@@ -258,8 +271,8 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
 
 
 @main.command()
-@click.argument("a")
-@click.argument("b")
+@_file("a")
+@_file("b")
 @click.option("--inputs", metavar="FILE.npz", help="Run on these: an array for each input.  [default: noise]")
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
@@ -277,8 +290,8 @@ def verify(a: str, b: str, inputs: str | None, retrained: bool, latency: bool, a
 
 
 @main.command()
-@click.argument("a")
-@click.argument("b")
+@_file("a")
+@_file("b")
 @_json
 def diff(a: str, b: str, as_json: bool) -> None:
     """Say how two .onnx files differ, weights apart. Exit status 1 if their graphs do."""

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from glob import escape
 from importlib import import_module
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 from torch import nn
 
-from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
-from reparam_kit.restoration import Restored, put_norms
-from reparam_kit.surgery import expand
+from reparam_kit.record import record, repeat
 
-_EXPANDED = "reparam-kit expanded ONNX model 1"
+_EXPANDED = "reparam-kit expanded ONNX model 2"
+_RECORD = "reparam_kit"  # key in the metadata of a .safetensors
 
 
 def load(
@@ -43,7 +40,9 @@ def load(
         model: a ``.onnx`` file; a file written by ``save`` for an expanded ONNX model; a ``.pt`` that holds a pickled
             ``nn.Module`` (only with ``unsafe``); or ``package.module:factory``, a function without arguments that is
             imported and called.
-        weights: for a factory, its state_dict: ``.safetensors``, or a ``.pt`` read with ``weights_only=True``.
+        weights: for a factory, its state_dict: ``.safetensors``, or a ``.pt`` read with ``weights_only=True``. A
+            ``.safetensors`` that ``save`` wrote for an expanded model says so: what the factory makes is then expanded
+            likewise.
         unsafe: allow unpickling, which runs whatever code the file carries.
         include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by their names in the model or
             in the file; the others get ``requires_grad=False``. None: all.
@@ -75,7 +74,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Write ``model`` in the format that the suffix of ``path`` names; an existing file is replaced at the end.
 
     ``.onnx``: the file that the model was loaded from, with its new weights and nothing else changed.
-    ``.safetensors``: its state_dict.
+    ``.safetensors``: its state_dict and, of an expanded model, its blocks: ``load`` reads it with the model's factory.
     ``.pt``: an expanded ONNX model becomes an archive of tensors and text that ``load`` reads without running anything;
     any other module is pickled, which ``load`` reads only with ``unsafe``.
 
@@ -93,7 +92,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     with atomic_path(path) as temporary:
         try:
             if path.suffix == ".safetensors":
-                save_model(model, str(temporary))
+                recorded = record(model)
+                save_model(model, str(temporary), {_RECORD: json.dumps(recorded)} if recorded else None)
             else:
                 torch.save(_archive(model), temporary)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -106,16 +106,14 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
     provenance = getattr(model, "meta", {}).get("onnx")
-    expanded = [module for module in model.modules() if isinstance(module, Expanded)]
-    restored = [module.site for module in model.modules() if isinstance(module, Restored)]
-    if provenance is None or not (expanded or restored):
+    recorded = record(model)
+    if provenance is None or not recorded:
         return model
     return {
         "format": _EXPANDED,
         "onnx": provenance.payload,
         "external": dict(provenance.external),
-        "restored": restored,
-        "sites": [(module.site, module.block, module.norm) for module in expanded],
+        "record": recorded,
         "state": model.state_dict(),
     }
 
@@ -126,8 +124,8 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
     except pickle.UnpicklingError:
         if not unsafe:
             raise UnsafeFileError(
-                f"{path} holds pickled Python objects, and reading them runs code that the file carries. Save a "
-                "state_dict and name the model as package.module:factory with its weights, or allow it with "
+                f"{path} holds pickled Python objects, and reading them runs code that the file carries. Save "
+                "weights alone (.safetensors) and name the model as package.module:factory with them, or allow it with "
                 "unsafe=True (--unsafe-load) if you trust where the file comes from"
             ) from None
         try:
@@ -152,10 +150,7 @@ def _rebuild(content: dict[str, Any]) -> nn.Module:
     from reparam_kit.onnx.weights import OnnxFile, parse_onnx
 
     file = OnnxFile(parse_onnx(content["onnx"], "the ONNX model inside"), content["external"])
-    model: nn.Module = import_file(file, content["onnx"])
-    model = put_norms(model, content["restored"])
-    for (block, norm), group in groupby(content["sites"], key=itemgetter(1, 2)):
-        model = expand(model, block, norm, include=[escape(site) for site, *_ in group])
+    model: nn.Module = repeat(import_file(file, content["onnx"]), content["record"])
     model.load_state_dict(content["state"])
     return model
 
@@ -170,11 +165,37 @@ def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
     model = factory()
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}() gave a {type(model).__name__}, not a torch.nn.Module")
-    if weights is not None:
-        try:
-            model.load_state_dict(_state_dict(Path(weights)))
-        except RuntimeError as error:
-            raise InputError(f"{weights} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+    if weights is None:
+        return model
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return _with_tensors(model, path)
+        model.load_state_dict(_state_dict(path))
+    except RuntimeError as error:
+        raise InputError(f"{weights} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+    return model
+
+
+def _with_tensors(model: nn.Module, path: Path) -> nn.Module:
+    """``model``, expanded as the file says, if it does, and with its weights. RuntimeError if they do not fit."""
+    try:
+        with safe_open(path, "pt") as file:
+            recorded = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
+        if recorded:
+            model = repeat(model, recorded)
+        state = load_file(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RuntimeError(f"it is of an expanded model, and its layers are others: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}") from None
+    tensors = model.state_dict(keep_vars=True)
+    # A tensor that the model has under several names is in the file under one of them.
+    known = {id(tensor): state[name] for name, tensor in tensors.items() if name in state}
+    others = {name: known[id(tensor)] for name, tensor in tensors.items() if id(tensor) in known}
+    model.load_state_dict(others | state)
     return model
 
 
@@ -189,18 +210,12 @@ def _from_here() -> Iterator[None]:
 
 
 def _state_dict(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         content = _read_torch(path)
     except pickle.UnpicklingError:
         raise UnsafeFileError(
             f"{path} holds pickled objects besides tensors and is not read; save model.state_dict() alone"
         ) from None
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}") from None
     if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
         # A checkpoint: "state_dict", "model" or the like, beside epochs and the optimiser's state.
         states = [value for value in content.values() if _is_state_dict(value)]

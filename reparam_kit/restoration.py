@@ -152,17 +152,12 @@ def restore_bn(
         reasons["the calibration data does not reach it"] = unreached
     if not moments:
         raise NothingToDoError(_nothing(reasons))
-    restored = put_norms(model, moments)
+    restored = with_stand_ins(model, Restored, {name: (name,) for name in moments})
     for module in restored.modules():
         if isinstance(module, Restored) and module.site in moments:
             found = moments[module.site]
             module.calibrate(found.mean, found.variance)
     return restored
-
-
-def put_norms(model: Model, names: Iterable[str]) -> Model:
-    """A copy of ``model`` with a BatchNorm, as torch makes it, behind each convolution named: not yet the identity."""
-    return with_stand_ins(model, Restored, {name: (name,) for name in names})
 
 
 def _choose(

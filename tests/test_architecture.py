@@ -23,6 +23,7 @@ ROOMS = [
     "restoration",
     "planning",
     "surgery",
+    "record",
     "onnx",
     "verification",
     "formats",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 from nets import Plain, build, disturb, images
 from safetensors.torch import save_model
+from test_restoration import Deployed
 from torch import nn
 
 import reparam_kit as rk
@@ -122,6 +124,25 @@ def test_safetensors_holds_the_state_dict(tmp_path: Path) -> None:
     assert torch.equal(rk.load("nets:Plain", weights=tmp_path / "net.safetensors").eval()(x), net(x))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("factory", ["nets:Plain", "nets:Shared", "nets:Dynamic"])
+def test_an_expanded_module_round_trips_without_pickle(tmp_path: Path, factory: str, norm: Norm) -> None:
+    student = disturb(rk.expand(rk.load(factory), "dbb", norm, example_inputs=images())).eval()
+    rk.save(student, tmp_path / "student.safetensors")
+    again = rk.load(factory, weights=tmp_path / "student.safetensors").eval()
+    x = images()
+    assert torch.equal(again(x), student(x))
+    assert torch.equal(rk.fold(again)(x), rk.fold(student)(x))
+
+
+def test_a_restored_module_round_trips_without_pickle(tmp_path: Path) -> None:
+    x = images()
+    student = rk.expand(rk.restore_bn(Deployed(), [x]), include=["stem.conv", "twice.conv"])
+    rk.save(disturb(student).eval(), tmp_path / "student.safetensors")
+    again = rk.load("test_restoration:Deployed", weights=tmp_path / "student.safetensors").eval()
+    assert torch.equal(again(x), student(x))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -131,6 +152,7 @@ def test_safetensors_holds_the_state_dict(tmp_path: Path) -> None:
         ("text.pt", b"hello, world", "not a file that torch.save wrote"),
         ("truncated.pt", b"PK\x03\x04" + bytes(40), "not a file that torch.save wrote"),
         ("truncated-pickle.pt", b"\x80\x02}", "damaged or truncated|pickled"),
+        ("no-directory.pt", b"PK\x05\x06" + bytes(4) + b"\1\0\1\0" + b"\x2e" + bytes(9), "damaged|not a file"),
         ("empty.onnx", b"", "not an ONNX model"),
         ("text.onnx", b"hello, world", "not an ONNX model"),
     ],
@@ -154,6 +176,22 @@ def test_files_that_are_no_models(tmp_path: Path, name: str, content: bytes | No
 def test_factories_that_give_no_model(name: str, message: str) -> None:
     with pytest.raises(rk.InputError, match=message):
         rk.load(name)
+
+
+def test_a_pickled_model_whose_code_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "moved.py").write_text("from torch import nn\nclass Net(nn.Conv2d): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rk.save(import_module("moved").Net(1, 2, 3), tmp_path / "net.pt")
+    monkeypatch.delitem(sys.modules, "moved")
+    (tmp_path / "moved.py").unlink()
+    with pytest.raises(rk.InputError, match="cannot be unpickled: ModuleNotFoundError: No module named 'moved'"):
+        rk.load(tmp_path / "net.pt", unsafe=True)
+
+
+def test_weights_that_are_no_state_dict(tmp_path: Path) -> None:
+    torch.save(torch.ones(3), tmp_path / "one.pt")
+    with pytest.raises(rk.InputError, match="holds a Tensor, not a state_dict"):
+        rk.load("nets:Plain", weights=tmp_path / "one.pt")
 
 
 def test_a_state_dict_is_not_a_model_and_may_not_fit(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import reparam_kit as rk
 from reparam_kit.algebra import NORMS, Expanded, Norm
-from reparam_kit.restoration import Restored, put_norms
+from reparam_kit.restoration import Restored
 
 
 class Deployed(nn.Module):
@@ -215,7 +215,7 @@ def test_hooks_and_attributes_stay() -> None:
 def test_a_restored_model_copies_pickles_reloads_and_goes_on_after_a_fold() -> None:
     model, x = Deployed(), images()
     student = disturb(rk.expand(rk.restore_bn(model, [x]))).eval()
-    again = rk.expand(put_norms(model, CONVOLUTIONS)).eval()
+    again = rk.expand(rk.restore_bn(model, [images()])).eval()
     again.load_state_dict(student.state_dict())
     before = copy.deepcopy(student.state_dict())
     rk.fold(student)
@@ -287,6 +287,18 @@ class Unused(nn.Module):
         return x
 
 
+class Lazy(nn.Module):
+    """It is neither traced nor, while its head has no shape, run to find its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.head = nn.LazyLinear(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x) if x.numel() < 1 else x)
+
+
 class Branching(nn.Module):
     """Symbolic tracing gives up, so only running it tells that the BatchNorm belongs to the convolution."""
 
@@ -315,8 +327,10 @@ class Branching(nn.Module):
         (lambda: rk.restore_bn(nn.Conv2d(3, 4, 3), [images()]), "it has a BatchNorm of its own"),
         (Residual, "no bias"),
         (Unused, "never run"),
+        (Lazy, "1 x the calibration data does not reach it"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_what_is_left_without(net: Callable[[], nn.Module], reason: str) -> None:
     with pytest.raises(rk.NothingToDoError, match=reason):
         rk.restore_bn(net(), [images()])

@@ -55,8 +55,8 @@ class PayloadChange:
 class StructuralDiff:
     """Where two models differ in structure (``changes``), and which weights of equal shape and dtype differ.
 
-    ``renamed``: the changes are all in names, order, storage and metadata; operator by operator, two files compute the same
-    expression of weights of the same shapes, as two exports of one net do.
+    ``renamed``: the changes are all in names, order, storage and metadata; operator by operator, two files compute the
+    same expression of weights of the same shapes, as two exports of one net do.
     """
 
     changes: tuple[Change, ...]

@@ -81,10 +81,11 @@ OUT = {
     "fold {w}/student.pt -o nowhere/out.onnx": (2, "the folder nowhere does not exist"),
     "fold {w}/student.pt -o {w}/folder.onnx": (2, "it is a folder; name a file in it"),
     "verify {w}/net.onnx nowhere.onnx": (2, "cannot read nowhere.onnx"),
+    "verify {w}/net.onnx factories:net": (2, "'B': factories:net is no .onnx file; to compare two modules"),
     "verify {w}/net.onnx {w}/truncated.onnx": (2, "truncated.onnx is not an ONNX model"),
     "verify {w}/shapes.onnx {w}/shapes.onnx": (2, "onnxruntime cannot (load|run) .*shapes.onnx"),
     "diff {w}/net.onnx {w}/empty.onnx": (2, "empty.onnx is not an ONNX model"),
-    "diff {w}/net.onnx {w}/state.pt": (2, "state.pt is not an ONNX model"),
+    "diff {w}/net.onnx {w}/state.pt": (2, "state.pt is no .onnx file; to compare two modules"),
     "export factories:net -o out.onnx --like nowhere.onnx": (2, "cannot read nowhere.onnx"),
     "export factories:net -o out.onnx --like {w}/net.onnx": (
         1,
