@@ -91,7 +91,9 @@ def _model_options(command: _Command) -> _Command:
         click.option(
             "--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."
         ),
-        click.option("--weights", metavar="FILE", help="State_dict for package.module:factory."),
+        click.option(
+            "--weights", type=click.Path(), metavar="FILE", help="State_dict for package.module:factory."
+        ),
     ):
         command = option(command)
     return command
@@ -156,10 +158,12 @@ def _file(name: str) -> Callable[[_Command], _Command]:
             )
         return value
 
-    return click.argument(name, callback=check)
+    return click.argument(name, type=click.Path(), callback=check)
 
 
-_output = click.option("-o", "--output", required=True, metavar="OUT", help="File to write.")
+_output = click.option(
+    "-o", "--output", required=True, type=click.Path(), metavar="OUT", help="File to write."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
 
 
@@ -170,7 +174,7 @@ def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @_block_options
 @_model_options
 @_json
@@ -244,7 +248,7 @@ def _print_plans(plans: list[Plan]) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @_output
 @_block_options
 @_model_options
@@ -258,7 +262,7 @@ def expand(model: str, output: str, weights: str | None, unsafe_load: bool, **ch
 
 
 @main.command()
-@click.argument("expanded")
+@click.argument("expanded", type=click.Path())
 @_output
 @_model_options
 def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> None:
@@ -273,7 +277,12 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
 @main.command()
 @_file("a")
 @_file("b")
-@click.option("--inputs", metavar="FILE.npz", help="Run on these: an array for each input.  [default: noise]")
+@click.option(
+    "--inputs",
+    type=click.Path(),
+    metavar="FILE.npz",
+    help="Run on these: an array for each input.  [default: noise]",
+)
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
 @_json
@@ -304,13 +313,20 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @_output
 @click.option(
-    "--like", required=True, metavar="ORIGINAL", help="The .onnx that this architecture was exported to."
+    "--like",
+    required=True,
+    type=click.Path(),
+    metavar="ORIGINAL",
+    help="The .onnx that this architecture was exported to.",
 )
 @click.option(
-    "--inputs", metavar="FILE.npz", help="What to trace on: an array for each input.  [default: noise]"
+    "--inputs",
+    type=click.Path(),
+    metavar="FILE.npz",
+    help="What to trace on: an array for each input.  [default: noise]",
 )
 @click.option(
     "--simplify", is_flag=True, help="Compare through onnxsim, for what it or another exporter wrote."

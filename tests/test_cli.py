@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 from nets import Plain, build
 from test_formats import small_onnx
@@ -41,6 +42,23 @@ def test_version_names_what_results_depend_on() -> None:
     lines = [line.split() for line in run("--version").stdout.splitlines()]
     assert lines[0] == ["reparam-kit", rk.__version__]
     assert dict(lines[1:]) == {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
+
+
+@pytest.mark.parametrize(
+    ("typed", "last", "kind", "value"),
+    [
+        ([], "ver", "plain", "verify"),
+        ([], "ts", "plain", "tsmr"),
+        (["fold"], "stu", "file", "stu"),
+        (["tsmr"], "stu", "file", "stu"),
+        (["expand", "a.onnx", "--weights"], "w", "file", "w"),
+        (["expand", "a.onnx"], "--inc", "plain", "--include"),
+    ],
+)
+def test_the_shell_completes(typed: list[str], last: str, kind: str, value: str) -> None:
+    shell = BashComplete(main, {}, "reparam-kit", "_REPARAM_KIT_COMPLETE")
+    (found,) = shell.get_completions(typed, last)
+    assert (found.type, found.value) == (kind, value)
 
 
 def test_inspect_lists_every_convolution(tmp_path: Path) -> None:

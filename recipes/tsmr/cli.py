@@ -30,7 +30,7 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
 
 
 @click.command()
-@click.argument("student")
+@click.argument("student", type=click.Path())
 @click.option(
     "--teacher",
     "teachers",
