@@ -58,7 +58,7 @@ def verify(
         latency: also measure how long ``b`` takes compared with ``a``. Both must be files.
 
     Raises:
-        InputError: a file cannot be read or run, or ``latency`` is asked of a module.
+        InputError: a file or a module cannot be read or run, or ``latency`` is asked of a module.
     """
     if isinstance(example_inputs, Tensor):
         example_inputs = [example_inputs]

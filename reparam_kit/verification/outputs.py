@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reparam_kit.errors import InputError, first_line
 from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.verification.report import OutputError
 
@@ -46,7 +47,7 @@ def compare_module_outputs(
     try:
         run_truth = runner(a, torch.float64)
         truth = [run_truth([x.double() if x.is_floating_point() else x for x in run]) for run in runs]
-    except (RuntimeError, TypeError):
+    except InputError:
         # Its forward makes tensors of a dtype of its own, which do not go with float64 weights.
         return errors_of(of_a, of_b, {}), "a does not run in float64, so b is held against a as it is"
     tolerances = {
@@ -86,12 +87,21 @@ def _twice(model: Model) -> tuple[Runner, Runner]:
 
 
 def runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
-    """Runs a copy, so that mode, dtype and device of the user's module stay as they are."""
+    """Runs a copy, so that mode, dtype and device of the user's module stay as they are.
+
+    What it gives raises InputError where the module does not take the inputs.
+    """
     module = copy.deepcopy(module).to(device="cpu", dtype=dtype).eval()
 
     def run(inputs: Sequence[Tensor]) -> Outputs:
-        with torch.no_grad():
-            return dict(_named(module(*(x.clone() for x in inputs)), "output"))
+        try:
+            with torch.no_grad():
+                return dict(_named(module(*(x.clone() for x in inputs)), "output"))
+        except Exception as error:  # a forward may raise anything
+            shapes = [list(x.shape) for x in inputs]
+            raise InputError(
+                f"{type(module).__name__} does not run on inputs of shapes {shapes}: {first_line(error)}"
+            ) from error
 
     return run
 

@@ -90,6 +90,9 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
     "nothing to fold": (lambda w: rk.fold(convolution()), rk.NothingToDoError, "expand it first"),
     "latency of modules": (
         lambda w: rk.verify(convolution(), convolution(), X, latency=True), rk.InputError, "two .onnx files"),
+    "inputs that a module does not take": (
+        lambda w: rk.verify(convolution(), convolution(), OTHER),
+        rk.InputError, r"Sequential does not run on inputs of shapes \[\[.*\]\]: "),
     "a file on inputs of another size": (
         lambda w: rk.verify(w / "net.onnx", rk.load(w / "net.onnx"), OTHER), rk.InputError, "Got: 5 Expected: 3"),
     "module saved as ONNX": (
