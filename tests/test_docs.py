@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import torch
 from onnx_text import write
 from wrong_files import picture
 
@@ -75,9 +76,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(page, "python")], ids=name)
 def test_the_code_of_a_page_runs(page: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    namespace: dict[str, object] = {"__name__": "page"}
+    batches = [(torch.randn(2, 3, 16, 16), torch.randn(2, 16))]  # the README's reader brings these
+    namespace: dict[str, object] = {"__name__": "page", "batches": batches}
     for block in blocks(page, "python"):
         exec(compile(block, name(page), "exec"), namespace)
 
