@@ -17,6 +17,7 @@ from reparam_kit.errors import (
     UnsupportedError,
     VerificationError,
     first_line,
+    suggestion,
 )
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "load",
     "restore_bn",
     "save",
+    "suggestion",
     "verify",
 ]
 

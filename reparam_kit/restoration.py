@@ -35,17 +35,19 @@ from reparam_kit.sites import Site, inspect
 from reparam_kit.sites.find_flow import Inputs
 from reparam_kit.sites.flow import untouched
 from reparam_kit.sites.patterns import left_out
-from reparam_kit.substitution import with_stand_ins
+from reparam_kit.substitution import StandIn, with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Restored(nn.Module):
+class Restored(StandIn):
     """``conv`` (the deployed convolution, or its expansion), then ``norm``.
 
     Attributes that this class lacks are those of ``conv``. ``site`` is the name of the convolution in the deployed
     model.
     """
+
+    HELD = "conv"
 
     conv: _ConvNd | Expanded
     norm: _BatchNorm
@@ -104,14 +106,6 @@ class Restored(nn.Module):
         plain = copy.deepcopy(self.base)
         self.fold_into(plain)
         return plain
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "conv":
-                raise
-            return getattr(self.conv, name)
 
 
 def restore_bn(

@@ -8,14 +8,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def with_stand_ins(model: Model, kind: type[nn.Module], arguments: Mapping[str, tuple[Any, ...]]) -> Model:
+class StandIn(nn.Module):
+    """A module in the place of another, which it holds as ``HELD``: attributes that it lacks are that one's."""
+
+    HELD: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == self.HELD:  # before it is there
+                raise
+            return getattr(getattr(self, self.HELD), name)
+
+
+def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tuple[Any, ...]]) -> Model:
     """A deep copy of ``model`` with ``kind(module, *arguments[name])`` in the place of each module named."""
     modules = dict(model.named_modules())
     stand_ins = {name: kind.__new__(kind) for name in arguments}

@@ -7,10 +7,9 @@ percent of accuracy and nothing fails. So the choice has a name, and every resul
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from reparam_kit import InputError
+from reparam_kit import InputError, suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +54,4 @@ def input_preset(name: str | InputPreset) -> InputPreset:
         return name
     if name in PRESETS:
         return PRESETS[name]
-    close = get_close_matches(name, PRESETS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(PRESETS)}"
-    raise InputError(f"no input preset is called {name!r}: {hint}")
+    raise InputError(f"no input preset is called {name!r}: {suggestion(name, PRESETS, 'presets')}")

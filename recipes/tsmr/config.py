@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, get_args
 
 from recipes.faces import input_preset
-from reparam_kit import InputError
+from reparam_kit import InputError, suggestion
 
 MarginKind = Literal["arcface", "cosface", "adaface"]
 MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
@@ -18,9 +17,7 @@ COMBINES: tuple[Combine, ...] = get_args(Combine)
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        close = get_close_matches(value, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
-        raise InputError(f"{name}={value!r}: {hint}")
+        raise InputError(f"{name}={value!r}: {suggestion(value, known, 'values')}")
 
 
 def _check(choices: object, **rules: tuple[bool, str]) -> None:
@@ -305,9 +302,9 @@ def _made(kind: type[Any], values: Any) -> Any:
     known = [field.name for field in fields(kind)]
     for name in values:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            raise InputError(f"{kind.__name__} has no choice {name!r}: {hint}")
+            raise InputError(
+                f"{kind.__name__} has no choice {name!r}: {suggestion(str(name), known, 'choices')}"
+            )
     try:
         return kind(**values)
     except TypeError as error:

@@ -14,9 +14,10 @@ from reparam_kit.algebra.branch import Branch, Norm, fit
 from reparam_kit.algebra.expression import Block
 from reparam_kit.algebra.kernel import Kernel
 from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
+from reparam_kit.substitution import StandIn
 
 
-class Expanded(nn.Module):
+class Expanded(StandIn):
     """``base`` (the deployed layer, with its class, hooks and attributes) plus branches that start at zero.
 
     With ``norm="scale"`` or ``"none"`` the sum is multiplied out before each call and ``base`` runs once with that
@@ -27,6 +28,8 @@ class Expanded(nn.Module):
     ``site`` is the name of the layer in the model that was expanded. ``shift_into`` names the BatchNorm there
     that takes up the branches' shift at folding where ``base`` has no bias.
     """
+
+    HELD = "base"
 
     base: Layer
 
@@ -90,14 +93,6 @@ class Expanded(nn.Module):
         if shift is not None:
             plain.bias = nn.Parameter(shift.to(plain.weight))
         return plain
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base":
-                raise
-            return getattr(self.base, name)
 
 
 def _window(

@@ -42,7 +42,7 @@ def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], d
     [
         ("imagnet", "did you mean 'imagenet'"),
         ("insightface_bgr", "did you mean 'insightface-bgr'"),
-        ("xyz", "choose one of"),
+        ("xyz", "known presets: imagenet"),
     ],
 )
 def test_unknown(name: str, message: str) -> None:
