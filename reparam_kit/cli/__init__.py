@@ -8,54 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from reparam_kit import __version__
-from reparam_kit.errors import ReparamError
+from reparam_kit.cli.group import Group
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from reparam_kit.planning import Plan
-
-
-class _Group(click.Group):
-    """Adds the commands of the entry-point group ``reparam_kit.commands``, and prints errors in one line."""
-
-    def _plugins(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group="reparam_kit.commands")}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *sorted(self._plugins().keys() - self.commands.keys())]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
-        plugin = self._plugins().get(cmd_name)
-        command: click.Command | None = plugin.load() if plugin else None
-        return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ReparamError as error:
-            click.echo(f"reparam-kit: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            click.echo(f"reparam-kit: {error.format_message()} (see {command} --help)", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("reparam-kit: interrupted; nothing was left half written", err=True)
-            ctx.exit(130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:  # a full disk, a folder without permission
-            click.echo(f"reparam-kit: {error}", err=True)
-            ctx.exit(ReparamError.exit_code)
 
 
 def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
@@ -67,7 +29,7 @@ def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -180,71 +142,14 @@ def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
 @_json
 def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, **choice: Any) -> None:
     """List every convolution and linear layer: what a block adds to it, or why it cannot be expanded."""
+    from reparam_kit.cli import listing
     from reparam_kit.planning import plan
 
     plans = plan(_load(model, weights, unsafe_load), **choice)
     if as_json:
-        click.echo(json.dumps([_plan_json(item) for item in plans], indent=2))
+        click.echo(json.dumps([listing.as_json(item) for item in plans], indent=2))
         return
-    _print_plans(plans)
-
-
-def _plan_json(item: Plan) -> dict[str, Any]:
-    site = item.site
-    return {
-        "name": site.name,
-        "kind": site.kind,
-        "kernel": site.geometry.weight_shape if site.geometry else None,
-        "groups": site.geometry.groups if site.geometry else None,
-        "parameters": site.parameters,
-        "stride": site.stride,
-        "dilation": site.dilation,
-        "bias": site.bias,
-        "batch_norm": site.batch_norm,
-        "calls": site.calls,
-        "macs": site.macs,
-        "extra_macs": item.extra_macs,
-        "branches": item.branches,
-        "reason": item.reason,
-    }
-
-
-def _print_plans(plans: list[Plan]) -> None:
-    """A row for each layer. Sites mostly have the same few sets of branches, which are spelt out below the table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from reparam_kit.planning import cost_ratio
-
-    ratio = cost_ratio(plans)
-    sets = list(dict.fromkeys(tuple(item.branches) for item in plans if item.reason is None))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("kernel", no_wrap=True)
-    for column in ("weights", "10⁶ MACs", "extra") if ratio else ("weights",):
-        table.add_column(column, no_wrap=True, justify="right")
-    table.add_column("branches, or the reason why not")
-    for item in plans:
-        site, kernel = item.site, ""
-        if site.geometry:
-            kernel = "x".join(map(str, site.geometry.weight_shape))
-            kernel += f" g{site.geometry.groups}" if site.geometry.groups > 1 else ""
-        row = [site.name, kernel, f"{site.parameters:,}"]
-        if ratio:
-            row.append(f"{site.macs / 1e6:,.3g}" if site.macs else "")
-            row.append(f"{item.extra_macs / site.macs:.1%}" if site.macs and item.extra_macs else "")
-        row.append(
-            f"[yellow]{item.reason}[/]" if item.reason else f"({sets.index(tuple(item.branches)) + 1})"
-        )
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    for number, branches in enumerate(sets, start=1):
-        console.print(f"({number}) {' + '.join(branches)}", highlight=False)
-    chosen = sum(item.reason is None for item in plans)
-    console.print(f"{chosen} of {len(plans)} layers are expanded")
-    if ratio:
-        console.print(f"estimated cost of a training step: {ratio:.2f} times the plain one")
+    listing.show(plans)
 
 
 @main.command()
