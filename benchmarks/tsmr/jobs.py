@@ -25,13 +25,32 @@ _REFINE = replace(_STAGE, epochs=5, rate=0.5, adversarial=0.05)
 
 @dataclass(frozen=True)
 class Student:
-    """One deployed student: its file, the one that rates are chosen with, its choices, rates and seeds."""
+    """One deployed student and the runs that it gets.
+
+    Attributes:
+        deployed: its file.
+        unseen: the file that rates are chosen with.
+        config: the recipe.
+        trial: epochs of each stage, or of the first ones, where a rate is tried.
+        rates: that are tried.
+        seeds: of the runs at the best of them.
+    """
 
     deployed: str
     unseen: str
     config: TSMRConfig
+    trial: tuple[int, ...]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+
+    def choices(self, arm: str, held_out: bool) -> TSMRConfig:
+        """What ``arm`` is trained with; all arms take as many epochs."""
+        stages = self.config.stages
+        if held_out:
+            stages = tuple(
+                replace(stage, epochs=epochs) for stage, epochs in zip(stages, self.trial, strict=False)
+            )
+        return arms(replace(self.config, stages=stages))[arm]
 
 
 def students(work: Path, faces: Path) -> dict[str, Student]:
@@ -41,14 +60,19 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
     large = replace(
         small,
         student_input="imagenet",
-        stages=(replace(_STAGE, epochs=3), replace(_REFINE, epochs=1)),
+        stages=(replace(_STAGE, epochs=2), replace(_REFINE, epochs=1)),
     )
     file = str(faces / "models" / "mobilefacenet.onnx")
     return {
         "small": Student(
-            str(work / "small.onnx"), str(work / "small-unseen.onnx"), small, (5e-4, 1.5e-3, 5e-3), (0, 1, 2)
+            str(work / "small.onnx"),
+            str(work / "small-unseen.onnx"),
+            small,
+            trial=(5, 1),
+            rates=(1.5e-3, 5e-3, 1.5e-2),
+            seeds=(0, 1, 2),
         ),
-        "mobilefacenet": Student(file, file, large, (3e-5, 1e-4, 3e-4), (0,)),
+        "mobilefacenet": Student(file, file, large, trial=(1,), rates=(1e-5, 3e-5, 1e-4), seeds=(0,)),
     }
 
 
@@ -75,7 +99,7 @@ def run_job(job: Job, work: Path, faces: Path, limit: int | None) -> dict[str, A
     pairs = read_pairs(faces / "lfw_dev.bin")
     if job.held_out:
         images, pairs = hold_out(images)
-    config = replace(arms(student.config)[job.arm], lr=job.lr, seed=job.seed)
+    config = replace(student.choices(job.arm, job.held_out), lr=job.lr, seed=job.seed)
     model = rk.load(student.unseen if job.held_out else student.deployed)
     name = f"{job.student}-{job.arm}{'-held-out' if job.held_out else ''}"
     start = time.perf_counter()

@@ -30,26 +30,22 @@ class Discriminator(nn.Module):
     gradient neither vanishes nor explodes.
 
     Args:
-        basis: orthonormal columns ``[T, K]``. Embeddings are seen in them: a student whose D is below T can give
-            no other directions, and being told so would teach it nothing.
+        size: of an embedding in the student's space, D. The teacher's are brought there: a student whose D is below
+            the teacher's T can give no other directions, and being told so would teach it nothing.
         hidden: width of the hidden layers.
     """
 
-    basis: Tensor
-
-    def __init__(self, basis: Tensor, hidden: int) -> None:
+    def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
-        self.register_buffer("basis", basis)
         layers: list[nn.Module] = []
-        for ins, outs in pairwise((basis.shape[1], hidden, hidden)):
+        for ins, outs in pairwise((size, hidden, hidden)):
             layers += [spectral_norm(nn.Linear(ins, outs)), nn.LeakyReLU(0.2)]
         self.net = nn.Sequential(*layers, nn.Linear(hidden, 1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Logits ``[N]`` of embeddings ``[N, T]``, which are scaled to length 1 first."""
-        seen = F.normalize(embeddings @ self.basis, dim=1)
-        # Coordinates of a unit vector are about 1 / sqrt(K); the net gets them at about 1.
-        logits: Tensor = self.net(seen * seen.shape[1] ** 0.5)
+        """Logits ``[N]`` of embeddings ``[N, D]`` of length 1."""
+        # Coordinates of a unit vector are about 1 / sqrt(D); the net gets them at about 1.
+        logits: Tensor = self.net(embeddings * embeddings.shape[1] ** 0.5)
         return logits.squeeze(1)
 
 
@@ -57,21 +53,21 @@ class Game:
     """The discriminator with its optimizer, its running accuracy, and what these make of the student's term.
 
     Args:
-        projection: weight ``[T, D]`` of the map into the teacher's space; its range is what is seen.
+        size: of an embedding in the student's space, D.
+        device: where these are.
         choices: the adversary.
     """
 
-    def __init__(self, projection: Tensor, choices: Adversary) -> None:
+    def __init__(self, size: int, device: torch.device, choices: Adversary) -> None:
         self.choices = choices
-        basis = torch.linalg.svd(projection.detach(), full_matrices=False).U
-        self.discriminator = Discriminator(basis, choices.hidden).to(projection.device)
+        self.discriminator = Discriminator(size, choices.hidden).to(device)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), choices.lr, betas=(0.5, 0.999))
         self.discriminator.requires_grad_(False)  # until `play`: the student's step is not its own
-        self.accuracy = torch.tensor(0.5, device=projection.device)
+        self.accuracy = torch.tensor(0.5, device=device)
 
-    def loss(self, mapped: Tensor) -> Tensor:
-        """What the student minimises: the cross-entropy of being taken for the teacher, ``[N, T]`` to a number."""
-        return F.softplus(-self.discriminator(mapped)).mean()
+    def loss(self, student: Tensor) -> Tensor:
+        """What the student minimises: the cross-entropy of being taken for the teacher, ``[N, D]`` to a number."""
+        return F.softplus(-self.discriminator(student)).mean()
 
     def weight(self, done: float) -> Tensor:
         """Factor on the term's weight when the share ``done`` of the stage is over.
@@ -81,10 +77,10 @@ class Game:
         rise = min(1.0, done / self.choices.warmup) if self.choices.warmup else 1.0
         return rise * ((1 - self.accuracy) / (1 - self.choices.saturation)).clamp(0, 1)
 
-    def play(self, mapped: Tensor, teacher: Tensor) -> None:
-        """Judge a batch of both, ``[N, T]`` each, and learn from it unless the accuracy is above the bound."""
+    def play(self, student: Tensor, teacher: Tensor) -> None:
+        """Judge a batch of both, ``[N, D]`` each, and learn from it unless the accuracy is above the bound."""
         self.discriminator.requires_grad_(True)
-        logits = self.discriminator(torch.cat([teacher, mapped.detach()]))
+        logits = self.discriminator(torch.cat([teacher, student.detach()]))
         real = torch.arange(len(logits), device=logits.device) < len(teacher)
         hits = ((logits > 0) == real).float().mean()
         self.accuracy = torch.lerp(hits, self.accuracy, _MEMORY)

@@ -24,7 +24,7 @@ class Batch:
 
     Attributes:
         student: as the student gives them, float32 ``[N, D]``.
-        mapped: the student's, scaled to length 1 and mapped into the teacher's space, float32 ``[N, T]``.
+        mapped: the student's, scaled to length 1 and turned into the teacher's space, float32 ``[N, T]``.
         teacher: of length 1, float32 ``[N, T]``.
         labels: identity of each image, int64 ``[N]``; negative where it is not known.
         old: of the model as it was deployed, of length 1, float32 ``[N, D]``; None unless a term needs them.
@@ -40,18 +40,17 @@ class Batch:
 
 
 class Cosine(nn.Module):
-    """``1 - cos(z, t)``: the angle counts, the length of ``z`` does not."""
+    """``1 - cos`` of the angle between the two."""
 
     def forward(self, batch: Batch) -> Tensor:
-        return angles(batch.mapped, batch.teacher).mean()
+        return distances(batch.mapped, batch.teacher).mean()
 
 
 class SquaredDistance(nn.Module):
-    """``|z - t|^2``.
+    """``|z - t|^2``, summed over the embedding, so that its size does not depend on T.
 
-    Summed over the embedding, not averaged, so that its size does not depend on T. With rows of length 1 on
-    both sides it would be twice the cosine term, to the letter; here the length of ``z`` after the map counts
-    too.
+    Twice the cosine term where the teacher's space is as large as the student's or larger. Where it is smaller, this
+    one forgives more of what falls outside.
     """
 
     def forward(self, batch: Batch) -> Tensor:
@@ -73,7 +72,7 @@ class HardSamples(nn.Module):
     """The cosine term over the quarter of the batch that is fitted worst (Shrivastava et al., OHEM, CVPR 2016)."""
 
     def forward(self, batch: Batch) -> Tensor:
-        return _worst(angles(batch.mapped, batch.teacher), _HARD_SAMPLES)
+        return _worst(distances(batch.mapped, batch.teacher), _HARD_SAMPLES)
 
 
 class HardPairs(nn.Module):
@@ -92,13 +91,13 @@ class Gallery(nn.Module):
 
     Both in the student's own space, so embeddings that were stored stay comparable with new ones (Shen et
     al., Towards backward-compatible representation learning, CVPR 2020, in the form of a regression to the
-    old embedding, which needs no labels). The terms towards the teacher do not stand against it: they see the
-    student through a map.
+    old embedding, which needs no labels). The terms towards the teacher hardly stand against it: they see the
+    student through a turn that follows it.
     """
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.old is not None
-        return angles(batch.student, batch.old).mean()
+        return distances(F.normalize(batch.student, dim=1), batch.old).mean()
 
 
 class Perturbed(nn.Module):
@@ -106,12 +105,15 @@ class Perturbed(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.perturbed is not None
-        return angles(batch.perturbed, batch.teacher).mean()
+        return distances(batch.perturbed, batch.teacher).mean()
 
 
-def angles(ours: Tensor, theirs: Tensor) -> Tensor:
-    """``1 - cos`` of the rows of two ``[N, D]``: ``[N]``."""
-    return 1 - F.cosine_similarity(ours, theirs, dim=1)
+def distances(ours: Tensor, theirs: Tensor) -> Tensor:
+    """``1 - z . t`` for the rows of two ``[N, D]``, of length 1: ``[N]``.
+
+    Not scaled again: a ``z`` that the turn has shortened is one that the teacher's space has no room for.
+    """
+    return 1 - (ours * theirs).sum(dim=1)
 
 
 def pair_errors(batch: Batch) -> Tensor:

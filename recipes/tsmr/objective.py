@@ -1,9 +1,10 @@
-"""The training-only half of a run: the map into the teacher's space, and the weighted terms of a stage.
+"""The training-only half of a run: the turn between the two spaces, and the weighted terms of a stage.
 
 Two nets trained apart put the same face at unrelated places of their embedding spaces, also where both have
-the same size, because nothing in training ties the axes. The student's embedding is therefore mapped linearly
-into the teacher's space before it is compared, and the map starts as the least-squares fit of the one to the
-other: what is left to train is what the student does not know, not the way from one set of axes to another.
+the same size, because nothing in training ties the axes. So the student's embedding is turned into the
+teacher's space before the two are compared. A turn and no other map: deployment compares the student's
+embeddings by their angles, a turn keeps every angle, and so what is learnt through it is learnt of what counts.
+A map that is trained freely would learn in the student's stead.
 """
 
 from __future__ import annotations
@@ -40,8 +41,15 @@ _TERMS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+_NEW = 0.3  # share in the running mean of what was seen since the turn last followed
+
+
 class Objective(nn.Module):
     """Trained beside the student through all stages, and thrown away.
+
+    The turn is the matrix with orthonormal columns (rows, where the teacher's space is the smaller one) that brings
+    the student's embeddings nearest to the teacher's (Schönemann, Psychometrika 1966). It follows from a running
+    mean of their products and has no gradient.
 
     Args:
         student_size: size D of the student's embeddings.
@@ -50,10 +58,18 @@ class Objective(nn.Module):
         config: says which terms some stage has.
     """
 
+    turn: Tensor  # [T, D]
+    products: Tensor  # [D, T], running mean of student times teacher
+    recent: Tensor  # [D, T], sum of the same since the turn last followed, over
+    seen: Tensor  # images
+
     def __init__(self, student_size: int, teacher_size: int, identities: int, config: TSMRConfig) -> None:
         super().__init__()
         self.config = config
-        self.projection = nn.Linear(student_size, teacher_size, bias=False)
+        self.register_buffer("turn", torch.eye(teacher_size, student_size))
+        self.register_buffer("products", torch.zeros(student_size, teacher_size))
+        self.register_buffer("recent", torch.zeros(student_size, teacher_size))
+        self.register_buffer("seen", torch.zeros(()))
         self.terms = nn.ModuleDict(
             {name: make() for name, make in _TERMS.items() if name != "gallery" and config.uses(name)}
         )
@@ -71,8 +87,6 @@ class Objective(nn.Module):
         self.weights = {name: weights[name] for name in self.terms if weights[name]}
         for name, term in self.terms.items():
             term.requires_grad_(name in self.weights)
-        compared = any(stage.terms[name] for name in ("cosine", "mse", "hard", "centres", "perturbed"))
-        self.projection.requires_grad_(compared or stage.adversarial > 0)
 
     def seed(self, seed: int) -> None:
         """Decide what the terms draw at random from here on."""
@@ -81,8 +95,15 @@ class Objective(nn.Module):
                 term.generator.manual_seed(seed)
 
     def map(self, student: Tensor) -> Tensor:
-        """Student embeddings ``[N, D]``, of any length, in the teacher's space ``[N, T]``."""
-        return cast("Tensor", self.projection(F.normalize(student, dim=1)))
+        """Student embeddings ``[N, D]``, of any length, at length 1 in the teacher's space ``[N, T]``.
+
+        Shorter than 1 where the teacher's space is the smaller one: by what it has no room for.
+        """
+        return F.normalize(student, dim=1) @ self.turn.T
+
+    def unmap(self, teacher: Tensor) -> Tensor:
+        """Teacher embeddings ``[N, T]`` as the student would have to give them: of length 1, ``[N, D]``."""
+        return F.normalize(teacher @ self.turn, dim=1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms of the stage by name, without their weights."""
@@ -90,13 +111,25 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def fit(self, student: Tensor, teacher: Tensor) -> None:
-        """Start the map at the ``A`` that minimises ``sum |A s / |s| - t|^2`` over a sample, in float64.
+        """Start the turn from a sample, ``[N, D]`` and ``[N, T]``."""
+        self.observe(student, teacher)
+        self.products.copy_(self.recent / self.seen)
+        self.follow()
 
-        The solution of least norm where the sample does not decide it.
-        """
-        source = F.normalize(student.double().cpu(), dim=1)
-        solution = torch.linalg.lstsq(source, teacher.double().cpu(), driver="gelsd").solution
-        self.projection.weight.copy_(solution.T)
+    @torch.no_grad()
+    def observe(self, student: Tensor, teacher: Tensor) -> None:
+        """Note a batch, ``[N, D]`` and ``[N, T]``, for the next time that the turn follows."""
+        self.recent += F.normalize(student, dim=1).T @ teacher
+        self.seen += len(student)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Turn to where the student is now; in place, so not between a forward and its backward."""
+        self.products.lerp_(self.recent / self.seen, _NEW)
+        self.recent.zero_()
+        self.seen.zero_()
+        left, _, right = torch.linalg.svd(self.products.double(), full_matrices=False)
+        self.turn.copy_((left @ right).T)
 
     @torch.no_grad()
     def start_centres(self, examples: Examples) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from recipes.faces import input_preset
 from recipes.tsmr.attack import perturb
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.losses import Batch, angles
+from recipes.tsmr.losses import Batch, distances
 from recipes.tsmr.objective import Objective
 from reparam_kit import evaluating
 
 
 class Step(nn.Module):
-    """``step(images, teacher, labels, old)`` is the terms of the stage, mapped embeddings, and targets.
+    """``step(images, teacher, labels, old)`` is the terms of the stage, and embeddings of student and teacher.
 
-    All three are of the whole batch of all processes.
+    All three are of the whole batch of all processes; the embeddings are of length 1, in the student's space.
 
     Args:
         student: images to embeddings.
-        objective: map and terms.
+        objective: turn and terms.
         config: input preset, precision and attack.
         processes: those that train together.
     """
@@ -53,20 +54,22 @@ class Step(nn.Module):
         if "perturbed" in self.objective.weights:
 
             def error(images: Tensor) -> Tensor:
-                return angles(self.objective.map(self._embed(images)), teacher).mean()
+                return distances(self.objective.map(self._embed(images)), teacher).mean()
 
             with evaluating(self.student):
                 changed = perturb(images, error, self.config.attack)
             moved = self.objective.map(gather(self._embed(changed)))
+        teacher = gather(teacher)
+        self.objective.observe(student, teacher)
         batch = Batch(
             student=student,
             mapped=self.objective.map(student),
-            teacher=gather(teacher),
+            teacher=teacher,
             labels=gather(labels),
             old=None if old is None else gather(old),
             perturbed=moved,
         )
-        return self.objective(batch), batch.mapped, batch.teacher
+        return self.objective(batch), F.normalize(student, dim=1), self.objective.unmap(teacher)
 
     def _embed(self, images: Tensor) -> Tensor:
         # About 1.5 times as fast as channels first, where most convolutions are 1x1 and depthwise.

@@ -35,7 +35,7 @@ from reparam_kit import ReparamError
 Shown = tuple[Tensor, Tensor, Tensor]  # images, index, mirrored
 
 _POINTS = 50  # of the curve in an epoch, at most
-_POINT_STEPS = 16  # between them, at least; reading the losses waits for the device
+_POINT_STEPS = 16  # between them, at least; reading the losses waits for the device, and so does the turn
 
 
 class DivergedError(ReparamError):
@@ -64,7 +64,7 @@ class Trainer:
     Args:
         student: the net, on the device that is trained on. Its output, or the first of several, is the
             embedding, flattened.
-        objective: map and terms, on the same device.
+        objective: turn and terms, on the same device.
         examples: images, targets and labels.
         config: the choices of the run.
         processes: those that train together.
@@ -100,7 +100,8 @@ class Trainer:
         self._number = number
         stage = config.stages[number]
         self.objective.begin(stage)
-        self.game = Game(self.objective.projection.weight, config.adversary) if stage.adversarial else None
+        turn = self.objective.turn
+        self.game = Game(turn.shape[1], turn.device, config.adversary) if stage.adversarial else None
         self.step = Step(self.student, self.objective, config, self.processes)
         self.parameters = [p for p in self.step.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(decay_groups(self.parameters, config.weight_decay), fused=True)
@@ -140,6 +141,7 @@ class Trainer:
                             f"the gradient is no longer finite in epoch {epoch} at step {step} of {steps}: "
                             f"lower lr={config.lr:g}, or check student_input={config.student_input!r}"
                         )
+                    self.objective.follow()
                     self._note(steps * (epoch - 1) + step, rate, whole, recent, task)
                     recent = Means()
                 task.advance(size)
@@ -184,15 +186,15 @@ class Trainer:
                 self.run.no_sync() if isinstance(self.run, DistributedDataParallel) and not last else None
             )
             with waiting or nullcontext():
-                terms, mapped, targets = self.run(*inputs)
+                terms, ours, theirs = self.run(*inputs)
                 weights: dict[str, float | Tensor] = {**self.objective.weights}
                 if self.game is not None:
-                    terms["adversarial"] = self.game.loss(mapped)
+                    terms["adversarial"] = self.game.loss(ours)
                     weights["adversarial"] = stage.adversarial * self.game.weight(done)
                 loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
                 (loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
             if self.game is not None:
-                self.game.play(mapped, targets)
+                self.game.play(ours, theirs)
             means.add(terms)
         return {name: total / means.steps for name, total in means.sums.items()}
 

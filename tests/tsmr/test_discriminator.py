@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from recipes.tsmr import Adversary
 from recipes.tsmr.discriminator import Game
 
+CPU = torch.device("cpu")
+
 
 def clouds(apart: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Student and teacher embeddings, whose means differ by ``apart`` standard deviations."""
+    """Student and teacher embeddings of length 1, which differ by ``apart`` standard deviations before."""
     ours, theirs = torch.randn(2, 64, 8, generator=generator)
     ours[:, 0] += apart
-    return ours, F.normalize(theirs, dim=1)
+    return F.normalize(ours, dim=1), F.normalize(theirs, dim=1)
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def generator() -> torch.Generator:
 
 def test_it_learns_to_tell_two_clouds_and_then_holds_back(generator: torch.Generator) -> None:
     choices = Adversary(hidden=32, saturation=0.9)
-    game = Game(torch.eye(8), choices)
+    game = Game(8, CPU, choices)
     weights, trained = [], []
     for step in range(150):
         before = game.discriminator.net[0].weight.clone()
@@ -39,7 +41,7 @@ def test_it_learns_to_tell_two_clouds_and_then_holds_back(generator: torch.Gener
 
 
 def test_it_cannot_tell_what_is_the_same(generator: torch.Generator) -> None:
-    game = Game(torch.eye(8), Adversary(hidden=32))
+    game = Game(8, CPU, Adversary(hidden=32))
     for _ in range(60):
         game.play(*clouds(0.0, generator))
     assert 0.4 < game.accuracy < 0.6
@@ -51,47 +53,36 @@ def test_it_cannot_tell_what_is_the_same(generator: torch.Generator) -> None:
     [(0.5, 0.0, 0.0), (0.5, 0.25, 0.5), (0.5, 0.5, 1.0), (0.5, 1.0, 1.0), (0.0, 0.0, 1.0)],
 )
 def test_the_weight_warms_up(warmup: float, done: float, weight: float) -> None:
-    assert float(Game(torch.eye(3), Adversary(warmup=warmup)).weight(done)) == pytest.approx(weight)
+    assert float(Game(3, CPU, Adversary(warmup=warmup)).weight(done)) == pytest.approx(weight)
 
 
 @pytest.mark.parametrize(("accuracy", "weight"), [(0.5, 1.0), (0.8, 1.0), (0.9, 0.5), (1.0, 0.0)])
 def test_the_weight_falls_as_the_accuracy_saturates(accuracy: float, weight: float) -> None:
-    game = Game(torch.eye(3), Adversary(saturation=0.8, warmup=0.0))
+    game = Game(3, CPU, Adversary(saturation=0.8, warmup=0.0))
     game.accuracy = torch.tensor(accuracy)
     assert float(game.weight(0.5)) == pytest.approx(weight, abs=1e-5)
 
 
 def test_the_student_learns_to_pass(generator: torch.Generator) -> None:
-    game = Game(torch.eye(8), Adversary(hidden=32))
+    game = Game(8, CPU, Adversary(hidden=32))
     shift = torch.zeros(8, requires_grad=True)
     optimizer = torch.optim.Adam([shift], 0.05)
     ours, theirs = clouds(3.0, generator)
     for _ in range(100):
-        game.play(ours + shift, theirs)
-        loss = game.loss(ours + shift)
+        shifted = F.normalize(ours + shift, dim=1)
+        game.play(shifted, theirs)
+        loss = game.loss(shifted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert shift[0] < -1
+    assert shift[0] < -0.3
     assert all(
         parameter.grad is None or not parameter.requires_grad for parameter in game.discriminator.parameters()
     )
 
 
-def test_directions_that_the_student_cannot_give_are_not_seen() -> None:
-    """A student of 3 numbers before a teacher of 8: the other 5 directions tell nothing."""
-    projection = torch.randn(8, 3)
-    game = Game(projection, Adversary())
-    game.discriminator.eval()  # no further power iteration of the spectral norm
-    mapped = torch.randn(4, 3) @ projection.T
-    off = torch.linalg.svd(projection, full_matrices=True).U[:, 3:] @ torch.randn(5)
-    torch.testing.assert_close(
-        game.discriminator(mapped), game.discriminator(mapped + off), rtol=1e-3, atol=1e-5
-    )
-
-
 def test_it_goes_on_from_its_state(generator: torch.Generator) -> None:
-    games = [Game(torch.eye(8), Adversary(hidden=16)) for _ in range(2)]
+    games = [Game(8, CPU, Adversary(hidden=16)) for _ in range(2)]
     data = [clouds(1.0, generator) for _ in range(6)]
     for batch in data[:3]:
         games[0].play(*batch)
