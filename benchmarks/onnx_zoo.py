@@ -39,6 +39,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import reparam_kit as rk
+from benchmarks.onnx_checks import disturb, error, round_trip, rounding, same_graph
 
 RESULTS = Path(__file__).parent / "results" / "onnx_zoo.md"
 OPSETS = (20, 18, 17, 13, 11)
@@ -90,10 +91,6 @@ TIMM = (
 )
 
 
-class Failed(Exception):
-    """One of the four things does not hold; the message says which, and how."""
-
-
 @dataclass(frozen=True)
 class Result:
     """What came of one net, exporter and opset: the largest errors relative to the output's scale, or a failure."""
@@ -142,23 +139,6 @@ def size(name: str) -> int:
     return SIZES.get(name, SIZE)
 
 
-def disturb(net: nn.Module) -> nn.Module:
-    """Move every parameter by about 2 % of its spread, as training does."""
-    with torch.no_grad():
-        for parameter in net.parameters():
-            spread = parameter.std() if parameter.numel() > 1 else parameter.abs().mean()
-            parameter.add_(0.02 * (spread + 1e-3) * torch.randn_like(parameter))
-    return net
-
-
-def rounding(net: nn.Module, image: int) -> float:
-    """How far the net in float32 is from itself in float64, relative to the scale of the output."""
-    x = images(16, image)
-    with torch.no_grad():
-        truth = deepcopy(net).double()(x.double())
-        return float((net(x) - truth).abs().max() / truth.abs().max())
-
-
 def export(net: nn.Module, path: Path, exporter: str, opset: int, image: int) -> bool:
     """Export as a user does; whether the file has the opset that was asked for.
 
@@ -183,39 +163,13 @@ def export(net: nn.Module, path: Path, exporter: str, opset: int, image: int) ->
 
 def check(net: nn.Module, path: Path, inputs: torch.Tensor, tolerance: float) -> tuple[float, ...]:
     """The errors of import, retrained and export, where everything holds."""
+    errors = round_trip(rk.load(path), path, (inputs,), tolerance)
     new = path.with_name("new.onnx")
-    imported = rk.load(path)
-    errors = [error("import", imported, path, inputs, tolerance)]
-
-    rk.save(imported, new)
-    if new.read_bytes() != path.read_bytes():
-        raise Failed(f"identity: {rk.diff(path, new)}")
-
-    student = disturb(rk.expand(imported))
-    rk.save(rk.fold(student), new)
-    errors.append(error("retrained", student, new, inputs, tolerance))
-    same_graph("retrained", path, new)
-
     other = disturb(deepcopy(net))
     rk.export_onnx(other, new, like=path)
-    errors.append(error("export", other, new, inputs, tolerance))
+    exported = error("export", other, new, (inputs,), tolerance)
     same_graph("export", path, new)
-    return tuple(errors)
-
-
-def error(what: str, model: nn.Module, path: Path, inputs: torch.Tensor, tolerance: float) -> float:
-    """The largest over all outputs, optimisations off and on, and batches of two and, where it is free, one."""
-    largest = max(output.relative for output in rk.verify(model, path, inputs).outputs)
-    if not largest <= tolerance:
-        raise Failed(f"{what}: error {largest:.1e}, beyond {tolerance:.1e}")
-    return largest
-
-
-def same_graph(what: str, original: Path, new: Path) -> None:
-    """Hold that payloads differ, and nothing else."""
-    found = rk.diff(original, new)
-    if not found.same_graph or not found.payloads:
-        raise Failed(f"{what}: {found}")
+    return (*errors, exported)
 
 
 def trial(net: nn.Module, name: str, exporter: str, opset: int, tolerance: float) -> Result | None:
@@ -255,9 +209,9 @@ def table(results: list[Result], own: dict[str, float]) -> str:
         "| net | own | " + " | ".join(f"{exporter} {opset}" for exporter, opset in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
-    for name, error in own.items():
+    for name, own_error in own.items():
         row = [cell(cells.get((name, exporter, opset))) for exporter, opset in columns]
-        lines.append(f"| {name} | {error * 1e6:.1f} | " + " | ".join(row) + " |")
+        lines.append(f"| {name} | {own_error * 1e6:.1f} | " + " | ".join(row) + " |")
     if failed:
         lines += ["", "Failures:", ""]
         lines += [f"- {result.net}, {result.exporter} {result.opset}: {result.failure}" for result in failed]
@@ -279,7 +233,7 @@ def main(nets: tuple[str, ...]) -> None:
     own: dict[str, float] = {}
     for name in nets or (*TORCHVISION, *TIMM):
         net = build(name)
-        own[name] = rounding(net, size(name))
+        own[name] = rounding(net, (images(16, size(name)),))
         for exporter in ("torchscript", "dynamo"):
             for opset in OPSETS:
                 start = time.perf_counter()

@@ -40,12 +40,20 @@ DYNAMIC = {
     "filled": "s = Shape (x) o = ConstantOfShape <value = float[1] {2.0}> (s) y = Mul (x, o)",
     "counted": "s = Shape (x) n = Gather (s, three) r = Range (zero, n, one) f = Cast <to = 1> (r) y = Add (x, f)",
     "split": "a, b = Split <axis = 1> (x, halves) y = Concat <axis = 1> (b, a)",
+    "split sizes": """s = Shape (x) n, c = Split <axis = 0> (s, halves) t = Concat <axis = 0> (n, rest)
+        y = Reshape (x, t)""",
+    "sequence of equal parts": """q = SplitToSequence <axis = 1> (x, two) a = SequenceAt (q, zero)
+        b = SequenceAt (q, one) y = Sub (a, b)""",
+    "sequence of single channels": """q = SplitToSequence <axis = 1> (x) a = SequenceAt (q, three)
+        r = SplitToSequence <axis = 1, keepdims = 0> (x) b = SequenceAt (r, zero) c = Unsqueeze (b, one1)
+        y = Sub (a, c)""",
     "sequence": """q = SplitToSequence <axis = 1> (x, halves) b = SequenceAt (q, one)
         r = SplitToSequence <axis = 2> (b, one) c = SequenceAt (r, zero) y = Add (b, c)""",
 }
 INTEGERS: Weights = {
     "zero": np.array(0),
     "one": np.array(1),
+    "two": np.array(2),
     "three": np.array(3),
     "axes0": np.array([0]),
     "one1": np.array([1]),
@@ -129,6 +137,24 @@ def test_a_net_of_free_size_that_needs_a_large_image(path: Path) -> None:
     model = load(path, f"net (float[N,3,H,W] x) => (float y) {{ {nodes} }}")
     for batch, size in ((1, 128), (2, 200)):
         assert_as_runtime(model, path, torch.randn(batch, 3, size, size))
+
+
+def test_a_position_embedding_made_from_the_shape(path: Path) -> None:
+    """Its numbers are known at import and pass a layer; the ranks of what they are added to stay known."""
+    model = load(
+        path,
+        """net (float[N,3,8,8] x) => (float[N,3] y) {
+            s = Shape (x)
+            ones = ConstantOfShape <value = float[1] {1.0}> (s)
+            place = CumSum (ones, axis)
+            embedding = Conv (place, w)
+            sum = Add (x, embedding)
+            pooled = GlobalAveragePool (sum)
+            y = Flatten (pooled)
+        }""",
+        {"w": np.random.randn(3, 3, 1, 1).astype(np.float32), "axis": np.array(3)},
+    )
+    assert_as_runtime(model, path, torch.randn(2, 3, 8, 8))
 
 
 def test_a_net_without_a_batch_stays_as_it_is(path: Path) -> None:

@@ -52,9 +52,11 @@ class Builder:
         self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
         self._fixed: set[str] = set()
 
-    def input(self, name: str, value: Tensor | None) -> fx.Node:
-        """A graph input, for which ``value`` is an example."""
-        return remember(self.graph.placeholder(self._names.unique(name.replace(".", "_"))), value)
+    def input(self, name: str, value: Tensor | None, optional: bool) -> fx.Node:
+        """A graph input, for which ``value`` is an example; one that is ``optional`` is ``None`` by default."""
+        name = self._names.unique(name.replace(".", "_"))
+        default = {"default_value": None} if optional else {}
+        return remember(self.graph.placeholder(name, **default), value)
 
     def finish(self, outputs: list[Value]) -> fx.GraphModule:
         """The model, in eval mode."""

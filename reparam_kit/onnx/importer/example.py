@@ -52,8 +52,11 @@ def call_example(function: Callable[..., Any], args: Any) -> Any:
     if any(isinstance(leaf, fx.Node) and example(leaf) is None for leaf in leaves(args)):
         return None
     args = map_aggregate(args, lambda leaf: example(leaf) if isinstance(leaf, fx.Node) else leaf)
-    if not any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves(args)):
+    known = [leaf.is_meta for leaf in leaves(args) if isinstance(leaf, Tensor)]
+    if not any(known):
         check_size(function, args)
+    elif not all(known):  # torch adds no tensor with numbers to one without
+        args = map_aggregate(args, lambda leaf: on_meta(leaf) if isinstance(leaf, Tensor) else leaf)
     result = None
     with suppress(Exception), torch.no_grad():  # whatever an operator says to sizes that do not fit
         result = function(*args)
@@ -63,7 +66,11 @@ def call_example(function: Callable[..., Any], args: Any) -> Any:
 def layer_example(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Any:
     """For ``module(*inputs)``."""
     state = {name: on_meta(tensor) for name, tensor in module.state_dict().items()}
-    return call_example(lambda *values: functional_call(module, state, values), inputs)
+
+    def run(*values: Any) -> Any:
+        return functional_call(module, state, tuple(on_meta(value) for value in values))
+
+    return call_example(run, inputs)
 
 
 def example(node: fx.Node) -> Any:

@@ -28,11 +28,12 @@ def import_onnx(
 ) -> fx.GraphModule:
     """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
 
-    The model takes the graph's inputs in order and returns its output, or a tuple of them. Weights and biases of
-    convolutions and matrix products, PReLU slopes and the affine part of normalisations are parameters; every other
-    stored tensor is a buffer. All keep the dtype they have in the file. A tensor that the file uses several times is
-    one parameter. Where it is also used as something else, or was computed from other tensors, it does not require
-    a gradient. Integers that a ``DequantizeLinear`` turns into a weight are one, quantised again when written back.
+    The model takes the graph's inputs in order and returns its output, or a tuple of them. Last inputs that nothing
+    reads may be left out. Weights and biases of convolutions and matrix products, PReLU slopes and the affine part of
+    normalisations are parameters; every other stored tensor is a buffer. All keep the dtype they have in the file. A
+    tensor that the file uses several times is one parameter. Where it is also used as something else, or was computed
+    from other tensors, it does not require a gradient. Integers that a ``DequantizeLinear`` turns into a weight are
+    one, quantised again when written back.
 
     ``include`` and ``exclude`` are patterns (as in fnmatch) of the parameters to train and of those not to, by their
     name in the model or that of their tensor in the file; the others do not require a gradient.
@@ -134,9 +135,11 @@ class _Import:
                 "sparse initializers are not supported; export the model with dense weights"
             )
         stored = {tensor.name: tensor for tensor in self._graph.initializer}
-        for info in self._graph.input:
-            if info.name not in stored:  # before IR version 4, initializers are inputs too
-                self._values[info.name] = self._builder.input(info.name, self._examples[info.name])
+        # Before IR version 4, initializers are inputs too.
+        inputs = [info.name for info in self._graph.input if info.name not in stored]
+        for i, name in enumerate(inputs):
+            optional = self._read.isdisjoint(inputs[i:])
+            self._values[name] = self._builder.input(name, self._examples[name], optional)
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             source = Source(name, "initializer", None, tuple(tensor.shape))

@@ -9,6 +9,7 @@ from reparam_kit.onnx.importer.ops import (
     elementwise,
     indexing,
     linear,
+    ml,
     norm,
     pad,
     pool,

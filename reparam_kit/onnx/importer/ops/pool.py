@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,12 +72,13 @@ def average(x: Tensor, window: Window, include_pad: bool) -> Tensor:
     _, full = full_padding(size, window)
     beyond = innermost_first((0,) * len(size), tuple(f - a for f, a in zip(full, after, strict=True)))
     counted = F.pad(x.new_ones(1, 1, *size), innermost_first(before, after), "constant", float(include_pad))
-    total = _sums(padded(x, window, 0.0).flatten(0, 1).unsqueeze(1), window)
-    mean = total / _sums(F.pad(counted, beyond), window)
-    return mean.reshape(*x.shape[:2], *mean.shape[2:])
+    return _sums(padded(x, window, 0.0), window) / _sums(F.pad(counted, beyond), window)
 
 
 def _sums(x: Tensor, window: Window) -> Tensor:
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(window.kernel) - 1]
-    ones = torch.ones(1, 1, *window.kernel, dtype=x.dtype, device=x.device)
-    return convolve(x, ones, stride=window.stride, dilation=window.dilation)
+    """The sum over each window. Not as a convolution, which would be found as one."""
+    for dim, (reach, stride, step) in enumerate(
+        zip(window.reach, window.stride, window.dilation, strict=True), start=2
+    ):
+        x = x.unfold(dim, reach, stride)[..., ::step].sum(-1)
+    return x
