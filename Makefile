@@ -10,6 +10,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
 
+coverage: $(VENV)/installed-test
+	$(BIN)/python -m pytest --cov
+
 docs: $(VENV)/installed-docs
 	$(BIN)/mkdocs build --strict
 
@@ -28,4 +31,4 @@ $(VENV)/installed-%: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
-.PHONY: demo test docs lint
+.PHONY: demo test coverage docs lint

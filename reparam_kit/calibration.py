@@ -103,6 +103,8 @@ class Moments:
     def add(self, values: Tensor) -> None:
         values = values.double()
         count = values.shape[1]
+        if not count:
+            raise InputError("a batch of the calibration data is empty; give batches of one input at least")
         mean = values.mean(1)
         total = self.count + count
         delta = mean - self.mean

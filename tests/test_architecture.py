@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,16 @@ def test_help_needs_no_torch() -> None:
     ).stdout
     for command in ("inspect", "expand", "fold", "verify", "diff", "export", "evaluate", "tsmr", "demo"):
         assert f"  {command} " in shown
+
+
+@pytest.mark.parametrize("package", ["reparam_kit", "reparam_kit.onnx"])
+def test_public_names_are_there_although_imported_on_first_use(package: str) -> None:
+    module = import_module(package)
+    assert all(callable(getattr(module, name)) for name in module.__all__ if name != "__version__")
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_completion_offers_the_public_names() -> None:
+    module = import_module("reparam_kit")
+    assert dir(module) == sorted(module.__all__)

@@ -123,6 +123,15 @@ def test_frozen_stays_frozen(style: Callable[[nn.Module], nn.Module]) -> None:
     assert not rk.bake(conv).weight.requires_grad
 
 
+@pytest.mark.parametrize("style", [parametrizations.weight_norm, old_weight_norm, pruned_twice])
+def test_hooks_of_the_user_stay(style: Callable[[nn.Module], nn.Module]) -> None:
+    conv = style(nn.Conv2d(3, 3, 3))
+    conv.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    baked = rk.bake(conv)
+    assert len(baked._forward_pre_hooks) == 1
+    assert torch.equal(baked(x := images()), conv(x))
+
+
 def test_a_buffer_stays_a_buffer() -> None:
     norm = nn.BatchNorm2d(3)
     norm.running_var.uniform_(0.5, 2)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from importlib.metadata import version
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 from nets import Plain, build
 from test_formats import small_onnx
+from torch import Tensor, nn
 
 import reparam_kit as rk
 from reparam_kit.cli import main
@@ -36,6 +40,17 @@ def test_other_weights_are_another_function_and_the_same_graph(tmp_path: Path) -
     assert run("diff", a, b).exit_code == 0
     assert run("verify", a, b).exit_code == 1
     assert run("verify", a, b, "--retrained").exit_code == 0
+
+
+def test_graphs_that_differ(tmp_path: Path) -> None:
+    a, b = small_onnx(tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    model = onnx.load(a)
+    model.graph.node[1].op_type = "Elu"
+    onnx.save(model, b)
+    result = run("diff", a, b)
+    assert result.exit_code == 1
+    assert "graph.node[/Relu].op_type changed: Relu -> Elu" in result.stdout
+    assert json.loads(run("diff", a, b, "--json").stdout)["same_graph"] is False
 
 
 def test_version_names_what_results_depend_on() -> None:
@@ -70,6 +85,25 @@ def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
     rows = json.loads(run("inspect", net, "--json", "--exclude", "*stem*").stdout)
     assert [row["reason"] for row in rows] == ["excluded", None]
     assert rows[1]["branches"] == ["conv(1)", "conv(1) >> conv(k)", "conv(1) >> avg(k)"]
+
+
+class Functional(nn.Module):
+    """Convolves with a parameter of its own, for which there is no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.kernel = nn.Parameter(torch.randn(3, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(self.conv(x), self.kernel)
+
+
+def test_inspect_answers_for_convolutions_without_a_layer() -> None:
+    table = run("inspect", "test_cli:Functional").stdout
+    assert "1 of 2 layers are expanded" in table
+    assert "functional call" in table
+    assert json.loads(run("inspect", "test_cli:Functional", "--json").stdout)[1]["kernel"] is None
 
 
 def test_a_factory_and_its_weights(tmp_path: Path) -> None:
@@ -150,3 +184,15 @@ def test_a_failing_disk_takes_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_reader_that_has_gone_away_is_no_error_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `reparam-kit inspect ... | head`."""
+
+    def gone(*_: object, **options: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("reparam_kit.planning.plan", gone)
+    result = run("inspect", "nets:Plain")
+    assert result.exit_code == 1
+    assert result.stderr == ""

@@ -13,6 +13,7 @@ from torch import nn
 import reparam_kit as rk
 from reparam_kit.algebra import NORMS, PRESETS, Expanded, Norm
 from reparam_kit.planning import plan
+from reparam_kit.restoration import Restored
 
 CASES = [(net, norm) for net in NETS for norm in NORMS if (net, norm) != (Residual, "batch")]
 
@@ -137,6 +138,30 @@ def test_folding_in_the_middle_of_training_leaves_the_student_alone() -> None:
 def test_a_folded_model_expands_again() -> None:
     folded = rk.fold(disturb(rk.expand(build(Plain))))
     assert expanded(rk.expand(folded)) == expanded(rk.expand(build(Plain)))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_module_at_a_time_as_timm_fuses(norm: Norm) -> None:
+    """The BatchNorm behind a convolution is out of its reach, so that a shift becomes a bias."""
+    student = disturb(rk.expand(build(Plain).double(), "dbb", norm))
+    folded = rk.fold(student)
+    for name in expanded(student):
+        alone, plain = student.get_submodule(name).fuse(), folded.get_submodule(name)
+        assert type(alone) is nn.Conv2d
+        assert torch.equal(alone.weight, plain.weight)
+        if plain.bias is not None:
+            assert torch.equal(alone.bias, plain.bias)
+        else:
+            assert (alone.bias is not None) == (norm == "batch")
+        student.set_submodule(name, alone)
+    x = images().double()
+    torch.testing.assert_close(student.eval()(x), folded.eval()(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [Expanded, Restored])
+def test_an_instance_that_is_still_to_be_filled_has_no_attributes_of_its_layer(kind: type[nn.Module]) -> None:
+    blank = kind.__new__(kind)
+    assert not hasattr(blank, "kernel_size")
 
 
 def test_a_single_convolution_is_a_model() -> None:

@@ -148,13 +148,14 @@ class Branch(nn.Module):
         return self.product(dtype, self.scale.to(dtype) if self.norm == "scale" else None)
 
     def forward(self, x: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
-        """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides."""
+        """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides.
+
+        For ``norm="batch"``: the others are multiplied out instead.
+        """
         last = len(self.chain) - 1
         for i, (factor, shape) in enumerate(self.chain):
             kernel = factor.kernel(getattr(self, f"factor{i}"), shape, x)
-            x = correlate(x, kernel, stride if i == last else (1,) * len(stride), dilation)
-            if self.norm == "batch":
-                x = self.norms[i](x)
+            x = self.norms[i](correlate(x, kernel, stride if i == last else (1,) * len(stride), dilation))
         return x
 
     def rescale(self, factor: Tensor) -> None:

@@ -79,6 +79,10 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: rk.expand(convolution(), calibration=[]), rk.InputError, "calibration holds no batch"),
     "calibrated on inputs of another size": (
         lambda w: rk.expand(convolution(), calibration=[OTHER]), rk.InputError, "does not run on the calibration data"),
+    "calibrated on an empty batch": (
+        lambda w: rk.expand(convolution(), calibration=[X[:0]]), rk.InputError, "a batch .* is empty"),
+    "restored from an empty batch": (
+        lambda w: rk.restore_bn(convolution(), [X[:0]]), rk.InputError, "a batch .* is empty"),
     "budget without inputs": (
         lambda w: rk.expand(convolution(), budget=1.2), rk.InputError, "needs example_inputs"),
     "no batch to restore from": (lambda w: rk.restore_bn(convolution(), []), rk.InputError, "holds no batch"),

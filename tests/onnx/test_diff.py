@@ -256,6 +256,24 @@ def test_what_an_operator_takes_as_a_setting_is_structure(name: str, same_graph:
     assert [p.name for p in found.payloads] == ([f"initializer {name!r}"] if same_graph else [])
 
 
+WRITTEN = """<ir_version: 8, opset_import: ["" : 17]> net (float[n, 2] x) => (float[n, 2] y) {
+    c = Constant <value_floats = [1.0, 2.0]> () p = Mul (x, c) y = Pad <mode = "edge"> (p, c)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "change"),
+    [
+        ("2.0]", "3.0]", "graph.node[c].attribute[value_floats].floats changed: [1.0, 2.0] -> [1.0, 3.0]"),
+        ("edge", "wrap", "graph.node[y].attribute[mode].s changed: edge -> wrap"),
+    ],
+)
+def test_what_is_written_out_in_a_node_is_structure(old: str, new: str, change: str) -> None:
+    found = diff(parser.parse_model(WRITTEN), parser.parse_model(WRITTEN.replace(old, new)))
+    assert found.payloads == ()
+    assert [str(change) for change in found.changes] == [change]
+
+
 BODIES = """
 <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
 net (float[3] x, bool c) => (float[3] y) {

@@ -387,6 +387,36 @@ def test_two_graphs_that_are_one_when_simplified(tmp_path: Path) -> None:
     assert rk.verify(student, out, images()).ok
 
 
+def test_an_original_with_external_data_is_simplified_too(tmp_path: Path) -> None:
+    model = build(Free)
+    like = save_external(
+        _with_an_identity(onnx.load(deploy(model, tmp_path / "plain.onnx"))), tmp_path / "like.onnx"
+    )
+    out, student = tmp_path / "out.onnx", disturb(deepcopy(model))
+    assert rk.export_onnx(student, out, like=like, simplify=True).simplified
+    assert not (tmp_path / "out.onnx.data").exists()
+    assert rk.verify(student, out, images()).ok
+
+
+def test_of_the_likely_exporter_is_told_how_it_differs_where_the_other_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like = deploy(build(Free), tmp_path / "like.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(VerificationError, match=r"the model's graph is not that of .*Relu.*Tanh"):
+        rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", like=like, simplify=True)
+
+
+def test_what_onnxsim_cannot_simplify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **options: object) -> None:
+        raise RuntimeError("Inferred shape and existing shape differ\nin dimension 1")
+
+    monkeypatch.setattr(onnxsim, "simplify", fail)
+    with pytest.raises(InputError, match="onnxsim cannot simplify the graph: Inferred shape"):
+        rk.export_onnx(build(Free), tmp_path / "out.onnx", example_inputs=images(), simplify=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ----------------------------------------------------------------------------------------------------- no original
 
 

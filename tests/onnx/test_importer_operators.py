@@ -111,3 +111,9 @@ def test_operator(op_type: str) -> None:
             except Exception as error:
                 failures.append(f"{case.name}: {type(error).__name__}: {error}")
     assert not failures, "\n".join(failures)
+
+
+def test_devices() -> None:
+    assert Backend.supports_device("CPU")
+    assert Backend.supports_device("CUDA:0") == torch.cuda.is_available()
+    assert not Backend.supports_device("TPU")

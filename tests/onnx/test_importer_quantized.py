@@ -194,3 +194,21 @@ def test_integers_that_stand_for_two_weights_are_not_trained(tmp_path: Path, sec
     assert not any(parameter.requires_grad for parameter in model.parameters())
     write_back(model, tmp_path / "new.onnx")
     assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()
+
+
+def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
+    """Their scales would go along another dimension of what is stored."""
+    text = """net (float[N,4] x) => (float[N,3] y) {
+        t = Transpose <perm = [1,0]> (w) d = DequantizeLinear <axis = 1> (t, s) y = MatMul (x, d)
+    }"""
+    weights: Weights = {
+        "w": random.integers(-9, 9, (3, 4)).astype(np.int8),
+        "s": np.array([0.1, 0.2, 0.3], np.float32),
+    }
+    path = tmp_path / "model.onnx"
+    model = load(path, text, weights)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    write_back(model, tmp_path / "new.onnx")
+    assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()

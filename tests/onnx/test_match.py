@@ -141,6 +141,12 @@ def test_one_stored_tensor_for_two_that_have_parted() -> None:
     )
 
 
+@pytest.mark.parametrize(("by", "differences"), [(2, 0), (3, 1)])
+def test_an_operator_that_onnx_does_not_define_is_compared_as_written(by: int, differences: int) -> None:
+    text = NET.replace('"" : 17', '"" : 17, "own" : 1').replace("LeakyRelu (k)", "own.Magic <by = 2> (k)")
+    assert len(match(of(text), of(text.replace("by = 2", f"by = {by}"))).differences) == differences
+
+
 def test_a_value_from_nowhere() -> None:
     model = onnx.ModelProto()
     model.CopyFrom(of(NET).model)

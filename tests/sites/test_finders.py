@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -132,6 +133,18 @@ def test_running_sees_consumers_of_every_kind(join: Callable[..., object]) -> No
     assert observe(net, X).batch_norms == {}
     (site,) = rk.inspect(net, X)
     assert (site.calls, site.batch_norm, site.reason) == (1, None, None)
+
+
+@pytest.mark.parametrize("x", [None, X], ids=["traced", "run"])
+def test_the_dtype_of_the_first_parameter_is_no_read_of_it(x: Tensor | None) -> None:
+    net = Body(lambda net, x: net.bn(net.conv(x.to(next(net.parameters()).dtype))))
+    assert [site.reason for site in rk.inspect(net, x)] == [None]
+
+
+def test_running_does_not_wait_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    rk.inspect(build(Plain), X)
+    assert "torch._dynamo" not in sys.modules
 
 
 @pytest.mark.parametrize("side", ["conv", "bn"])

@@ -55,6 +55,16 @@ def test_another_graph_is_never_ok(tmp_path: Path) -> None:
     assert report.notes[0].startswith("outputs not compared: onnxruntime cannot")
 
 
+def test_files_of_different_inputs_are_not_run(tmp_path: Path) -> None:
+    model = net()
+    a = save(model, tmp_path / "a.onnx")
+    model.graph.input.add().CopyFrom(model.graph.input[0])
+    model.graph.input[1].name = "mask"
+    report = verify(a, save(model, tmp_path / "b.onnx"))
+    assert not report.ok
+    assert report.notes == ("outputs not compared: the two models take different inputs",)
+
+
 def test_a_file_with_a_fixed_batch_against_a_free_one(tmp_path: Path) -> None:
     model = net()
     a = save(model, tmp_path / "a.onnx")

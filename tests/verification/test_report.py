@@ -67,6 +67,14 @@ def test_text_and_json(tmp_path: Path) -> None:
     assert set(content["outputs"][0]) == {"name", "max_abs", "relative", "cosine", "tolerance"}
 
 
+def test_of_a_module_and_a_file_only_the_outputs_are_told(tmp_path: Path) -> None:
+    a = save(net(), tmp_path / "a.onnx")
+    first, output, *notes = str(verify(a, import_onnx(a))).splitlines()
+    assert first == "equal"
+    assert output.startswith("output y: relative error")
+    assert notes[1:] == ["structure not compared: one is a module, the other a file"]
+
+
 def test_report_is_frozen() -> None:
     report = Report(None, (), (), same_function=True)
     with pytest.raises(AttributeError):
