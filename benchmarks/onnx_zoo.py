@@ -13,9 +13,7 @@ For every net, exporter and opset four things must hold:
 
 needs torchvision, timm and reparam-kit[export]. Without ``--net`` it writes benchmarks/results/onnx_zoo.md. Exit
 status 1 if anything fails. Weights are random; BatchNorm statistics are those of made-up images, so that activations
-have the scale that they have in a trained net. Outputs may differ by 1e-5 of their scale, or, where a random net
-magnifies rounding, by three times what its float32 run is away from its float64 run: torch rounds, onnxruntime rounds
-otherwise, and the exporters round what they fold.
+have the scale that they have in a trained net. How far outputs may differ is said at ``onnx_checks.error``.
 """
 
 from __future__ import annotations
@@ -44,7 +42,10 @@ from benchmarks.onnx_checks import disturb, error, round_trip, rounding, same_gr
 RESULTS = Path(__file__).parent / "results" / "onnx_zoo.md"
 OPSETS = (20, 18, 17, 13, 11)
 SIZE = 64
-SIZES = {"inception_v3": 96, "alexnet": 96}
+SIZES = {
+    "inception_v3": 96,
+    "alexnet": 224,
+}  # the others take 64; alexnet pools to 6x6, which torch exports of 6x6 alone
 TORCHVISION = (
     "resnet18",
     "mobilenet_v2",
@@ -161,25 +162,25 @@ def export(net: nn.Module, path: Path, exporter: str, opset: int, image: int) ->
     return onnx.load(path, load_external_data=False).opset_import[0].version == opset
 
 
-def check(net: nn.Module, path: Path, inputs: torch.Tensor, tolerance: float) -> tuple[float, ...]:
+def check(net: nn.Module, path: Path, inputs: torch.Tensor) -> tuple[float, ...]:
     """The errors of import, retrained and export, where everything holds."""
-    errors = round_trip(rk.load(path), path, (inputs,), tolerance)
+    errors = round_trip(rk.load(path), path, (inputs,))
     new = path.with_name("new.onnx")
     other = disturb(deepcopy(net))
     rk.export_onnx(other, new, like=path)
-    exported = error("export", other, new, (inputs,), tolerance)
+    exported = error("export", other, new, (inputs,))
     same_graph("export", path, new)
     return (*errors, exported)
 
 
-def trial(net: nn.Module, name: str, exporter: str, opset: int, tolerance: float) -> Result | None:
+def trial(net: nn.Module, name: str, exporter: str, opset: int) -> Result | None:
     """None where torch does not write such a file."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         try:
             if not export(net, path, exporter, opset, size(name)):
                 return None
-            return Result(name, exporter, opset, check(net, path, images(2, size(name)), tolerance))
+            return Result(name, exporter, opset, check(net, path, images(2, size(name))))
         except Exception as problem:  # whatever goes wrong is a line of the table
             text = " ".join(str(problem).split()).replace(folder, "")
             return Result(name, exporter, opset, failure=f"{type(problem).__name__}: {text}"[:400])
@@ -202,9 +203,10 @@ def table(results: list[Result], own: dict[str, float]) -> str:
         "(`export_onnx(like=)` of other weights: only payloads differ).",
         "",
         "A cell holds the largest errors of import, retrained and export, relative to the scale of the output, in "
-        "units of 1e-6; `own` is how far torch is from itself in float64. An error may be 10, or 3 times `own` "
-        "where the random net magnifies rounding that much. `-`: torch does not write this file: its dynamo exporter "
-        "writes opset 18 and newer, and where it cannot convert to an older one, the file keeps 18.",
+        "units of 1e-6; `own` is how far torch is from itself in float64. An error may be 10 or, where the random net "
+        "magnifies rounding, 4 times what the float32 run of the model compared is away from its float64 run. `-`: "
+        "torch does not write this file: its dynamo exporter writes opset 18 and newer, and where it cannot convert to "
+        "an older one, the file keeps 18.",
         "",
         "| net | own | " + " | ".join(f"{exporter} {opset}" for exporter, opset in columns) + " |",
         "|---|---|" + "---|" * len(columns),
@@ -237,7 +239,7 @@ def main(nets: tuple[str, ...]) -> None:
         for exporter in ("torchscript", "dynamo"):
             for opset in OPSETS:
                 start = time.perf_counter()
-                result = trial(net, name, exporter, opset, max(1e-5, 3 * own[name]))
+                result = trial(net, name, exporter, opset)
                 if result is None:  # conversion goes down step by step, so there is no older one either
                     break
                 results.append(result)
