@@ -58,7 +58,7 @@ def main() -> None:
         pairs: PairSet = read_pairs(write_pair_list(others, people=100))
         deployed, teacher = train(training)
 
-        stages = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, rate=0.5, cosine=1.0, adversarial=0.05))
+        stages = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, rate=0.5, cosine=1.0, adversarial=0.005))
         config = TSMRConfig(stages=stages, batch_size=32, lr=2e-3)
         result = apply_tsmr(deployed, teacher, training, pairs, config)
         for name, net in (("deployed", deployed), ("teacher", teacher), ("TSMR", result.model)):

@@ -74,7 +74,7 @@ TERMS = tuple(field.name for field in fields(Stage) if field.name not in ("epoch
 LABELLED = ("margin", "centres")  # the terms that learn from identities
 
 DISTIL = Stage(epochs=5, cosine=1.0)
-REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.05)
+REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
 
 
 @dataclass(frozen=True)
