@@ -4,8 +4,8 @@
     python -m benchmarks.onnx_keras FOLDER          # where torch is
 
 The first command writes the files, the second checks them as ``onnx_checks.round_trip`` says and writes
-benchmarks/results/onnx_keras.md. Exit status 1 if anything fails. How far outputs may
-differ is said at ``onnx_checks.error``.
+benchmarks/results/onnx_keras.md. Exit status 1 if anything fails. How far outputs may differ is said at
+``onnx_checks.error``.
 """
 
 from __future__ import annotations

@@ -42,10 +42,7 @@ from benchmarks.onnx_checks import disturb, error, round_trip, rounding, same_gr
 RESULTS = Path(__file__).parent / "results" / "onnx_zoo.md"
 OPSETS = (20, 18, 17, 13, 11)
 SIZE = 64
-SIZES = {
-    "inception_v3": 96,
-    "alexnet": 224,
-}  # the others take 64; alexnet pools to 6x6, which torch exports of 6x6 alone
+SIZES = {"inception_v3": 96, "alexnet": 224}  # alexnet pools to 6x6, which torch exports of 6x6 alone
 TORCHVISION = (
     "resnet18",
     "mobilenet_v2",

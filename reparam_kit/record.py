@@ -36,9 +36,8 @@ def repeat(model: Model, recorded: Mapping[str, Any]) -> Model:
     Raises:
         KeyError: the model has no such layer.
     """
-    model = with_stand_ins(
-        model, Restored, {name: (site,) for name, site in recorded["restored"].items()}
-    )  # outermost, so that it comes first
+    # Restored is outermost, and the names of what it holds begin with its own.
+    model = with_stand_ins(model, Restored, {name: (site,) for name, site in recorded["restored"].items()})
     arguments = {
         name: (algebra.block(block), norm, site, shift_into)
         for name, (block, norm, site, shift_into) in recorded["expanded"].items()

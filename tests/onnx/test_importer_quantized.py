@@ -177,6 +177,17 @@ def test_integers_between_the_two_are_integers(tmp_path: Path) -> None:
     torch.testing.assert_close(y, (q.float() - 7).reshape(1, 2, 2) * 0.1)
 
 
+def assert_not_trained(folder: Path, text: str, weights: Weights) -> None:
+    """Imported and written back as it is, and no parameter asks for a gradient."""
+    path = folder / "model.onnx"
+    model = load(path, text, weights)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    write_back(model, folder / "new.onnx")
+    assert (folder / "new.onnx").read_bytes() == path.read_bytes()
+
+
 @pytest.mark.parametrize("second", ["s", "t"], ids=["one scale", "two scales"])
 def test_integers_that_stand_for_two_weights_are_not_trained(tmp_path: Path, second: str) -> None:
     text = f"""net (float[N,4] x) => (float[N,4] y) {{
@@ -187,13 +198,7 @@ def test_integers_that_stand_for_two_weights_are_not_trained(tmp_path: Path, sec
         "s": np.array(0.1, np.float32),
         "t": np.array(0.2, np.float32),
     }
-    path = tmp_path / "model.onnx"
-    model = load(path, text, weights)
-    x = torch.randn(2, 4)
-    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    write_back(model, tmp_path / "new.onnx")
-    assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()
+    assert_not_trained(tmp_path, text, weights)
 
 
 def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
@@ -205,10 +210,4 @@ def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
         "w": random.integers(-9, 9, (3, 4)).astype(np.int8),
         "s": np.array([0.1, 0.2, 0.3], np.float32),
     }
-    path = tmp_path / "model.onnx"
-    model = load(path, text, weights)
-    x = torch.randn(2, 4)
-    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    write_back(model, tmp_path / "new.onnx")
-    assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()
+    assert_not_trained(tmp_path, text, weights)
