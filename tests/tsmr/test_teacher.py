@@ -101,6 +101,10 @@ def test_another_teacher_input_or_data_is_another_table(
     copy = shutil.copytree(rec.parent, tmp_path / "copy") / rec.name
     os.utime(copy, ns=(0, 0))
     table(teacher, copy, cache)
+    assert tables() == 4
+    with copy.open("ab") as file:
+        file.write(bytes(4))
+    table(teacher, copy, cache)
     assert tables() == 5
 
 
