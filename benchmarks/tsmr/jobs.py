@@ -19,8 +19,8 @@ from recipes.tsmr.holdout import hold_out
 from recipes.tsmr.trainer import DivergedError
 from recipes.tsmr.views import Images
 
-_STAGE = Stage(epochs=30, cosine=1.0, relational=4.0)
-_REFINE = replace(_STAGE, epochs=10, rate=0.5, adversarial=0.005)
+_STAGE = Stage(epochs=15, cosine=1.0)
+_REFINE = replace(_STAGE, epochs=5, rate=0.5, adversarial=0.005)
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,26 @@ POOL = {
 }
 
 
+# The first onnxruntime that computes these right: older ones count a window's padding, or the windows, wrong.
+RUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+RIGHT_SINCE = {
+    ("ceil", "AveragePool with padding"): (1, 21),
+    ("ceil, padded", "AveragePool with padding"): (1, 21),
+    ("ceil, asymmetric", "AveragePool with padding"): (1, 21),
+    ("ceil, a last window in the padding", "MaxPool"): (1, 21),
+    ("ceil, a last window in the padding", "AveragePool"): (1, 21),
+    ("ceil, a last window in the padding", "AveragePool with padding"): (1, 25),
+    ("asymmetric", "AveragePool with padding"): (1, 25),
+}
+
+
 @pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool", "AveragePool with padding"])
-@pytest.mark.parametrize("attributes", POOL.values(), ids=POOL)
-def test_pool(attributes: dict[str, Any], op_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", POOL)
+def test_pool(case: str, op_type: str, tmp_path: Path) -> None:
+    right_since = RIGHT_SINCE.get((case, op_type), RUNTIME)
+    if right_since > RUNTIME:
+        pytest.skip(f"onnxruntime computes this right since {right_since[0]}.{right_since[1]}")
+    attributes = POOL[case]
     op_type, _, with_padding = op_type.partition(" ")
     if with_padding:
         attributes = {**attributes, "count_include_pad": 1}
