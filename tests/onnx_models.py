@@ -28,6 +28,7 @@ net (FLOAT[BATCH, 3, 8, 8] x) => (FLOAT[BATCH, 5] y) {
 SHAPES = {"conv_w": (4, 3, 3, 3), "conv_b": (4,), "fc_w": (5, 4), "fc_b": (5,)}
 
 Store = Callable[[str, torch.Tensor], TensorProto]
+Edit = Callable[[ModelProto], object]
 
 
 def raw(data_type: int) -> Store:
@@ -126,3 +127,14 @@ def retrained(path: Path, new: Path) -> Path:
     """The file at ``path`` with every weight moved, written to ``new``."""
     write_back(nudged(import_onnx(path), 0.1), new)
     return new
+
+
+def tensor(model: ModelProto, name: str) -> TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def edited(model: ModelProto, edit: Edit) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    edit(copy)
+    return copy

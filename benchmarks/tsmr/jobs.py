@@ -69,7 +69,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
             str(work / "small-unseen.onnx"),
             small,
             trial=(5, 1),
-            rates=(1.5e-3, 5e-3, 1.5e-2),
+            rates=(5e-4, 1.5e-3, 5e-3, 1.5e-2),
             seeds=(0, 1, 2),
         ),
         "mobilefacenet": Student(file, file, large, trial=(1,), rates=(1e-5, 3e-5, 1e-4), seeds=(0,)),

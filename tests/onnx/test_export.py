@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxsim
 import pytest
 import torch
 from click.testing import CliRunner
+from deployed import Free, Two, deploy, inputs_of
 from nets import Line, Plain, Residual, Shared, build, disturb, images
 from onnx import ModelProto, StringStringEntryProto, helper
 from onnx_models import net as foreign
@@ -28,63 +25,6 @@ import reparam_kit as rk
 from reparam_kit.cli import main
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.export import Exported, export_onnx
-
-
-class Two(nn.Module):
-    """Two inputs of different sizes, two outputs, and a constant from outside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.bn = nn.BatchNorm2d(4)
-        self.scale = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.bn(self.conv(x))
-        return x.relu().mean((2, 3)) / 3.0 + self.scale(code), x.sigmoid()
-
-
-class Free(nn.Module):
-    """Fully convolutional."""
-
-    def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), activation(), nn.Conv2d(4, 3, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-def inputs_of(model: nn.Module) -> tuple[Tensor, ...]:
-    return (images(), torch.randn(2, 5)) if isinstance(model, Two) else (images(),)
-
-
-def deploy(
-    model: nn.Module,
-    path: Path,
-    exporter: str = "torchscript",
-    opset: int = 17,
-    free: tuple[int, ...] = (0,),
-    **more: Any,
-) -> Path:
-    """Export ``model`` as a user does who knows nothing of this package, with the axes ``free`` free."""
-    inputs = inputs_of(model)
-    names = [f"in {i}" for i in range(len(inputs))]
-    axes = {axis: f"axis{axis}" for axis in free}
-    if exporter == "dynamo":
-        dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
-        settings = {"dynamic_shapes": tuple(dims for _ in inputs), "dynamo": True, "external_data": False}
-    else:
-        settings = {"dynamic_axes": dict.fromkeys(names, axes), "dynamo": False}
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            deepcopy(model).eval(), inputs, path, opset_version=opset, input_names=names, **settings, **more
-        )
-    logging.disable(logging.NOTSET)
-    return path
-
 
 CASES = [
     (Plain, "torchscript", 17, (0,)),
@@ -329,92 +269,6 @@ def test_packages_that_are_not_installed(
     options = {"like": like, "simplify": True} if package == "onnxsim" else {"example_inputs": images()}
     with pytest.raises(InputError, match=rf"needs {package}: pip install reparam-kit\[export\]"):
         rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", **options)
-
-
-# ------------------------------------------------------------------------------------------------------- simplified
-
-
-def simplified(path: Path) -> ModelProto:
-    return onnxsim.simplify(onnx.load(path))[0]
-
-
-def _unnamed(model: ModelProto) -> ModelProto:
-    for node in model.graph.node:
-        node.name = ""
-    return model
-
-
-def _with_an_identity(model: ModelProto) -> ModelProto:
-    node = next(node for node in model.graph.node if node.op_type == "Relu")
-    model.graph.node.insert(
-        list(model.graph.node).index(node), helper.make_node("Identity", [node.input[0]], ["same"])
-    )
-    node.input[0] = "same"
-    return model
-
-
-def test_an_original_that_onnxsim_has_simplified(tmp_path: Path) -> None:
-    model = build(Plain)
-    like = save(simplified(deploy(model, tmp_path / "like.onnx")), tmp_path / "like.onnx")
-    out, student = tmp_path / "out.onnx", disturb(deepcopy(model))
-    with pytest.raises(VerificationError, match="simplify=True"):
-        rk.export_onnx(student, out, like=like)
-    assert rk.export_onnx(student, out, like=like, simplify=True) == Exported("torchscript", simplified=False)
-    assert without_payloads(out) == without_payloads(like)
-    assert rk.verify(student, out, images()).ok
-
-
-def test_an_original_that_does_not_tell_its_exporter(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    model = build(Free)
-    like = save(
-        _unnamed(onnx.load(deploy(model, tmp_path / "like.onnx", "dynamo", 18))), tmp_path / "like.onnx"
-    )
-    capfd.readouterr()
-    export_onnx(disturb(model), tmp_path / "out.onnx", like=like, example_inputs=images(1), simplify=True)
-    assert without_payloads(tmp_path / "out.onnx") == without_payloads(like)
-    assert capfd.readouterr() == ("", "")
-    assert logging.root.manager.disable == logging.NOTSET
-
-
-def test_two_graphs_that_are_one_when_simplified(tmp_path: Path) -> None:
-    model = build(Free)
-    like = save(_with_an_identity(onnx.load(deploy(model, tmp_path / "like.onnx"))), tmp_path / "like.onnx")
-    out, student = tmp_path / "out.onnx", disturb(deepcopy(model))
-    assert rk.export_onnx(student, out, like=like, simplify=True) == Exported("torchscript", simplified=True)
-    assert [node.op_type for node in onnx.load(out).graph.node] == ["Conv", "Relu", "Conv"]
-    assert rk.verify(student, out, images()).ok
-
-
-def test_an_original_with_external_data_is_simplified_too(tmp_path: Path) -> None:
-    model = build(Free)
-    like = save_external(
-        _with_an_identity(onnx.load(deploy(model, tmp_path / "plain.onnx"))), tmp_path / "like.onnx"
-    )
-    out, student = tmp_path / "out.onnx", disturb(deepcopy(model))
-    assert rk.export_onnx(student, out, like=like, simplify=True).simplified
-    assert not (tmp_path / "out.onnx.data").exists()
-    assert rk.verify(student, out, images()).ok
-
-
-def test_of_the_likely_exporter_is_told_how_it_differs_where_the_other_one_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    like = deploy(build(Free), tmp_path / "like.onnx")
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(VerificationError, match=r"the model's graph is not that of .*Relu.*Tanh"):
-        rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", like=like, simplify=True)
-
-
-def test_what_onnxsim_cannot_simplify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **options: object) -> None:
-        raise RuntimeError("Inferred shape and existing shape differ\nin dimension 1")
-
-    monkeypatch.setattr(onnxsim, "simplify", fail)
-    with pytest.raises(InputError, match="onnxsim cannot simplify the graph: Inferred shape"):
-        rk.export_onnx(build(Free), tmp_path / "out.onnx", example_inputs=images(), simplify=True)
-    assert list(tmp_path.iterdir()) == []
 
 
 # ----------------------------------------------------------------------------------------------------- no original

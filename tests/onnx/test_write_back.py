@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from onnx import ModelProto, StringStringEntryProto, TensorProto, helper, numpy_
 from onnx_models import Store, net, raw, save, save_external, typed, without_payloads
 from onnx_text import assert_as_runtime
 from torch import fx, nn
+from trained import initializers, names, parameter, train
 
 from reparam_kit.algebra import Expanded, Norm
 from reparam_kit.errors import InputError, VerificationError
@@ -38,27 +38,6 @@ STORES = {
     "raw double": (raw(TensorProto.DOUBLE), "double"),
     "double_data": (typed(TensorProto.DOUBLE), "double"),
 }
-SIZES = {"conv_b": 4, "fc_b": 5}
-
-
-def names(model: fx.GraphModule) -> dict[str, str]:
-    """ONNX name -> torch name."""
-    return {source.name: name for name, source in model.meta["onnx"].tensors.items()}
-
-
-def parameter(model: fx.GraphModule, onnx_name: str) -> nn.Parameter:
-    return model.get_parameter(names(model)[onnx_name])
-
-
-def train(model: fx.GraphModule) -> fx.GraphModule:
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-    return model
-
-
-def initializers(path: Path) -> dict[str, TensorProto]:
-    return {tensor.name: tensor for tensor in onnx.load(path, load_external_data=False).graph.initializer}
 
 
 @pytest.mark.parametrize(("store", "dtype"), STORES.values(), ids=STORES)
@@ -189,90 +168,6 @@ def test_bfloat16_bits(tmp_path: Path, store: Store) -> None:
     tensor = initializers(tmp_path / "new.onnx")["conv_b"]
     bits = tensor.int32_data or np.frombuffer(tensor.raw_data, np.uint16).tolist()
     assert [f"{word:04x}" for word in bits] == ["3f80", "3f82", "3f81", "ff62"]
-
-
-@pytest.mark.parametrize("one_file", [True, False], ids=["one data file", "a file for each tensor"])
-def test_external_data(tmp_path: Path, one_file: bool) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    original = save_external(net(), source / "original.onnx", one_file=one_file)
-    before = {path.name: path.read_bytes() for path in source.iterdir()}
-    model = train(import_onnx(original))
-    new = source / "new.onnx"
-    write_back(model, new)
-
-    assert {name: (source / name).read_bytes() for name in before} == before
-    written = {path.name: len(path.read_bytes()) for path in source.iterdir() if path.name not in before}
-    data = ["new.onnx.data"] if one_file else [f"new.onnx.{i}.data" for i in range(len(before) - 1)]
-    assert sorted(written) == ["new.onnx", *data]
-    assert sorted(written[name] for name in data) == sorted(
-        len(before[n]) for n in before if n != "original.onnx"
-    )
-    assert without_payloads(new) == without_payloads(original)
-    assert diff(original, new).same_graph
-    again = onnx.load(new)  # with its external data
-    for tensor in again.graph.initializer:
-        assert torch.from_numpy(numpy_helper.to_array(tensor).copy()).equal(
-            parameter(model, tensor.name).detach()
-        )
-    onnxruntime.InferenceSession(new)
-
-
-def test_external_data_in_another_folder_and_over_the_original(tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-    original = save_external(net(), tmp_path / "a" / "net.onnx", "net.onnx.data")
-    model = train(import_onnx(original))
-    write_back(model, tmp_path / "b" / "net.onnx")
-    write_back(model, original)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["net.onnx", "net.onnx.data"]
-    for name in ("net.onnx", "net.onnx.data"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_the_originals_data_file_is_not_overwritten(tmp_path: Path) -> None:
-    original = save_external(net(), tmp_path / "old.onnx", "new.onnx.data")
-    before = (tmp_path / "new.onnx.data").read_bytes()
-    with pytest.raises(
-        InputError, match=r"would overwrite the external data of .*old\.onnx; choose another name"
-    ):
-        write_back(train(import_onnx(original)), tmp_path / "new.onnx")
-    assert (tmp_path / "new.onnx.data").read_bytes() == before
-    assert not (tmp_path / "new.onnx").exists()
-
-
-def test_the_checksum_of_external_data_is_brought_up_to_date(tmp_path: Path) -> None:
-    original = save_external(net(), tmp_path / "original.onnx")
-    proto = onnx.load(original, load_external_data=False)
-    for tensor in proto.graph.initializer:
-        tensor.external_data.add(
-            key="checksum", value=hashlib.sha1((tmp_path / "weights.bin").read_bytes()).hexdigest()
-        )
-    write_back(train(import_onnx(save(proto, original))), tmp_path / "new.onnx")
-    expected = hashlib.sha1((tmp_path / "new.onnx.data").read_bytes()).hexdigest()
-    for tensor in initializers(tmp_path / "new.onnx").values():
-        assert {entry.value for entry in tensor.external_data if entry.key == "checksum"} == {expected}
-
-
-@pytest.mark.parametrize("trained", [("conv_b",), ("conv_b", "fc_b")], ids=["one", "both"])
-def test_overlapping_external_data(tmp_path: Path, trained: tuple[str, ...]) -> None:
-    """Two biases that were equal and share bytes cannot become different."""
-    proto = net()
-    for tensor in proto.graph.initializer:
-        if tensor.name in ("conv_b", "fc_b"):
-            tensor.CopyFrom(raw(TensorProto.FLOAT)(tensor.name, torch.ones(SIZES[tensor.name])))
-    original = save_external(proto, tmp_path / "original.onnx")
-    proto = onnx.load(original, load_external_data=False)
-    entries = {tensor.name: tensor.external_data for tensor in proto.graph.initializer}
-    for entry, other in zip(entries["conv_b"], entries["fc_b"], strict=True):
-        if entry.key == "offset":
-            entry.value = other.value
-    model = import_onnx(save(proto, original))
-    for number, name in enumerate(trained, start=2):
-        parameter(model, name).data.fill_(number)
-    with pytest.raises(VerificationError, match=r"_b' would not hold what the model holds.*overlaps"):
-        write_back(model, tmp_path / "new.onnx")
-    assert not (tmp_path / "new.onnx").exists()
 
 
 @pytest.mark.parametrize(
