@@ -56,7 +56,7 @@ class Student:
 def students(work: Path, faces: Path) -> dict[str, Student]:
     """By name: ``small`` and ``mobilefacenet``."""
     teachers = ("raw", "insightface")
-    small = TSMRConfig(teacher_input=teachers, stages=(_STAGE, _REFINE))
+    small = TSMRConfig(teacher_input=teachers, stages=(_STAGE, _REFINE), restore_bn=True)
     large = replace(
         small,
         student_input="imagenet",
@@ -69,7 +69,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
             str(work / "small-unseen.onnx"),
             small,
             trial=(5, 1),
-            rates=(5e-4, 1.5e-3, 5e-3, 1.5e-2),
+            rates=(1.5e-3, 5e-3, 1.5e-2, 5e-2),
             seeds=(0, 1, 2),
         ),
         "mobilefacenet": Student(file, file, large, trial=(1,), rates=(1e-5, 3e-5, 1e-4), seeds=(0,)),

@@ -14,7 +14,7 @@ from recipes.tsmr.report import Spread
 
 RESULT = Path(__file__).parents[1] / "results" / "tsmr.md"
 
-_HOW = """Each arm was trained at each of three learning rates on four fifths of the people of `train.rec`, and judged
+_HOW = """Each arm was trained at each learning rate of a grid on four fifths of the people of `train.rec`, and judged
 on pairs of the others; then, at the rate that did best there, on all people, once for each seed. The last epoch is
 judged on `lfw_dev.bin` (600 genuine and 600 impostor pairs of other people, no flip; a FAR of 1e-3 needs 1,000):
 nothing was chosen on it. All arms of a student are shown as many images. Mean and standard deviation over the seeds."""

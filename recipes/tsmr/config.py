@@ -171,6 +171,7 @@ class TSMRConfig:
         block: what each convolution is expanded to, as in ``rk.expand``; None trains the net as it is, the
             control that any gain from a block has to be compared with.
         norm: what each branch passes before the sum, as in ``rk.expand``.
+        restore_bn: train with a BatchNorm behind the convolutions whose own was folded away (``rk.restore_bn``).
         student_input: input preset of the student (``recipes.faces.input_preset``). A wrong one fails nowhere
             and costs accuracy, so the command line has no default for it.
         teacher_input: input preset of the teacher; a tuple gives one to each of several teachers.
@@ -206,6 +207,7 @@ class TSMRConfig:
 
     block: str | None = "dbb"
     norm: Literal["scale", "batch", "none"] = "scale"
+    restore_bn: bool = False
     student_input: str = "insightface"
     teacher_input: str | tuple[str, ...] = "insightface"
     combine: Combine = "concat"

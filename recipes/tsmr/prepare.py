@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.faces import Embedder, input_preset
@@ -25,6 +26,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 _FITTED = 2048  # images to which the start of the map is fitted
 _CALIBRATED = 64  # images on which the start of the branches is measured
+_MEASURED = 1024  # images over which the start of a BatchNorm is measured
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -36,13 +38,33 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
-    """The student: ``model`` with branches, started from a batch of the images; a copy where it gets none."""
-    if config.block is None:
-        return copy.deepcopy(model)
-    order = epoch_order(len(views), config.flip, config.seed)
-    images, _, _ = next(iter(views.batches(order, _CALIBRATED, workers=0)))
-    inputs = input_preset(config.student_input)(images.to(device_of(model)))
-    return rk.expand(model, config.block, config.norm, calibration=[inputs])
+    """What is trained: a copy of ``model``, with the BatchNorms and the branches that ``config`` asks for.
+
+    Both are started from the first images of the training.
+    """
+    preset = input_preset(config.student_input)
+    device = device_of(model)
+
+    def inputs(images: int) -> Iterator[Tensor]:
+        order = islice(epoch_order(len(views), config.flip, config.seed), images)
+        for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
+            yield preset(batch.to(device))
+
+    student = copy.deepcopy(model)
+    if config.restore_bn:
+        with suppress(rk.NothingToDoError):  # every convolution has its BatchNorm
+            student = rk.restore_bn(student, inputs(_MEASURED))
+    if config.block is not None:
+        student = rk.expand(student, config.block, config.norm, calibration=inputs(_CALIBRATED))
+    return student
+
+
+def deployable(trained: Model) -> Model:
+    """A copy of ``trained`` without what ``expanded`` put in: the student's graph again."""
+    try:
+        return rk.fold(trained)
+    except rk.NothingToDoError:
+        return copy.deepcopy(trained)
 
 
 def gather_examples(

@@ -30,7 +30,7 @@ from recipes.tsmr.distributed import Processes
 from recipes.tsmr.history import History
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.logs import Log
-from recipes.tsmr.prepare import device_of, expanded, gather_examples, start_objective
+from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
 from recipes.tsmr.teacher import data_identity, model_identity, teacher_preset
@@ -145,7 +145,7 @@ def apply_tsmr(
         for epoch in range(len(history.epochs) + 1, config.epochs + 1):
             known = len(trainer.curve)
             losses, rate = trainer.run_epoch(epoch, progress)
-            folded = copy.deepcopy(trainer.trained) if config.block is None else rk.fold(trainer.trained)
+            folded = deployable(trainer.trained)
             validation = None if pairs is None else evaluate(folded, pairs, config.student_input)
             history.add(
                 EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation), folded.state_dict()
