@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-import reparam_kit as rk
 from recipes.faces import (
     Embedder,
     PairSet,
