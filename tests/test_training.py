@@ -104,6 +104,20 @@ def test_other_precisions_and_layouts(dtype: torch.dtype, norm: Norm) -> None:
             assert torch.equal(folded.get_submodule(name).weight, exact.to(dtype))
 
 
+@pytest.mark.parametrize(("size", "stride"), [(112, 2), (113, 2), (14, 3), (17, 4)])
+def test_branches_are_not_given_what_their_stride_does_not_reach(size: int, stride: int) -> None:
+    """Given it, oneDNN breaks the heap in the backward pass of a kernel of one tap in channels_last."""
+    conv = nn.Conv2d(3, 16, 3, stride, padding=1)
+    student = rk.expand(nn.Sequential(conv), "conv(k) + conv(1) + conv(1, k)", "batch")
+    seen: list[tuple[int, ...]] = []
+    for branch in student[0].branches:
+        branch.register_forward_pre_hook(lambda branch, args: seen.append((*args[0].shape[2:], *branch.taps)))
+    student(torch.zeros(1, 3, size, size))
+    assert len(seen) == 2
+    for height, width, *taps in seen:
+        assert ((height - taps[0]) % stride, (width - taps[1]) % stride) == (0, 0)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_folding_in_the_middle_of_training_and_going_on(norm: Norm) -> None:
     torch.manual_seed(0)

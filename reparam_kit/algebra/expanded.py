@@ -65,7 +65,7 @@ class Expanded(StandIn):
         out = self.base(*args, **kwargs)
         padded, stride, dilation = grid(self.base, args[0], out)
         for branch in self.branches:
-            window = _window(padded, self.taps, branch.taps, dilation)
+            window = _window(padded, self.taps, branch.taps, stride, dilation)
             out = out + branch(window, stride, dilation).reshape(out.shape)
         return out
 
@@ -96,11 +96,19 @@ class Expanded(StandIn):
 
 
 def _window(
-    padded: Tensor, site: tuple[int, ...], taps: tuple[int, ...], dilation: tuple[int, ...]
+    padded: Tensor,
+    site: tuple[int, ...],
+    taps: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
 ) -> Tensor:
-    """The part of the padded input that a kernel of ``taps`` sees at the centre of a ``site`` of taps."""
-    for axis, (have, room, step) in enumerate(zip(taps, site, dilation, strict=True), start=2):
-        before = (room - have) // 2
-        length = padded.shape[axis] - (room - have) * step
-        padded = padded.narrow(axis, before * step, length)
+    """The part of the padded input that a kernel of ``taps`` sees at the centre of a ``site`` of taps.
+
+    What the last stride does not reach is left out: given it, oneDNN writes past the end of the gradient of a
+    kernel of one tap (torch 2.13, channels_last, stride 2, few channels).
+    """
+    for axis, (have, room, step, rate) in enumerate(zip(taps, site, stride, dilation, strict=True), start=2):
+        steps = (padded.shape[axis] - (room - 1) * rate - 1) // step
+        length = steps * step + (have - 1) * rate + 1
+        padded = padded.narrow(axis, (room - have) // 2 * rate, length)
     return padded
