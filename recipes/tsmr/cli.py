@@ -63,6 +63,12 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
     help="What a convolution is expanded to: a preset, an expression, or 'plain' to train it as it is.",
 )
 @_choice("--norm", help="Norm of the branches.")
+@click.option(
+    "--restore-bn",
+    is_flag=True,
+    default=None,
+    help="Train with a BatchNorm behind the convolutions whose own was folded away; try higher rates with it.",
+)
 @_choice("--combine", type=click.Choice(COMBINES), help="What several teachers become.")
 @click.option(
     "--loss",

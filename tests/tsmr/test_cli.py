@@ -123,11 +123,12 @@ def test_what_cannot_end_well_is_refused_before_training(
 
 def test_options_make_the_stages(command: list[str]) -> None:
     terms = ["--loss", "cosine", "--loss", "relational=2", "--refine-epochs", "1", "--adversarial", "0.3"]
-    config = json.loads(run(*command, *terms, "--ema", "0.9", "--keep-gallery", "--json").stdout)["config"]
+    others = ["--ema", "0.9", "--keep-gallery", "--restore-bn"]
+    config = json.loads(run(*command, *terms, *others, "--json").stdout)["config"]
     first, second = config["stages"]
     assert (first["epochs"], first["cosine"], first["relational"], first["adversarial"]) == (2, 1, 2, 0)
     assert (second["epochs"], second["cosine"], second["relational"], second["adversarial"]) == (1, 1, 2, 0.3)
-    assert (config["ema"], config["keep_gallery"]) == (0.9, 1)
+    assert (config["ema"], config["keep_gallery"], config["restore_bn"]) == (0.9, 1, True)
 
 
 def test_a_file_of_choices_is_what_json_prints(command: list[str], tmp_path: Path) -> None:

@@ -63,7 +63,14 @@ def test_the_student_comes_to_resemble_the_teacher(
 
 
 @pytest.mark.parametrize(
-    "choices", [{"block": None}, {"block": "dbb", "workers": 1}, {"block": "repvgg", "norm": "batch"}]
+    "choices",
+    [
+        {"block": None},
+        {"block": "dbb", "workers": 1},
+        {"block": "repvgg", "norm": "batch"},
+        {"block": "dbb", "restore_bn": True},
+        {"block": None, "restore_bn": True},
+    ],
 )
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_resumed_run_ends_with_the_same_bits(
