@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import reparam_kit as rk
-from benchmarks.tsmr.jobs import Student, results, students
+from benchmarks.tsmr.jobs import Student, best_rate, results, students
 from recipes.faces import evaluate
 from recipes.tsmr.ablation import arms
 from recipes.tsmr.report import Spread
@@ -24,7 +25,7 @@ def write_summary(work: Path, faces: Path) -> None:
     """Write ``RESULT`` from the lines in ``work``."""
     text = ["# TSMR on real faces", "", "`python -m benchmarks.tsmr all WORK`", "", _HOW, ""]
     for name, student in students(work, faces).items():
-        text += [f"## {name}", "", *_table(work, faces, name, student), ""]
+        text += [f"## {name}", "", *_table(work, faces, name, student), "", *_trials(work, name, student), ""]
     measured = work / "throughput.json"
     if measured.is_file():
         text += ["## Images a second", "", "| student | stage | bare forward and backward | step | ratio |"]
@@ -41,21 +42,42 @@ def write_summary(work: Path, faces: Path) -> None:
 
 def _table(work: Path, faces: Path, name: str, student: Student) -> Iterator[str]:
     before = evaluate(student.deployed, faces / "lfw_dev.bin", student.config.student_input)
-    yield "| arm | lr | seeds | accuracy | TAR at FAR 1e-2 | TAR at FAR 1e-3 |"
-    yield "|---|---|---|---|---|---|"
+    yield "| arm | lr | seeds | accuracy | d' | TAR at FAR 1e-2 | TAR at FAR 1e-3 |"
+    yield "|---|---|---|---|---|---|---|"
     tars = before.tar_at_far
-    yield f"| as deployed | | | {before.accuracy:.2%} | {tars[1e-2] or 0:.2%} | {_rate(tars[1e-3])} |"
+    yield (
+        f"| as deployed | | | {before.accuracy:.2%} | {before.d_prime:.2f} | {_rate(tars[1e-2])} | "
+        f"{_rate(tars[1e-3])} |"
+    )
     for arm in arms(student.config):
-        lines = [
-            line
-            for line in results(work)
-            if (line["student"], line["arm"], line["held_out"]) == (name, arm, False)
-        ]
+        lines = _lines(work, student=name, arm=arm, held_out=False)
         if lines:
-            cells = [_spread([line["accuracy"] for line in lines])]
-            for far in ("0.01", "0.001"):
-                cells.append(_spread([line["tar_at_far"].get(far) for line in lines]))
-            yield f"| {arm} | {lines[0]['lr']:g} | {len(lines)} | {' | '.join(cells)} |"
+            lr = best_rate(work, name, arm)
+            lines = [line for line in lines if line["lr"] == lr]
+            separation = Spread.of([line["d_prime"] for line in lines])
+            cells = [
+                _spread([line["accuracy"] for line in lines]),
+                f"{separation.mean:.2f} ± {separation.std:.2f}",
+                *(_spread([line["tar_at_far"].get(far) for line in lines]) for far in ("0.01", "0.001")),
+            ]
+            yield f"| {arm} | {lr:g} | {len(lines)} | {' | '.join(cells)} |"
+
+
+def _trials(work: Path, name: str, student: Student) -> Iterator[str]:
+    yield f"d' (and accuracy) on the people held out, after {' + '.join(map(str, student.trial))} epochs at each rate:"
+    yield ""
+    for arm in arms(student.config):
+        tried = (
+            f"{line['lr']:g}: {line['d_prime']:.2f} ({line['accuracy']:.1%})"
+            for line in sorted(
+                _lines(work, student=name, arm=arm, held_out=True), key=lambda line: line["lr"]
+            )
+        )
+        yield f"- {arm}: {', '.join(tried)}"
+
+
+def _lines(work: Path, **which: Any) -> list[dict[str, Any]]:
+    return [line for line in results(work) if which.items() <= line.items()]
 
 
 def _rate(value: float | None) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from recipes.faces import Evaluation, PairSet, evaluate, read_faces, read_pairs
 from recipes.tsmr.config import Stage, TSMRConfig
 from recipes.tsmr.holdout import hold_out
-from recipes.tsmr.judging import Teacher, rank
+from recipes.tsmr.judging import Teacher, separation
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.report import Arm
 from recipes.tsmr.trainer import DivergedError
@@ -104,7 +104,8 @@ def compare(
                 tried[rate] = train_arm(model, teacher, part, held, choice, folder, f"{name}-held-out")
             except DivergedError:
                 tried[rate] = None
-        ranks = {rate: rank(evaluation) for rate, evaluation in tried.items() if evaluation is not None}
+        # All scores decide, not the few near a threshold: short runs differ little, and few people are held out.
+        ranks = {rate: separation(evaluation) for rate, evaluation in tried.items() if evaluation is not None}
         if not ranks:
             raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
         lr = max(ranks, key=lambda rate: ranks[rate])
