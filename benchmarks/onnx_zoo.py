@@ -115,7 +115,7 @@ def build(name: str) -> nn.Module:
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     with torch.no_grad():
         for parameter in net.parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or parameter.unique().numel() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         for norm in norms:
             norm.reset_running_stats()
