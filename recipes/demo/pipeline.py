@@ -53,7 +53,7 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
     ``report.html`` beside it shows the distillation.
 
     Args:
-        folder: made if needed; one that is not empty must hold an earlier demo.
+        folder: made if needed; one that is not empty must hold an earlier demo, finished or not.
         seed: decides the faces and all training.
         effort: amounts.
         say: told what is going on, a line at a time.
@@ -63,7 +63,9 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
         VerificationError: the improved file has another graph than the deployed one.
     """
     effort = effort or Effort()
+    report: dict[str, Any] = {"demo": "reparam-kit", "seed": seed}
     _prepare(folder)
+    _write(report, folder)  # so that the folder of an interrupted demo is known as one
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     deployed, improved, teacher = (folder / f"{name}.onnx" for name in ("deployed", "improved", "teacher"))
@@ -102,9 +104,8 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
     }
     write_report(result.report, folder / PAGE, files={**files, "output": "improved.onnx"}, verification=proof)
     figures = {path.stem: evaluate(path, judging).to_json() for path in (deployed, improved, teacher)}
-    report = {"demo": "reparam-kit", "seed": seed, "evaluation": figures, "verification": proof.to_json()}
-    with rk.atomic_file(folder / REPORT) as file:
-        file.write(json.dumps(report, indent=2).encode())
+    report |= {"evaluation": figures, "verification": proof.to_json()}
+    _write(report, folder)
     return report
 
 
@@ -114,6 +115,11 @@ def _prepare(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
         raise rk.InputError(f"{folder} is not empty and holds no earlier demo; name another folder with -o")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(report: dict[str, Any], folder: Path) -> None:
+    with rk.atomic_file(folder / REPORT) as file:
+        file.write(json.dumps(report, indent=2).encode())
 
 
 def _people(count: int, pictures: int, rng: np.random.Generator) -> tuple[Pictures, npt.NDArray[np.int64]]:

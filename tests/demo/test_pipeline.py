@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,17 @@ def test_it_may_run_again_in_its_own_folder_but_not_in_another(finished: Path, t
     assert result.exit_code == 2
     assert "holds no earlier demo" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_it_may_run_again_where_it_was_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "train_on_identities", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(tmp_path, effort=TINY)
+    assert (tmp_path / "faces.rec").is_file()
+    pipeline._prepare(tmp_path)
 
 
 def test_drawing_repeats_and_people_differ_more_than_pictures_of_one() -> None:

@@ -247,6 +247,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, Arrays]] = {
     ),
     "old slice": ("Slice", {"starts": [1, -3], "ends": [3, 99], "axes": [1, 2]}, (5, 6), 9, {}),
     "gather": ("Gather", {"axis": 2}, (5, 6), 13, {"i": np.array([[0, -1], [2, 2]])}),
+    "gather of the first opset": ("GatherND", {}, (5, 6), 11, {"i": np.array([[1, -1], [0, 2]])}),
+    "gather in rows": ("GatherND", {"batch_dims": 1}, (5, 6), 13, {"i": np.array([[[-1, 0]], [[1, 5]]])}),
     "transpose": ("Transpose", {}, (5, 6), 13, {}),
 }
 

@@ -74,6 +74,12 @@ def gather(op: Op) -> Value:
     return op.call(gathered, op[0], index, op.attr("axis"))
 
 
+@operator("GatherND", since=11)
+def gather_nd(op: Op) -> Value:
+    """x, indices whose last dimension counts the dimensions of x that one of them points into."""
+    return op.call(pointed_at, op[0], op[1], op.attr("batch_dims") or 0)
+
+
 @operator("Range")
 def arange(op: Op) -> Value:
     """start, limit, step. ``stash_type`` would set how half types are added up; they are rounded once here."""
@@ -112,6 +118,15 @@ def gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
     index = torch.where(indices < 0, indices + x.shape[axis], indices)
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
     return x.index_select(axis, index.reshape(-1)).reshape(shape)
+
+
+def pointed_at(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
+    """``x[i, j, ...]`` for every ``(i, j, ...)`` in the last dimension of ``indices``, row by row of the first ones."""
+    rows = (
+        torch.arange(x.shape[dim], device=x.device).view(-1, *[1] * (indices.dim() - 2 - dim))
+        for dim in range(batch_dims)
+    )
+    return x[(*rows, *indices.unbind(-1))]
 
 
 def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
