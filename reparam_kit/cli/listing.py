@@ -40,7 +40,7 @@ def show(plans: list[Plan]) -> None:
     table.add_column("kernel", no_wrap=True)
     for column in ("weights", "10⁶ MACs", "extra") if ratio else ("weights",):
         table.add_column(column, no_wrap=True, justify="right")
-    table.add_column("branches, or the reason why not")
+    table.add_column("branches, or why none")
     for item in plans:
         site, kernel = item.site, ""
         if site.geometry:
@@ -55,6 +55,8 @@ def show(plans: list[Plan]) -> None:
         )
         table.add_row(*row)
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width: a layer is a line of it
+        console.width = 200
     console.print(table)
     for number, branches in enumerate(sets, start=1):
         console.print(f"({number}) {' + '.join(branches)}", highlight=False)

@@ -46,7 +46,8 @@ class PayloadChange:
     relative_l2: float
 
     def __str__(self) -> str:
-        ulp = "" if self.max_ulp is None else f" ({self.max_ulp} ulp)"
+        near = self.max_ulp is not None and self.max_ulp < 1e6  # farther apart, the count tells nothing
+        ulp = f" ({self.max_ulp} ulp)" if near else ""
         size = f"{self.dtype}{list(self.shape)}"
         return f"{self.name} {size}: max {self.max_abs:.3g}{ulp}, relative {self.relative_l2:.3g}"
 
