@@ -10,10 +10,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from reparam_kit.errors import InputError
+from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.run import latency_ratio
 from reparam_kit.onnx.weights import OnnxFile, read_onnx
+from reparam_kit.surgery import fold
 from reparam_kit.verification.outputs import Model, compare_file_outputs, compare_module_outputs
 from reparam_kit.verification.quantisation import (
     OutputRisk,
@@ -50,7 +51,7 @@ def verify(
     (:class:`~reparam_kit.verification.quantisation.Quantisation`), without being judged.
 
     Args:
-        a: the model to compare with.
+        a: the model to compare with. An expanded module has the structure of what it folds to.
         b: the model that is judged.
         example_inputs: the inputs to run on. Without them two modules are not run, and a file is run on standard
             normal noise in the shape of its inputs (bytes for uint8).
@@ -74,11 +75,13 @@ def verify(
             notes = (note, "structure not compared: one is a module, the other a file")
             return Report(None, outputs, notes, same_function)
         note = "outputs not compared: give example_inputs to run the modules on"
+        deployed = _folded(a)
         if inputs is not None:
             outputs, note = compare_module_outputs(a, b, inputs)
-            moved = quantised_module_outputs(a, b, inputs)
-        quantisation = Quantisation(compare_module_kernels(a, b), moved)
-        return Report(compare_modules(a, b), outputs, (note,), same_function, quantisation=quantisation)
+            moved = quantised_module_outputs(deployed, b, inputs)
+        quantisation = Quantisation(compare_module_kernels(deployed, b), moved)
+        structure = compare_modules(deployed, b)
+        return Report(structure, outputs, (note,), same_function, quantisation=quantisation)
 
     files = read_onnx(a), read_onnx(b)
     structure = compare(*files)
@@ -93,6 +96,13 @@ def verify(
     ratio = latency_ratio(a, b) if latency else None
     quantisation = Quantisation(compare_file_kernels(*files), moved)
     return Report(structure, outputs, (note,), same_function, sizes, ratio, quantisation)
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    try:
+        return fold(model)
+    except NothingToDoError:
+        return model
 
 
 def _size(path: str | Path, file: OnnxFile) -> int:

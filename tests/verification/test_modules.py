@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from nets import NETS, Plain, build, disturb, images, nudged
 from torch import Tensor, fx, nn
 
+from reparam_kit.algebra import Norm
 from reparam_kit.surgery import expand, fold
 from reparam_kit.verification import OutputError, verify
 
@@ -37,6 +38,18 @@ def test_an_untouched_fold_is_equal(kind: type[nn.Module]) -> None:
     assert report.structure is not None
     assert report.structure.same_graph
     assert report.outputs
+
+
+@pytest.mark.parametrize("norm", ["scale", "batch"])
+def test_a_student_is_held_against_its_fold_and_is_no_deployed_model_itself(norm: Norm) -> None:
+    model = build(Plain)
+    student = disturb(expand(model, norm=norm))
+    report = verify(student, fold(student), images())
+    assert report.ok, str(report)
+    assert report.structure is not None
+    assert not report.structure.payloads
+    assert not verify(model, student, images(), same_function=False).ok
+    assert not verify(student, nudged(fold(student), 1e-3), images()).ok
 
 
 @pytest.mark.parametrize("relative", [1e-5, 1e-3])
