@@ -1,6 +1,6 @@
 """Super-resolution with the edge-oriented block `ecb`, which was made for it (ECBSR, ACM MM 2021).
 
-A net for 2x trains on crops of a photograph that ships with scikit-learn. Run it with
+A net for 2x trains on crops of a photograph that ships with scikit-learn, which it needs. Run it with
 `python examples/super_resolution.py`; it takes a few seconds.
 """
 
