@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -240,12 +240,13 @@ def _read_torch(path: Path) -> Any:
     """What torch.save wrote, read without running code; UnpicklingError where that is not possible."""
     try:
         with path.open("rb") as file:
-            pickled = file.read(1) == b"\x80"
+            start = file.read(4)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if is_zipfile(path):
+    zipped = start == b"PK\x03\x04"  # as torch tells the two formats of torch.save apart
+    if zipped:
         _refuse_bomb(path)
-    if pickled or is_zipfile(path):
+    if zipped or start[:1] == b"\x80":
         try:
             with warnings.catch_warnings():
                 # They are about pickle protocols; what cannot be read is refused anyway.

@@ -42,7 +42,7 @@ IN_ONNX = {
     "{w}/bomb.pt": "bomb.pt holds pickled Python objects, and reading them runs code",
     "{w}/empty.pt": "empty.pt is not a file that torch.save wrote",
     "{w}/text.pt": "text.pt is not a file that torch.save wrote",
-    "{w}/truncated.pt": "truncated.pt is not a file that torch.save wrote",
+    "{w}/truncated.pt": "truncated.pt is damaged or truncated",
     "factories:nett": "factories:nett: cannot import the factory: .* no attribute 'nett'",
     "factorys:net": "factorys:net: cannot import the factory: No module named 'factorys'",
     "factories:number": r"factories:number\(\) gave a int",
