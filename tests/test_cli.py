@@ -87,6 +87,31 @@ def test_inspect_lists_every_convolution(tmp_path: Path) -> None:
     assert rows[1]["branches"] == ["conv(1)", "conv(1) >> conv(k)", "conv(1) >> avg(k)"]
 
 
+@pytest.mark.parametrize(("terminal", "lines"), [(False, 1), (True, 2)])
+def test_a_long_name_is_folded_in_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, lines: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    table = run("inspect", "test_cli:Deep").stdout
+    assert (f"{'deeper_' * 10}net" in table) == (not terminal)
+    assert sum("deeper" in line for line in table.splitlines()) == lines
+
+
+class Deep(nn.Module):
+    """Its one convolution has a long name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module(f"{'deeper_' * 10}net", nn.Conv2d(3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (conv,) = self.children()
+        out: Tensor = conv(x)
+        return out
+
+
 class Functional(nn.Module):
     """Convolves with a parameter of its own, for which there is no layer."""
 
