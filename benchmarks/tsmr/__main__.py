@@ -107,8 +107,9 @@ def throughput(work: Path, faces: Path, batch_size: int, rounds: int) -> None:
     """Images a second of a whole training step and of a bare student's forward and backward, in turns."""
     lines = []
     for name, student in students(work, faces).items():
-        lines += measure(name, student.deployed, student.config, faces / "train.rec", batch_size, rounds)
-        click.echo(json.dumps(lines[-2:]))
+        for line in measure(name, student.deployed, student.config, faces / "train.rec", batch_size, rounds):
+            click.echo(json.dumps(line))
+            lines.append(line)
     (work / "throughput.json").write_text(json.dumps(lines))
 
 

@@ -86,7 +86,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
             trial=(1,),
             rates=(3e-5, 3e-4),
             label_rates=(1e-5, 1e-4),
-            seeds=(0,),
+            seeds=(0, 1, 2),
         ),
     }
 

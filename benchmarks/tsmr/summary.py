@@ -28,16 +28,23 @@ def write_summary(work: Path, faces: Path) -> None:
         text += [f"## {name}", "", *_table(work, faces, name, student), "", *_trials(work, name, student), ""]
     measured = work / "throughput.json"
     if measured.is_file():
-        text += ["## Images a second", "", "| student | stage | bare forward and backward | step | ratio |"]
-        text += ["|---|---|---|---|---|"]
-        for line in json.loads(measured.read_text()):
-            text.append(
-                f"| {line['student']} | {line['stage']} | {line['bare']:.0f} | {line['step']:.0f} | "
-                f"{line['step'] / line['bare']:.2f} |"
-            )
+        text += ["## Images a second", "", *_throughput(json.loads(measured.read_text()))]
     RESULT.parent.mkdir(exist_ok=True)
     with rk.atomic_file(RESULT) as file:
         file.write(("\n".join(text).rstrip() + "\n").encode())
+
+
+def _throughput(lines: list[dict[str, Any]]) -> Iterator[str]:
+    yield "`python -m benchmarks.tsmr throughput WORK`: a whole step, and forward and backward of the same student"
+    yield "without branches, in turns."
+    yield ""
+    yield "| student | its BatchNorms | threads | stage | bare forward and backward | step | ratio |"
+    yield "|---|---|---|---|---|---|---|"
+    for line in lines:
+        yield (
+            f"| {line['student']} | {'restored' if line['restored'] else 'folded, as deployed'} | {line['threads']} | "
+            f"{line['stage']} | {line['bare']:.0f} | {line['step']:.0f} | {line['step'] / line['bare']:.2f} |"
+        )
 
 
 def _table(work: Path, faces: Path, name: str, student: Student) -> Iterator[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import reparam_kit as rk
 from recipes.faces import FaceRecords, input_preset
@@ -25,8 +28,12 @@ _TEACHER = 640  # numbers of the two teachers' embeddings together
 
 def measure(
     name: str, student: str, config: TSMRConfig, records: Path, batch_size: int, rounds: int
-) -> list[dict[str, Any]]:
-    """Images a second, medians over ``rounds``, in each stage of ``config``; decoding is left out of both."""
+) -> Iterator[dict[str, Any]]:
+    """Images a second, medians over ``rounds``, in each stage of ``config``; decoding is left out of both.
+
+    With one thread, and with one for each core. Once for the student as deployed and once with its BatchNorms
+    restored, which both then have: what they cost is the student's, not the step's.
+    """
     model = rk.load(student)
     views = Views(torch.utils.data.Subset(FaceRecords(records), range(batch_size)))
     table = np.random.default_rng(0).normal(size=(batch_size, 2, _TEACHER)).astype(np.float16)
@@ -34,41 +41,40 @@ def measure(
     examples = Examples(views, Targets([table], "concat"))
     batch = next(iter(views.batches(epoch_order(batch_size, True, 0), batch_size, 0)))
     inputs = input_preset(config.student_input)(batch[0]).contiguous(memory_format=torch.channels_last)
-    model.train()
+    for restored in (False, True):
+        config = replace(config, restore_bn=restored)
+        plain = expanded(model, views, replace(config, block=None)).train()
 
-    def bare() -> None:
-        model.zero_grad()
-        model(inputs).square().mean().backward()
+        def bare(plain: nn.Module = plain) -> None:
+            plain.zero_grad()
+            plain(inputs).square().mean().backward()
 
-    lines = []
-    for number in range(len(config.stages)):
-        trainer = Trainer(
-            expanded(model, views, config),
-            start_objective(model, examples, config),
-            examples,
-            config,
-            Processes(),
-        )
-        trainer.begin(number)
+        for number in range(len(config.stages)):
+            branched = expanded(model, views, config)
+            objective = start_objective(model, examples, config)
+            trainer = Trainer(branched, objective, examples, config, Processes())
+            trainer.begin(number)
 
-        def step(trainer: Trainer = trainer) -> None:
-            trainer.take_step(iter([batch]), 1e-6, 0.5)
+            def step(trainer: Trainer = trainer) -> None:
+                trainer.take_step(iter([batch]), 1e-6, 0.5)
 
-        bare(), step()
-        pairs = [(_seconds(bare), _seconds(step)) for _ in range(rounds)]
-        bare_time, step_time = (median(times) for times in zip(*pairs, strict=True))
-        lines.append(
-            {
-                "student": name,
-                "stage": number + 1,
-                "bare": batch_size / bare_time,
-                "step": batch_size / step_time,
-            }
-        )
-    return lines
+            for threads in sorted({1, os.cpu_count() or 1}):
+                torch.set_num_threads(threads)
+                pairs = [(_seconds(bare), _seconds(step)) for _ in range(rounds)]
+                bare_time, step_time = (median(times) for times in zip(*pairs, strict=True))
+                yield {
+                    "student": name,
+                    "restored": restored,
+                    "threads": threads,
+                    "stage": number + 1,
+                    "bare": batch_size / bare_time,
+                    "step": batch_size / step_time,
+                }
 
 
 def _seconds(work: Callable[[], None]) -> float:
+    """Of the second of two runs: the first one finds caches and memory as the other arm left them."""
+    work()
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -29,10 +29,14 @@ class InputPreset:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise RGB images ``[N, 3, H, W]`` in 0..255, uint8 or floating: float32, same shape and device."""
-        images = images.float()
+        import torch
+
+        images = images.to(
+            torch.float32, copy=True
+        )  # and in place from here on: large ones are dear to allocate
         mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
         std = images.new_tensor(self.std).view(1, 3, 1, 1)
-        images = (images - mean) / std
+        images.sub_(mean).div_(std)
         return images.flip(1) if self.bgr else images
 
 

@@ -61,7 +61,9 @@ class Game:
     def __init__(self, size: int, device: torch.device, choices: Adversary) -> None:
         self.choices = choices
         self.discriminator = Discriminator(size, choices.hidden).to(device)
-        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), choices.lr, betas=(0.5, 0.999))
+        self.optimizer = torch.optim.Adam(
+            self.discriminator.parameters(), choices.lr, betas=(0.5, 0.999), fused=True
+        )
         self.discriminator.requires_grad_(False)  # until `play`: the student's step is not its own
         self.accuracy = torch.tensor(0.5, device=device)
 

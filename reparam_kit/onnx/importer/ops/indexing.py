@@ -126,7 +126,7 @@ def pointed_at(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
         torch.arange(x.shape[dim], device=x.device).view(-1, *[1] * (indices.dim() - 2 - dim))
         for dim in range(batch_dims)
     )
-    return x[(*rows, *indices.unbind(-1))]
+    return x[tuple(rows) + indices.unbind(-1)]
 
 
 def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
