@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -81,7 +82,8 @@ class Embedder:
     def batches(self, images: Iterable[Image], flip: bool = False) -> Iterator[torch.Tensor]:
         """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
         console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress = Progress(console=console, transient=True)
+        with progress if console.is_terminal else nullcontext():  # elsewhere older rich leaves an empty line
             task = progress.add_task("embedding", total=length_hint(images) or None)
             for batch in _batches(images, self.batch_size):
                 yield self(batch) + self(batch.flip(3)) if flip else self(batch)
