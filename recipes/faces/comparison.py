@@ -67,13 +67,14 @@ def cross_evaluate(
 ) -> dict[str, Evaluation]:
     """Whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
 
+    ``flip``, ``batch_size``, ``folds`` and ``bootstrap`` are those of :func:`evaluate`.
+
     Args:
         enrolled: the old model, whose templates are stored: a module, or the path of an ``.onnx`` file.
         probe: the new model.
         pairs: a verification set or its file.
         input: input preset of ``enrolled``.
         probe_input: input preset of ``probe``; None: the same.
-        flip, batch_size, folds, bootstrap: as :func:`evaluate`.
 
     Returns:
         ``"old-old"`` and ``"new-new"``, each model by itself, and ``"new-old"``: each pair twice, once with either
