@@ -49,15 +49,15 @@ def measure(
             plain.zero_grad()
             plain(inputs).square().mean().backward()
 
+        branched = expanded(model, views, config)
+        objective = start_objective(model, examples, config)
+        trainer = Trainer(branched, objective, examples, config, Processes())
+
+        def step(trainer: Trainer = trainer) -> None:
+            trainer.take_step(iter([batch]), 1e-6, 0.5)
+
         for number in range(len(config.stages)):
-            branched = expanded(model, views, config)
-            objective = start_objective(model, examples, config)
-            trainer = Trainer(branched, objective, examples, config, Processes())
             trainer.begin(number)
-
-            def step(trainer: Trainer = trainer) -> None:
-                trainer.take_step(iter([batch]), 1e-6, 0.5)
-
             for threads in sorted({1, os.cpu_count() or 1}):
                 torch.set_num_threads(threads)
                 pairs = [(_seconds(bare), _seconds(step)) for _ in range(rounds)]

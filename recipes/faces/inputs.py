@@ -31,9 +31,8 @@ class InputPreset:
         """Normalise RGB images ``[N, 3, H, W]`` in 0..255, uint8 or floating: float32, same shape and device."""
         import torch
 
-        images = images.to(
-            torch.float32, copy=True
-        )  # and in place from here on: large ones are dear to allocate
+        # A copy, and in place from there on: large tensors are dear to allocate.
+        images = images.to(torch.float32, copy=True)
         mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
         std = images.new_tensor(self.std).view(1, 3, 1, 1)
         images.sub_(mean).div_(std)

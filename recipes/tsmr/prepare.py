@@ -56,8 +56,9 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
             student = rk.restore_bn(student, inputs(_MEASURED))
     if config.block is not None:
         student = rk.expand(student, config.block, config.norm, calibration=inputs(_CALIBRATED))
+    # Laid out as the images are in `Step`, branches multiply out without copies. `Module.to` would refuse 3-D kernels.
     for parameter in student.parameters():
-        if parameter.dim() == 4:  # laid out as the images are in `Step`, branches multiply out without copies
+        if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     return student
 
