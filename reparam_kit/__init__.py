@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 _HOME = {
     "atomic_file": "reparam_kit.atomic",
     "bake": "reparam_kit.baking",
+    "require_file": "reparam_kit.files",
     "evaluating": "reparam_kit.modes",
     "inspect": "reparam_kit.sites",
     "restore_bn": "reparam_kit.restoration",
@@ -56,6 +57,7 @@ __all__ = [
     "fold",
     "inspect",
     "load",
+    "require_file",
     "restore_bn",
     "save",
     "suggestion",
@@ -76,6 +78,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file
     from reparam_kit.baking import bake
+    from reparam_kit.files import require_file
     from reparam_kit.formats import load, save
     from reparam_kit.modes import evaluating
     from reparam_kit.onnx.diff import diff

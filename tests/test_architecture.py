@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first. A module may import its own room and rooms before it.
 ROOMS = [
     "errors",
+    "files",
     "atomic",
     "modes",
     "substitution",

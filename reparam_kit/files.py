@@ -1,0 +1,31 @@
+"""The files that a user names, before anything opens them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from reparam_kit.errors import InputError
+
+
+def require_file(path: str | Path, wanted: str = "a file") -> Path:
+    """``path``, if it is a regular file or a link to one. Opening a pipe or a device can hang, or read without end.
+
+    Args:
+        path: what the user named.
+        wanted: what it should be, for the message: "an .onnx file".
+
+    Raises:
+        InputError: nothing is there, or it is a folder, a device, a pipe or a socket, or it may not be looked at.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise InputError(f"{path}: {reason}; name {wanted}") from error
+    if S_ISDIR(mode):
+        raise InputError(f"{path} is a folder; name {wanted}")
+    if not S_ISREG(mode):
+        raise InputError(f"{path} is a device, a pipe or a socket, which is not read; name {wanted}")
+    return path
