@@ -17,6 +17,7 @@ from reparam_kit.errors import (
     UnsupportedError,
     VerificationError,
     first_line,
+    printable,
     suggestion,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "fold",
     "inspect",
     "load",
+    "printable",
     "require_file",
     "restore_bn",
     "save",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from unicodedata import category
+
+_LONGEST = 2000  # of a message: names of any length may be in it
 
 
 class ReparamError(Exception):
     """Anything this package refuses to do. The command line prints it in one line and exits with ``exit_code``."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        line = printable(super().__str__())
+        return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
 
 
 class InputError(ReparamError):
@@ -38,6 +45,15 @@ class VerificationError(ReparamError):
     """Two things that had to be equal are not."""
 
     exit_code = 1
+
+
+def printable(text: object) -> str:
+    """``text`` as one line that may be shown anywhere: names are data, and may hold what a terminal would obey.
+
+    What has no glyph (control and bidirectional characters, line ends, bytes of a file name that are no UTF-8) is
+    written as Python writes it in a string.
+    """
+    return "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in str(text))
 
 
 def first_line(error: Exception) -> str:

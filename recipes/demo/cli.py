@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+import reparam_kit as rk
+
 
 @click.command()
 @click.option(
@@ -50,7 +52,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         if None not in values:
             table.add_row(name, *(f"{value:.2%}" for value in values))
     proof = report["verification"]
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     changed = len(proof["structure"]["payloads"])
     console.print(
@@ -59,4 +61,4 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     sizes, ratio = proof["file_sizes"], proof["latency_ratio"]
     console.print(f"file size {sizes[0]} -> {sizes[1]} bytes, latency ratio {ratio:.2f}")
     for path in sorted(folder.iterdir()):
-        console.print(f"  {path}  {path.stat().st_size / 1000:.0f} kB")
+        console.print(rk.printable(f"  {path}  {path.stat().st_size / 1000:.0f} kB"))

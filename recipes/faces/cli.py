@@ -129,7 +129,7 @@ def _show(pairs: Path, results: dict[str, Evaluation]) -> None:
     from rich.table import Table
 
     first = next(iter(results.values()))
-    table = Table("", *results, box=box.SIMPLE)
+    table = Table("", *map(rk.printable, results), box=box.SIMPLE)
 
     def row(name: str, cell: Callable[[Evaluation], str]) -> None:
         table.add_row(name, *map(cell, results.values()))
@@ -143,7 +143,8 @@ def _show(pairs: Path, results: dict[str, Evaluation]) -> None:
         row(f"TAR at FAR {far:g}", lambda r, far=far: _tar(r, far))  # type: ignore[misc]
     row("d'", lambda r: "not finite" if r.d_prime is None else f"{r.d_prime:.3f}")
     console = Console(markup=False, highlight=False)
-    console.print(f"{pairs}: {first.genuine} genuine and {first.impostors} impostor pairs", soft_wrap=True)
+    counts = f"{pairs}: {first.genuine} genuine and {first.impostors} impostor pairs"
+    console.print(rk.printable(counts), soft_wrap=True)
     console.print(table)
 
 

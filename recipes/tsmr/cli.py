@@ -234,8 +234,8 @@ def tsmr(
     changed = ""
     if proof is not None and proof.structure is not None:
         changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
-    click.echo(f"{output}{changed}")
-    click.echo(f"{page}: the run as a page, for a browser")
+    click.echo(rk.printable(f"{output}{changed}"))
+    click.echo(rk.printable(f"{page}: the run as a page, for a browser"))
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from reparam_kit import printable
+
 
 class Task:
     """One pass over images: what is done, how fast, and a note such as the loss."""
@@ -43,11 +45,11 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line of its own."""
-        self._console.print(line, soft_wrap=True, markup=False)
+        self._console.print(printable(line), soft_wrap=True, markup=False)
 
     def warn(self, line: str) -> None:
         """A line that is not overlooked."""
-        self._console.print(f"WARNING: {line}", soft_wrap=True, markup=False, style="bold red")
+        self._console.print(f"WARNING: {printable(line)}", soft_wrap=True, markup=False, style="bold red")
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.faces.augment import Augmentation
 from recipes.tsmr.config import Augment
-from reparam_kit import InputError
+from reparam_kit import InputError, ReparamError
 
 Images = Dataset[tuple[Tensor, int, int]]
 View = tuple[int, bool]
+_Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class Views(Dataset[tuple[Tensor, int, bool]]):
@@ -61,10 +62,22 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         *,
         drop_last: bool = False,
         changes: Changes | None = None,
-    ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    ) -> Iterator[_Batch]:
         """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
         shown = self if changes is None else _Changed(self, changes)
-        return DataLoader(shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+        loader = DataLoader(shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+        return _as_from_here(loader)
+
+
+def _as_from_here(loader: Iterable[_Batch]) -> Iterator[_Batch]:
+    """What a worker process raises, without the trace that torch puts before the message."""
+    try:
+        yield from loader
+    except ReparamError as error:
+        last = str(error.args[0]).rstrip().rpartition("\n")[2]
+        raise type(error)(
+            last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+        ) from None
 
 
 class Part(Dataset[tuple[Tensor, int, int]]):

@@ -15,6 +15,7 @@ import click
 
 from reparam_kit import __version__
 from reparam_kit.cli.group import Group
+from reparam_kit.errors import printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,7 +164,7 @@ def expand(model: str, output: str, weights: str | None, unsafe_load: bool, **ch
     from reparam_kit.formats import save
 
     save(surgery.expand(_load(model, weights, unsafe_load), **choice), output)
-    click.echo(f"expanded model in {output}", err=True)
+    click.echo(printable(f"expanded model in {output}"), err=True)
 
 
 @main.command()
@@ -176,7 +177,7 @@ def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> 
     from reparam_kit.formats import save
 
     save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
-    click.echo(f"folded model in {output}", err=True)
+    click.echo(printable(f"folded model in {output}"), err=True)
 
 
 @main.command()
@@ -254,4 +255,4 @@ def export(
     examples = read_inputs(inputs, like) if inputs else None
     done = export_onnx(net, output, like=like, example_inputs=examples, simplify=simplify)
     form = f"{like} as onnxsim simplifies it" if done.simplified else like
-    click.echo(f"{form}, with the weights of {model}, in {output}", err=True)
+    click.echo(printable(f"{form}, with the weights of {model}, in {output}"), err=True)

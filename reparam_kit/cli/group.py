@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import Any
 
 import click
 
-from reparam_kit.errors import ReparamError
+from reparam_kit.errors import ReparamError, first_line, printable
+
+_FAULT = 70  # EX_SOFTWARE of sysexits.h
 
 
 class Group(click.Group):
@@ -27,14 +33,17 @@ class Group(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # one in an older encoding than a name or a table needs
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except ReparamError as error:
-            click.echo(f"reparam-kit: {error}", err=True)
+            _say(error)
             ctx.exit(error.exit_code)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else ctx.command_path
-            click.echo(f"reparam-kit: {error.format_message()} (see {command} --help)", err=True)
+            _say(f"{error.format_message()} (see {command} --help)")
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("reparam-kit: interrupted; nothing was left half written", err=True)
@@ -42,5 +51,31 @@ class Group(click.Group):
         except BrokenPipeError:
             raise
         except OSError as error:  # a full disk, a folder without permission
-            click.echo(f"reparam-kit: {error}", err=True)
+            _say(error)
             ctx.exit(ReparamError.exit_code)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get("REPARAM_TRACEBACK"):
+                raise
+            message, code = _unforeseen(error)
+            _say(message)
+            ctx.exit(code)
+
+
+def _say(message: object) -> None:
+    click.echo(f"reparam-kit: {printable(message)}", err=True)
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """What to say of an error that no code expected, and the exit status."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch raises a RuntimeError
+        return "out of memory: the files name more than this machine can hold", ReparamError.exit_code
+    if isinstance(error, RecursionError):
+        return "a model or a file is nested too deeply to be read", ReparamError.exit_code
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"this is a fault of reparam-kit: {type(error).__name__}: {first_line(error)} "
+        f"at {place.filename}:{place.lineno}; please report it with the command and its files; "
+        "REPARAM_TRACEBACK=1 shows the whole trace"
+    ), _FAULT

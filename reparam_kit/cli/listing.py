@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from reparam_kit.errors import printable
 from reparam_kit.planning import Plan, cost_ratio
 
 
@@ -46,13 +48,12 @@ def show(plans: list[Plan]) -> None:
         if site.geometry:
             kernel = "x".join(map(str, site.geometry.weight_shape))
             kernel += f" g{site.geometry.groups}" if site.geometry.groups > 1 else ""
-        row = [site.name, kernel, f"{site.parameters:,}"]
+        row: list[str | Text] = [Text(printable(site.name)), kernel, f"{site.parameters:,}"]
         if ratio:
             row.append(f"{site.macs / 1e6:,.3g}" if site.macs else "")
             row.append(f"{item.extra_macs / site.macs:.1%}" if site.macs and item.extra_macs else "")
-        row.append(
-            f"[yellow]{item.reason}[/]" if item.reason else f"({sets.index(tuple(item.branches)) + 1})"
-        )
+        reason = Text(printable(item.reason), "yellow") if item.reason else None
+        row.append(reason or f"({sets.index(tuple(item.branches)) + 1})")
         table.add_row(*row)
     console = Console()
     if not console.is_terminal:  # a file or a pipe has no width: a layer is a line of it

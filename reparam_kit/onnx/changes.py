@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from reparam_kit.errors import printable
+
 What = Literal["added", "removed", "changed", "reordered"]
 
 
@@ -84,7 +86,7 @@ class StructuralDiff:
             f"weights that differ: {len(farthest)}",
             *_first(farthest, 5),
         ]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def change(what: What, where: str, before: str | None, after: str | None) -> Change:

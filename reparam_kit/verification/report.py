@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reparam_kit.errors import printable
 from reparam_kit.onnx.changes import StructuralDiff, plain
 from reparam_kit.verification.quantisation import Quantisation
 
@@ -68,7 +69,7 @@ class Report:
         equal = "equal" if self.same_function else "equal but for the weights"
         lines = [equal if self.ok else f"NOT {equal}"]
         if self.structure is not None:
-            lines.append(str(self.structure))
+            lines += str(self.structure).splitlines()
         for output in self.outputs:
             judgement = (
                 f" ({'within' if output.ok else 'beyond'} {output.tolerance:.2e})"
@@ -82,4 +83,4 @@ class Report:
             lines.append(f"latency ratio: {self.latency_ratio:.3f}")
         if self.quantisation is not None:
             lines += self.quantisation.lines()
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(map(printable, [*lines, *self.notes]))

@@ -254,6 +254,14 @@ def test_names_are_text(report: TSMRReport, tmp_path: Path) -> None:
     assert made.text.count(HOSTILE) >= 15
 
 
+def test_names_that_a_terminal_would_obey_are_escaped(report: TSMRReport, tmp_path: Path) -> None:
+    files = {"student": "a\x1b[2J\udcff\n{{7*7}}.onnx", "output": "\u202eb.onnx"}
+    write_report(report, tmp_path / "r.html", files=files)
+    text = (tmp_path / "r.html").read_text()
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert r"a\x1b[2J\udcff\n{{7*7}}" in text.replace("<wbr>", "")
+
+
 def test_equal_reports_give_equal_bytes(report: TSMRReport, tmp_path: Path) -> None:
     first, again = (written(report, tmp_path, verification=Verified()).html for _ in range(2))
     assert first == again

@@ -90,3 +90,11 @@ def test_changes_depend_on_epoch_and_image_alone(rec: Path, workers: int) -> Non
     assert not any(torch.equal(first[i], other[i]) for i in first)
     assert not any(torch.equal(first[i], views[i, False][0]) for i in first)
     assert Changes.of(Augment(), 1) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_raises_is_one_line(workers: int) -> None:
+    sizes = Given([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 5, 4, dtype=torch.uint8)])
+    with pytest.raises(InputError) as raised:
+        list(Views(sizes).batches([(0, False), (1, False)], 1, workers))
+    assert str(raised.value).startswith("training image 1 is torch.uint8 [3, 5, 4]")

@@ -51,6 +51,7 @@ def write_report(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: rk.printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -100,7 +101,7 @@ def _share(value: float) -> str:
 
 def _name(name: str) -> Markup:
     """A long name that may be broken after its parts."""
-    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(rk.printable(name)))))
 
 
 def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:
