@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from torch import nn
@@ -21,6 +22,7 @@ from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.report import Arm
 from recipes.tsmr.trainer import DivergedError
 from recipes.tsmr.views import Images
+from reparam_kit import InputError
 
 FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (
     "fine-tuning",
@@ -64,7 +66,7 @@ def train_arm(
 ) -> Evaluation:
     """One run, without choosing an epoch: its last one on ``pairs``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr:.2e}-seed{config.seed}.pt"
+    checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(model, teacher, data, None, config, cache=folder, checkpoint=checkpoint)
     return evaluate(result.model, pairs, config.student_input)
 
@@ -91,6 +93,10 @@ def compare(
         InputError: as ``apply_tsmr`` and ``hold_out``.
         DivergedError: an arm does at every rate, or with another seed than its rate was chosen with.
     """
+    if not seeds:
+        raise InputError("seeds is empty: every arm is run with one at least")
+    for rate, seed in product(rates or default_rates(config), seeds):
+        replace(config, lr=rate, seed=seed)  # refuses now what an arm would after hours
     folder = Path(folder)
     images = read_faces(data) if isinstance(data, str | Path) else data
     pairs = read_pairs(val) if isinstance(val, str | Path) else val

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,9 @@ import click
 
 import reparam_kit as rk
 from recipes.faces.inputs import PRESETS
-from recipes.tsmr.config import COMBINES, DISTIL, MARGINS, REFINE, TERMS, Augment, Margin, Stage, TSMRConfig
+from recipes.tsmr.choices import COMBINES, MARGINS
+from recipes.tsmr.config import DISTIL, REFINE, TERMS, Margin, TSMRConfig
+from recipes.tsmr.options import chosen
 
 _FILE = click.Path(path_type=Path)
 _USUAL = TSMRConfig()
@@ -56,7 +58,7 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
     "--config",
     "choices_file",
     type=_FILE,
-    help="JSON of choices, as --json prints them; options go before it.",
+    help="JSON of choices, as --json prints them. An option that is given wins; the rest stays as the file has it.",
 )
 @_choice(
     "--block",
@@ -76,7 +78,7 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
     metavar="TERM=WEIGHT",
     multiple=True,
     show_default="cosine=1",
-    help=f"What is minimised in both stages; again for more: {', '.join(TERMS)}.",
+    help=f"What is minimised in both stages; again for more: {', '.join(TERMS)}. Terms that --config names stay.",
 )
 @_choice(
     "--epochs", usual=DISTIL.epochs, type=int, help="Passes over the images in the first stage, distillation."
@@ -175,7 +177,7 @@ def tsmr(
 
     Started by torchrun, the processes share the images of each step: --batch-size is that of one of them.
     """
-    config = _config(**choices)
+    config = chosen(**choices)
     if compared and val is None:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
     page = page or output.with_name(f"{output.name}.html")
@@ -250,69 +252,3 @@ def _work_folder(path: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # it is not empty
             path.rmdir()
-
-
-def _config(
-    student_input: str | None,
-    teacher_inputs: tuple[str, ...],
-    choices_file: Path | None,
-    block: str | None,
-    losses: tuple[str, ...],
-    epochs: int | None,
-    refine_epochs: int | None,
-    adversarial: float | None,
-    margin: Any,
-    compiled: bool | None,
-    augmented: bool,
-    **choices: Any,
-) -> TSMRConfig:
-    """The choices of the file, with those of the command line in their place."""
-    config = _USUAL if choices_file is None else TSMRConfig.from_json(_read(choices_file))
-    if choices_file is None and not (student_input and teacher_inputs):
-        raise rk.InputError(
-            "--student-input and --teacher-input are required and have no default: a wrong channel order or "
-            f"normalisation costs accuracy without any error; choose from {', '.join(PRESETS)}"
-        )
-    changed = {name: value for name, value in choices.items() if value is not None}
-    if student_input:
-        changed["student_input"] = student_input
-    if teacher_inputs:
-        changed["teacher_input"] = teacher_inputs[0] if len(teacher_inputs) == 1 else teacher_inputs
-    if block is not None:
-        changed["block"] = None if block == "plain" else block
-    if compiled is not None:
-        changed["compile"] = compiled
-    if augmented:
-        changed["augment"] = Augment(crop=0.2, colour=0.2, low_resolution=0.2, occlusion=0.1)
-    if margin is not None:
-        changed["margin"] = Margin(kind=margin)
-    if losses or not (epochs is refine_epochs is adversarial is None):
-        changed["stages"] = _stages(losses, epochs, refine_epochs, adversarial)
-    return replace(config, **changed)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise rk.InputError(f"{path} is no JSON that can be read: {error}") from error
-
-
-def _stages(
-    losses: Sequence[str], epochs: int | None, refine_epochs: int | None, adversarial: float | None
-) -> tuple[Stage, ...]:
-    weights: dict[str, float] = {}
-    for text in losses or ("cosine=1",):
-        term, _, weight = text.partition("=")
-        if term not in TERMS:
-            raise rk.InputError(f"--loss {text}: there is no term {term!r}; choose from {', '.join(TERMS)}")
-        try:
-            weights[term] = float(weight or 1)
-        except ValueError:
-            raise rk.InputError(f"--loss {text}: {weight!r} is no number") from None
-    first = Stage(epochs=DISTIL.epochs if epochs is None else epochs, **weights)
-    again = REFINE.epochs if refine_epochs is None else refine_epochs
-    if again == 0:
-        return (first,)
-    strength = REFINE.adversarial if adversarial is None else adversarial
-    return (first, replace(first, epochs=again, rate=REFINE.rate, adversarial=strength))

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 from recipes.faces import input_preset
-from reparam_kit import InputError, suggestion
-
-MarginKind = Literal["arcface", "cosface", "adaface"]
-MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
-Combine = Literal["concat", "mean"]
-COMBINES: tuple[Combine, ...] = get_args(Combine)
-
-
-def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name}={value!r}: {suggestion(value, known, 'values')}")
-
-
-def _check(choices: object, **rules: tuple[bool, str]) -> None:
-    for name, (holds, rule) in rules.items():
-        if not holds:
-            raise InputError(f"{name}={getattr(choices, name)} must be {rule}")
+from recipes.tsmr.choices import (
+    Angle,
+    Block,
+    ChoiceError,
+    Choices,
+    Combine,
+    Count,
+    Flag,
+    Limit,
+    MarginKind,
+    Name,
+    Names,
+    Norm,
+    Part,
+    PartBelowOne,
+    Positive,
+    Saturation,
+    Seed,
+    Several,
+    Weight,
+    Width,
+    Workers,
+)
+from reparam_kit import InputError
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Choices):
     """One stretch of training: how long, how fast, and what is minimised.
 
     A term whose weight is 0 is not computed. See ``recipes.tsmr.losses`` for what each is.
@@ -46,23 +53,22 @@ class Stage:
         perturbed: the teacher's embedding also for adversarially changed images.
     """
 
-    epochs: int = 5
-    rate: float = 1.0
-    cosine: float = 0.0
-    mse: float = 0.0
-    relational: float = 0.0
-    hard: float = 0.0
-    hard_pairs: float = 0.0
-    margin: float = 0.0
-    centres: float = 0.0
-    adversarial: float = 0.0
-    perturbed: float = 0.0
+    epochs: Count = 5
+    rate: Positive = 1.0
+    cosine: Weight = 0.0
+    mse: Weight = 0.0
+    relational: Weight = 0.0
+    hard: Weight = 0.0
+    hard_pairs: Weight = 0.0
+    margin: Weight = 0.0
+    centres: Weight = 0.0
+    adversarial: Weight = 0.0
+    perturbed: Weight = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, epochs=(self.epochs >= 1, "at least 1"), rate=(self.rate > 0, "positive"))
-        _check(self, **{name: (weight >= 0, "zero or positive") for name, weight in self.terms.items()})
+        super().__post_init__()
         if not any(self.terms.values()):
-            raise InputError(f"a stage minimises nothing: give a weight to one of {', '.join(TERMS)}")
+            raise ChoiceError(f"a stage minimises nothing: give a weight to one of {', '.join(TERMS)}")
 
     @property
     def terms(self) -> dict[str, float]:
@@ -78,7 +84,7 @@ REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
 
 
 @dataclass(frozen=True)
-class Margin:
+class Margin(Choices):
     """The margin softmax of the terms "margin" and "centres".
 
     Attributes:
@@ -90,22 +96,13 @@ class Margin:
     """
 
     kind: MarginKind = "cosface"
-    size: float = 0.35
-    scale: float = 32.0
-    classes: int | None = None
-
-    def __post_init__(self) -> None:
-        _choose("margin.kind", self.kind, MARGINS)
-        _check(
-            self,
-            size=(0 <= self.size < 1.5, "at least 0 and below 1.5"),
-            scale=(self.scale > 0, "positive"),
-            classes=(self.classes is None or self.classes >= 2, "at least 2"),
-        )
+    size: Angle = 0.35
+    scale: Positive = 32.0
+    classes: Limit = None
 
 
 @dataclass(frozen=True)
-class Adversary:
+class Adversary(Choices):
     """The discriminator of the term "adversarial".
 
     Attributes:
@@ -116,23 +113,14 @@ class Adversary:
             falls, to 0 at an accuracy of 1: what it says of embeddings that it cannot mistake teaches nothing.
     """
 
-    hidden: int = 256
-    lr: float = 1e-3
-    warmup: float = 0.3
-    saturation: float = 0.85
-
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            hidden=(self.hidden >= 1, "at least 1"),
-            lr=(self.lr > 0, "positive"),
-            warmup=(0 <= self.warmup <= 1, "between 0 and 1"),
-            saturation=(0.5 < self.saturation < 1, "above 0.5 and below 1"),
-        )
+    hidden: Width = 256
+    lr: Positive = 1e-3
+    warmup: Part = 0.3
+    saturation: Saturation = 0.85
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Choices):
     """The change of images of the term "perturbed".
 
     Attributes:
@@ -140,31 +128,25 @@ class Attack:
         steps: gradient steps: 1 is FGSM, more is PGD.
     """
 
-    radius: float = 2.0
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        _check(self, radius=(self.radius > 0, "positive"), steps=(self.steps >= 1, "at least 1"))
+    radius: Positive = 2.0
+    steps: Count = 1
 
 
 @dataclass(frozen=True)
-class Augment:
+class Augment(Choices):
     """How often each change is made to an image before the student sees it, see ``recipes.faces.Augmentation``.
 
     The teacher's embedding stays that of the unchanged image.
     """
 
-    crop: float = 0.0
-    colour: float = 0.0
-    low_resolution: float = 0.0
-    occlusion: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check(self, **{name: (0 <= share <= 1, "between 0 and 1") for name, share in vars(self).items()})
+    crop: Part = 0.0
+    colour: Part = 0.0
+    low_resolution: Part = 0.0
+    occlusion: Part = 0.0
 
 
 @dataclass(frozen=True)
-class TSMRConfig:
+class TSMRConfig(Choices):
     """The choices of a run.
 
     Attributes:
@@ -205,48 +187,44 @@ class TSMRConfig:
 
     VERSION: ClassVar[int] = 2
 
-    block: str | None = "dbb"
-    norm: Literal["scale", "batch", "none"] = "scale"
-    restore_bn: bool = False
-    student_input: str = "insightface"
-    teacher_input: str | tuple[str, ...] = "insightface"
+    block: Block = "dbb"
+    norm: Norm = "scale"
+    restore_bn: Flag = False
+    student_input: Name = "insightface"
+    teacher_input: Names = "insightface"
     combine: Combine = "concat"
     stages: tuple[Stage, ...] = (DISTIL, REFINE)
     margin: Margin = Margin()
     adversary: Adversary = Adversary()
     attack: Attack = Attack()
     augment: Augment = Augment()
-    keep_gallery: float = 0.0
-    batch_size: int = 64
-    accumulate: int = 1
-    lr: float = 1e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    clip: float = 5.0
-    ema: float = 0.0
-    bf16: bool = False
-    compile: bool = False
-    flip: bool = True
-    seed: int = 0
-    workers: int = 0
+    keep_gallery: Weight = 0.0
+    batch_size: Several = 64
+    accumulate: Count = 1
+    lr: Positive = 1e-4
+    weight_decay: Weight = 0.05
+    warmup: PartBelowOne = 0.1
+    clip: Positive = 5.0
+    ema: PartBelowOne = 0.0
+    bf16: Flag = False
+    compile: Flag = False
+    flip: Flag = True
+    seed: Seed = 0
+    workers: Workers = 0
 
     def __post_init__(self) -> None:
-        for preset in (self.student_input, *self.teacher_inputs):
-            input_preset(preset)
-        _choose("combine", self.combine, COMBINES)
-        _check(
-            self,
-            stages=(len(self.stages) >= 1, "one stage at least"),
-            keep_gallery=(self.keep_gallery >= 0, "zero or positive"),
-            batch_size=(self.batch_size >= 2, "at least 2"),
-            accumulate=(self.accumulate >= 1, "at least 1"),
-            lr=(self.lr > 0, "positive"),
-            weight_decay=(self.weight_decay >= 0, "zero or positive"),
-            warmup=(0 <= self.warmup < 1, "at least 0 and below 1"),
-            clip=(self.clip > 0, "positive"),
-            ema=(0 <= self.ema < 1, "at least 0 and below 1"),
-            workers=(self.workers >= 0, "zero or positive"),
-        )
+        super().__post_init__()
+        if not self.stages:
+            raise ChoiceError("must be one stage at least", "stages", "()")
+        for name, presets in {
+            "student_input": (self.student_input,),
+            "teacher_input": self.teacher_inputs,
+        }.items():
+            try:
+                for preset in presets:
+                    input_preset(preset)
+            except InputError as error:
+                raise ChoiceError(str(error), name) from error
 
     @property
     def teacher_inputs(self) -> tuple[str, ...]:
@@ -282,32 +260,11 @@ class TSMRConfig:
         Raises:
             InputError: another version, an unknown name, or a value that cannot be used.
         """
+        if not isinstance(values, Mapping):
+            raise ChoiceError(f"choices are written as {{name: value}}, not as {type(values).__name__}")
         values = dict(values)
         version = values.pop("version", cls.VERSION)
         if version != cls.VERSION:
-            raise InputError(f"choices of version {version}; this is version {cls.VERSION}")
-        if "stages" in values:
-            values["stages"] = tuple(_made(Stage, stage) for stage in values["stages"])
-        if isinstance(values.get("teacher_input"), list):
-            values["teacher_input"] = tuple(values["teacher_input"])
-        for part in (Margin, Adversary, Attack, Augment):
-            name = part.__name__.lower()
-            if name in values:
-                values[name] = _made(part, values[name])
-        config: TSMRConfig = _made(cls, values)
-        return config
-
-
-def _made(kind: type[Any], values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise InputError(f"{kind.__name__} is written as {{name: value}}, not as {values!r}")
-    known = [field.name for field in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise InputError(
-                f"{kind.__name__} has no choice {name!r}: {suggestion(str(name), known, 'choices')}"
-            )
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise InputError(f"{kind.__name__}: {error}") from error
+            raise ChoiceError(f"choices of version {version!r}; this is version {cls.VERSION}")
+        cls.refuse_unknown(values)
+        return cls(**values)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.faces import Faces
-from recipes.tsmr.config import Combine
+from recipes.tsmr.choices import Combine
 from recipes.tsmr.views import Images, Part, Views
 
 At = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.int64]]  # images, and 0 as seen or 1 mirrored

@@ -138,9 +138,18 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
     "images of records": (lambda w: read_faces(w / "faces.rec", images=w), rk.InputError, "holds its images"),
     "folder of no template": (lambda w: read_templates(w / "nobody"), rk.InputError, "no folder of an IJB set"),
     "no probability": (lambda w: Augmentation(flip=2), rk.InputError, "flip=2 is not a probability"),
+    "ablation without a seed": (
+        lambda w: compare(
+            convolution(), w / "teacher.onnx", w / "faces.rec", w / "pairs.bin", recipe(), "arms", seeds=()),
+        rk.InputError, "seeds is empty"),
+    "ablation at no rate": (
+        lambda w: compare(
+            convolution(), w / "teacher.onnx", w / "faces.rec", w / "pairs.bin", recipe(), "arms",
+            rates=(1e-3, float("nan"))),
+        rk.InputError, "lr=nan must be a positive number"),
     "stage of nothing": (lambda w: Stage(), rk.InputError, "a stage minimises nothing"),
     "misspelt margin": (lambda w: Margin(kind="arcfac"), rk.InputError, "did you mean 'arcface'"),
-    "batch of one": (lambda w: recipe(batch_size=1), rk.InputError, "batch_size=1 must be at least 2"),
+    "batch of one": (lambda w: recipe(batch_size=1), rk.InputError, "batch_size=1 must be a whole number, at least 2"),
     "choices that are none": (
         lambda w: TSMRConfig.from_json({"stages": [3]}), rk.InputError, "Stage is written as"),
     "nothing to train": (

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from recipes.faces import FaceRecords
-from recipes.tsmr.config import Combine
+from recipes.tsmr.choices import Combine
 from recipes.tsmr.examples import Examples, PartTable, Targets, identity_labels
 from recipes.tsmr.views import Views
 

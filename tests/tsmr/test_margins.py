@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.tsmr import Margin
-from recipes.tsmr.config import MarginKind
+from recipes.tsmr.choices import MarginKind
 from recipes.tsmr.losses import Batch
 from recipes.tsmr.margins import MarginSoftmax, TeacherCentres, adaface, arcface, cosface
 

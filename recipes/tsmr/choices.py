@@ -1,0 +1,133 @@
+"""What each choice of a run may be, and the one place that holds a value against it, whoever gave it.
+
+A type below says in its description what a value must be; msgspec holds a value against the type. JSON, the command
+line and Python all end in the constructors of ``recipes.tsmr.config``, so a wrong value gets the same line from each.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from msgspec import Meta, ValidationError, convert
+
+from reparam_kit import InputError, suggestion
+
+_LARGEST = 2**63 - 1  # what torch counts and seeds with
+_FINITE = sys.float_info.max
+
+Flag = Annotated[bool, Meta(description="true or false")]
+Name = Annotated[str, Meta(min_length=1, description="a name")]
+Names = Annotated[
+    str | Annotated[tuple[str, ...], Meta(min_length=1)], Meta(description="a name, or a list of names")
+]
+Block = Annotated[Name | None, Meta(description="a preset, an expression or none")]
+Count = Annotated[int, Meta(ge=1, le=_LARGEST, description="a whole number, at least 1")]
+Several = Annotated[int, Meta(ge=2, le=_LARGEST, description="a whole number, at least 2")]
+Limit = Annotated[Several | None, Meta(description="a whole number, at least 2, or none")]
+Width = Annotated[int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536")]
+Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024")]
+Seed = Annotated[int, Meta(ge=0, le=_LARGEST, description="a whole number, zero or positive, below 2^63")]
+Positive = Annotated[float, Meta(gt=0, le=_FINITE, description="a positive number")]
+Weight = Annotated[float, Meta(ge=0, le=_FINITE, description="a number, zero or positive")]
+Part = Annotated[float, Meta(ge=0, le=1, description="a number between 0 and 1")]
+PartBelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number, at least 0 and below 1")]
+Angle = Annotated[float, Meta(ge=0, lt=1.5, description="a number, at least 0 and below 1.5")]
+Saturation = Annotated[float, Meta(gt=0.5, lt=1, description="a number above 0.5 and below 1")]
+
+Norm = Literal["scale", "batch", "none"]
+MarginKind = Literal["arcface", "cosface", "adaface"]
+MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
+Combine = Literal["concat", "mean"]
+COMBINES: tuple[Combine, ...] = get_args(Combine)
+
+
+class ChoiceError(InputError):
+    """A choice that cannot be used: ``stages[0].cosine``, the value given where that says something, and why not."""
+
+    def __init__(self, reason: str, path: str = "", value: str | None = None) -> None:
+        self.reason, self.path, self.value = reason, path, value
+        given = path if value is None else f"{path}={value}"
+        super().__init__(
+            f"{given} {reason}" if value is not None else f"{given}: {reason}" if given else reason
+        )
+
+    def inside(self, outer: str) -> ChoiceError:
+        """The same of a choice that is a part of ``outer``."""
+        joint = "." if self.path and not self.path.startswith("[") else ""
+        return ChoiceError(self.reason, f"{outer}{joint}{self.path}", self.value)
+
+
+class Choices:
+    """A frozen dataclass whose values are as its annotations say, from the moment that it is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            try:
+                object.__setattr__(self, name, _made(kind, getattr(self, name)))
+            except ChoiceError as error:
+                raise error.inside(name) from error.__cause__
+
+    @classmethod
+    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+        """Raise :class:`ChoiceError` for a name that is no choice of this class."""
+        known = list(_kinds(cls))
+        for name in values:
+            if name not in known:
+                raise ChoiceError(
+                    f"{cls.__name__} has no choice {name!r}: {suggestion(str(name), known, 'choices')}"
+                )
+
+
+def _kinds(choices: Any) -> dict[str, Any]:
+    hints = get_type_hints(choices, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(choices)}
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """``value``, with nested choices that are written as JSON has them, ``{name: value}``, made into what they say."""
+    if is_dataclass(kind):
+        return _nested(kind, value)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ChoiceError("must be a list", value=_shown(value))
+        return tuple(_item(get_args(kind)[0], number, item) for number, item in enumerate(value))
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()  # a number of numpy's is as good as one of Python's
+    try:
+        return convert(value, kind)
+    except ValidationError as error:
+        raise ChoiceError(_rule(kind, value), value=_shown(value)) from error
+
+
+def _nested(kind: Any, value: Any) -> Any:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ChoiceError(f"{kind.__name__} is written as {{name: value}}, not as {_shown(value)}")
+    kind.refuse_unknown(value)
+    return kind(**value)
+
+
+def _item(kind: Any, number: int, value: Any) -> Any:
+    try:
+        return _made(kind, value)
+    except ChoiceError as error:
+        raise error.inside(f"[{number}]") from error.__cause__
+
+
+def _rule(kind: Any, value: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"is not known: {suggestion(str(value), get_args(kind), 'values')}"
+    return f"must be {kind.__metadata__[0].description}"
+
+
+def _shown(value: Any) -> str:
+    """``value`` as Python writes it, however long it is."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # a whole number of more digits than Python writes
+        return f"<{type(value).__name__}>"

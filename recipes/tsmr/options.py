@@ -1,0 +1,140 @@
+"""The choices of a run: what a file says, with the options of the command line in the place of what they name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import reparam_kit as rk
+from recipes.faces.inputs import PRESETS
+from recipes.tsmr.config import REFINE, TERMS, Augment, TSMRConfig
+
+
+def chosen(
+    choices_file: Path | None,
+    student_input: str | None,
+    teacher_inputs: tuple[str, ...],
+    block: str | None,
+    losses: tuple[str, ...],
+    epochs: int | None,
+    refine_epochs: int | None,
+    adversarial: float | None,
+    margin: str | None,
+    compiled: bool | None,
+    augmented: bool,
+    **choices: Any,
+) -> TSMRConfig:
+    """The choices of ``choices_file``, those of the command line in their place; an option that is None is not given.
+
+    Raises:
+        InputError: the file cannot be read, a choice cannot be used, or an input preset is chosen by neither.
+    """
+    written = {} if choices_file is None else read_choices(choices_file)
+    options = {"student_input": student_input, "teacher_input": teacher_inputs}
+    if not all(value or name in written for name, value in options.items()):
+        raise rk.InputError(
+            "--student-input and --teacher-input are required and have no default: a wrong channel order or "
+            f"normalisation costs accuracy without any error; choose from {', '.join(PRESETS)}"
+        )
+    try:
+        config = TSMRConfig.from_json(written)
+    except rk.InputError as error:
+        raise rk.InputError(f"{choices_file}: {error}") from error
+    changed = {name: value for name, value in choices.items() if value is not None}
+    if student_input:
+        changed["student_input"] = student_input
+    if teacher_inputs:
+        changed["teacher_input"] = teacher_inputs[0] if len(teacher_inputs) == 1 else teacher_inputs
+    if block is not None:
+        changed["block"] = None if block == "plain" else block
+    if compiled is not None:
+        changed["compile"] = compiled
+    if augmented:
+        changed["augment"] = Augment(crop=0.2, colour=0.2, low_resolution=0.2, occlusion=0.1)
+    if margin is not None:
+        changed["margin"] = {**asdict(config.margin), "kind": margin}
+    weights = _weights(losses)
+    if weights and "stages" not in written:
+        weights = {"cosine": 0.0, **weights}  # the usual term gives way to those that are named
+    stages = [asdict(stage) | weights for stage in config.stages]
+    changed["stages"] = _stages(stages, epochs, refine_epochs, adversarial)
+    return replace(config, **changed)
+
+
+def read_choices(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        InputError: it cannot be read, is not JSON by the letter (a name twice, NaN, a comment), or no object.
+    """
+    try:
+        values = json.loads(
+            rk.require_file(path, "a JSON file of choices").read_bytes(),
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+        )
+    except (OSError, ValueError, RecursionError) as error:
+        raise rk.InputError(f"{path} is no JSON that can be read: {rk.first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise rk.InputError(f"{path} holds no JSON object of choices, {{name: value}}, as --json prints one")
+    return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} stands in it twice")
+        values[name] = value
+    return values
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _weights(losses: Sequence[str]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in losses:
+        term, given, weight = text.partition("=")
+        if term not in TERMS:
+            raise rk.InputError(f"--loss {text}: there is no term {term!r}; choose from {', '.join(TERMS)}")
+        if term in weights:
+            raise rk.InputError(f"--loss {text}: {term} has a weight already; give one")
+        try:
+            weights[term] = float(weight) if given else 1.0
+        except ValueError:
+            raise rk.InputError(f"--loss {text}: {weight!r} is no number") from None
+    return weights
+
+
+def _stages(
+    stages: list[dict[str, Any]], epochs: int | None, refine_epochs: int | None, adversarial: float | None
+) -> list[dict[str, Any]]:
+    """``stages`` with the first's ``epochs``; the second, made of the first where there is none, with the others."""
+    if epochs is not None:
+        stages[0]["epochs"] = epochs
+    second = {"epochs": refine_epochs, "adversarial": adversarial}
+    second = {name: value for name, value in second.items() if value is not None}
+    if not second:
+        return stages
+    if len(stages) > 2:
+        raise rk.InputError(
+            f"--refine-epochs and --adversarial are of the second of two stages; the file has {len(stages)}: "
+            "change them there"
+        )
+    if refine_epochs == 0 or (refine_epochs is None and len(stages) == 1):
+        if adversarial is not None:
+            raise rk.InputError(
+                "--adversarial is of the second stage, and there is none: give --refine-epochs"
+            )
+        return stages[:1]
+    last = (
+        stages[1]
+        if len(stages) == 2
+        else stages[0] | {"rate": stages[0]["rate"] * REFINE.rate, "adversarial": REFINE.adversarial}
+    )
+    return [stages[0], last | second]

@@ -1,0 +1,128 @@
+"""What a file of choices and the command line say together."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.tsmr import Margin, Stage, TSMRConfig
+from recipes.tsmr.cli import tsmr
+from recipes.tsmr.options import chosen, read_choices
+from reparam_kit import InputError
+
+PRESETS = {"student_input": "raw", "teacher_input": "raw"}
+STAGES = [
+    {"epochs": 3, "cosine": 2.0, "hard": 1.0},
+    {"epochs": 4, "rate": 0.25, "mse": 1.0, "adversarial": 0.5},
+]
+THIRD = {"epochs": 9, "margin": 1.0}
+
+
+def options(file: Path | None, *args: str) -> TSMRConfig:
+    """What ``tsmr`` makes of ``args``, without running."""
+    given = [] if file is None else ["--config", str(file)]
+    needed = ["s.onnx", "--teacher", "t.onnx", "--data", "d", "-o", "o.onnx"]
+    params = tsmr.make_context("tsmr", [*needed, *given, *args]).params
+    other = ("student", "teachers", "data", "val", "output", "device", "work", "logs", "page", "compared")
+    more = ("seeds", "rates", "weights", "unsafe_load", "as_json")
+    return chosen(**{name: value for name, value in params.items() if name not in (*other, *more)})
+
+
+def written(tmp_path: Path, values: Any) -> Path:
+    path = tmp_path / "choices.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("args", "changes"),
+    [
+        ([], {}),
+        (["--lr", "0.5"], {}),
+        (["--epochs", "7"], {0: {"epochs": 7}}),
+        (["--refine-epochs", "7"], {1: {"epochs": 7}}),
+        (["--adversarial", "0.75"], {1: {"adversarial": 0.75}}),
+        (["--loss", "cosine=3"], {0: {"cosine": 3}, 1: {"cosine": 3}}),
+        (["--loss", "relational"], {0: {"relational": 1}, 1: {"relational": 1}}),
+    ],
+)
+def test_the_stages_of_a_file_stay_but_for_what_is_given(
+    tmp_path: Path, args: list[str], changes: dict[int, dict[str, Any]]
+) -> None:
+    config = options(written(tmp_path, {**PRESETS, "stages": STAGES, "lr": 0.25}), *args)
+    want = [Stage(**{**stage, **changes.get(number, {})}) for number, stage in enumerate(STAGES)]  # type: ignore[arg-type]
+    assert config.stages == tuple(want)
+    assert config.lr == (0.5 if "--lr" in args else 0.25)
+
+
+def test_the_second_stage_goes_and_comes(tmp_path: Path) -> None:
+    both = written(tmp_path, {**PRESETS, "stages": STAGES})
+    assert options(both, "--refine-epochs", "0").stages == (Stage(**STAGES[0]),)  # type: ignore[arg-type]
+    one = written(tmp_path, {**PRESETS, "stages": STAGES[:1]})
+    second = Stage(epochs=6, rate=0.5, cosine=2.0, hard=1.0, adversarial=0.005)
+    assert options(one, "--refine-epochs", "6").stages[1] == second
+
+
+def test_three_stages_are_changed_in_the_file(tmp_path: Path) -> None:
+    three = written(tmp_path, {**PRESETS, "stages": [*STAGES, THIRD]})
+    assert options(three, "--epochs", "2").stages[2] == Stage(epochs=9, margin=1.0)
+    with pytest.raises(InputError, match="the file has 3"):
+        options(three, "--refine-epochs", "2")
+
+
+def test_without_a_file_a_loss_takes_the_place_of_the_usual_one() -> None:
+    presets = ("--student-input", "raw", "--teacher-input", "raw")
+    first, second = options(None, *presets, "--loss", "mse=2").stages
+    assert (first.cosine, first.mse, first.adversarial) == (0, 2, 0)
+    assert (second.cosine, second.mse, second.adversarial) == (0, 2, 0.005)
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    file = written(tmp_path, {**PRESETS, "block": "dbb", "margin": {"size": 0.5, "scale": 16.0}})
+    config = options(file, "--block", "plain", "--margin", "arcface", "--student-input", "insightface")
+    assert (config.block, config.student_input, config.teacher_input) == (None, "insightface", "raw")
+    assert config.margin == Margin("arcface", 0.5, 16.0)
+
+
+@pytest.mark.parametrize("values", [{}, {"student_input": "raw"}, {"teacher_input": "raw"}])
+def test_a_file_without_presets_does_not_choose_them(tmp_path: Path, values: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="required and have no default"):
+        options(written(tmp_path, values))
+
+
+def test_the_line_names_the_file_and_the_place(tmp_path: Path) -> None:
+    file = written(tmp_path, {**PRESETS, "stages": [STAGES[0], {"mse": "much"}]})
+    with pytest.raises(InputError) as caught:
+        options(file)
+    assert str(caught.value) == f"{file}: stages[1].mse='much' must be a number, zero or positive"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "[]", "3", "null", '"x"', "{", '{"lr": 1,}', '{"lr": NaN}', '{"lr": -Infinity}', "[" * 10**5,
+     '{"a":' * 10**5, '{"lr": 1, "lr": 2}', '{"stages": [{"epochs": 1, "epochs": 1}]}', "// a comment\n{}",
+     '{"seed": ' + "9" * 10**4 + "}", "\ud800", "{} {}", "lr: 1"],
+)  # fmt: skip
+def test_a_file_that_is_no_object_of_json_takes_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "choices.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError) as caught:
+        read_choices(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_the_byte_order_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    path.write_text('{"lr": 1}', encoding="utf-8-sig")
+    assert read_choices(path) == {"lr": 1}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "choices.json")
+    with pytest.raises(InputError, match="a pipe"):
+        read_choices(tmp_path / "choices.json")
