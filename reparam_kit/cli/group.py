@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from importlib.metadata import EntryPoint, entry_points
 from io import TextIOWrapper
 from typing import Any
 
 import click
 
+from reparam_kit.cli.plugins import load, plugins, warn
 from reparam_kit.errors import ReparamError, first_line, printable
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
@@ -19,18 +19,18 @@ _FAULT = 70  # EX_SOFTWARE of sysexits.h
 class Group(click.Group):
     """Adds the commands of the entry-point group ``reparam_kit.commands``, and prints errors in one line."""
 
-    def _plugins(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group="reparam_kit.commands")}
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *sorted(self._plugins().keys() - self.commands.keys())]
+        return [*self.commands, *sorted(plugins().keys() - self.commands.keys())]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        warn(self.get_command(ctx, name) for name in self.list_commands(ctx))
+        super().format_commands(ctx, formatter)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.commands:
             return self.commands[cmd_name]
-        plugin = self._plugins().get(cmd_name)
-        command: click.Command | None = plugin.load() if plugin else None
-        return command
+        point = plugins().get(cmd_name)
+        return load(point) if point else None
 
     def invoke(self, ctx: click.Context) -> Any:
         for stream in (sys.stdout, sys.stderr):

@@ -1,0 +1,145 @@
+"""Commands of other packages: one that cannot be loaded is one line, and everything else works."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from test_formats import small_onnx
+
+from reparam_kit.cli import main
+from reparam_kit.cli.plugins import load
+
+GOOD = "import click\n@click.command()\ndef run():\n    print('it ran')\n"
+# What the module holds, the entry point, and what the line says.
+BROKEN = {
+    "an import": ("import no_such_package", "plug.cli:run", "No module named 'no_such_package'"),
+    "a name that another package lacks": ("from os import no_such_name", "plug.cli:run", "no_such_name"),
+    "a syntax error": ("def run(:\n  pass", "plug.cli:run", "SyntaxError"),
+    "any error": (
+        "raise RuntimeError('first line\\nsecond line')",
+        "plug.cli:run",
+        "RuntimeError: first line",
+    ),
+    "an error without a text": ("assert False", "plug.cli:run", "AssertionError"),
+    "an exit": ("raise SystemExit(0)", "plug.cli:run", "it exits when"),
+    "no such module": (GOOD, "plug.other:run", "No module named 'plug.other'"),
+    "no such attribute": (GOOD, "plug.cli:walk", "walk"),
+    "no command": ("def run(): pass", "plug.cli:run", "of type function, no click command"),
+    "a class": ("import click\nrun = click.Command", "plug.cli:run", "of type type, no click command"),
+    "no entry point": (GOOD, "?", "cannot be loaded"),
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that packages are imported from, and forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    load.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "plug"]:
+        del sys.modules[name]
+
+
+def install(folder: Path, entry_points: bytes, code: str = "") -> None:
+    """Lay the package ``plug`` as pip leaves it, with one module."""
+    info = folder / "plug-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_bytes(entry_points)
+    (folder / "plug").mkdir()
+    (folder / "plug" / "cli.py").write_text(code)
+
+
+def mine(point: str = "plug.cli:run") -> bytes:
+    return f"[reparam_kit.commands]\nmine = {point}\n".encode()
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_a_command_of_another_package_is_listed_and_runs(here: Path) -> None:
+    install(here, mine(), GOOD)
+    shown = run("--help")
+    assert "\n  mine" in shown.stdout
+    assert shown.stderr == ""
+    assert run("mine").stdout == "it ran\n"
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_one_that_cannot_be_loaded_is_one_line(here: Path, kind: str) -> None:
+    code, point, reason = BROKEN[kind]
+    install(here, mine(point), code)
+    shown = run("--help")
+    assert shown.exit_code == 0
+    (warning,) = shown.stderr.splitlines()
+    assert warning.startswith(f"reparam-kit: warning: no command mine: {point} cannot be loaded: ")
+    assert reason in warning
+    assert "  mine" not in shown.stdout
+    assert all(f"\n  {command} " in shown.stdout for command in ("inspect", "fold", "tsmr", "demo"))
+    for arguments in (["mine"], ["mine", "--help"], ["mine", "a", "-b"]):
+        called = run(*arguments)
+        assert called.exit_code == 2
+        assert called.stdout == ""
+        assert called.stderr.splitlines() == [warning.replace("warning: ", "")]
+
+
+def test_it_does_not_disturb_other_commands(here: Path) -> None:
+    install(here, mine(), "1 / 0")
+    net = small_onnx(here / "net.onnx")
+    shown = run("diff", net, net)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+
+
+ELSEWHERE = """
+import sys
+# The finder of an editable installation knows the modules of `recipes` by their full names, as no other one does.
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+from reparam_kit.cli import main
+main(prog_name="reparam-kit")
+"""
+
+
+def elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process that imports from ``folder`` first."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "raise ModuleNotFoundError('The torchtune recipes are no package')"], ids=["empty", "raises"]
+)
+def test_a_foreign_package_named_recipes_is_one_line(tmp_path: Path, text: str) -> None:
+    init = tmp_path / "recipes" / "__init__.py"
+    init.parent.mkdir()
+    init.write_text(text)
+    shown = elsewhere(tmp_path, "--help")
+    assert shown.returncode == 0
+    (warning,) = shown.stderr.splitlines()
+    assert warning.startswith("reparam-kit: warning: no command demo, evaluate, tsmr: recipes.demo.cli:demo ")
+    assert "torchtune" in warning if text else str(init) in warning
+    assert "\n  inspect " in shown.stdout
+    called = elsewhere(tmp_path, "tsmr", "--help")
+    assert called.returncode == 2
+    (line,) = called.stderr.splitlines()
+    assert line.startswith("reparam-kit: no command tsmr: recipes.tsmr.cli:tsmr cannot be loaded: ")
+
+
+@pytest.mark.parametrize("entries", [b"[reparam_kit.commands]\nnonsense\n", b"[a]\nx = \xff\xfe\n"])
+def test_a_damaged_list_of_entry_points_hides_no_command(here: Path, entries: bytes) -> None:
+    install(here, entries)
+    shown = run("--help")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "\n  tsmr " in shown.stdout
