@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 import reparam_kit as rk
-from recipes.faces.inputs import PRESETS
+from recipes.faces.inputs import CHOICES
 
 if TYPE_CHECKING:
     from recipes.faces.bootstrap import Interval
@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     "presets",
     multiple=True,
     metavar="PRESET",
-    help=f"What the model expects, required, once for all or once for each: {', '.join(PRESETS)}.",
+    help=f"What the model expects, required, once for all or once for each: {CHOICES}.",
+)
+@click.option(
+    "--embedding",
+    "outputs",
+    multiple=True,
+    metavar="NAME",
+    help="Output that is the embedding, where a model has several that could be; once for all or once for each.",
 )
 @click.option("--flip/--no-flip", help="Add the embedding of each mirrored image, or not (default).")
 @click.option("--detector-score", is_flag=True, help="Weight IJB's images by the detector's score.")
@@ -65,6 +72,7 @@ def evaluate(
     pairs: Path,
     images: Path | None,
     presets: tuple[str, ...],
+    outputs: tuple[str, ...],
     flip: bool,
     detector_score: bool,
     folds: int | None,
@@ -84,12 +92,13 @@ def evaluate(
     if not presets:
         raise rk.InputError(
             "--input is required and has no default: a wrong channel order or normalisation costs accuracy without "
-            f"any error; choose one of {', '.join(PRESETS)}"
+            f"any error; choose one of {CHOICES}"
         )
-    if len(presets) not in (1, len(models)):
-        raise rk.InputError(
-            f"{len(presets)} times --input for {len(models)} models: once for all, or once for each"
-        )
+    for option, given in (("--input", presets), ("--embedding", outputs or (None,))):
+        if len(given) not in (1, len(models)):
+            raise rk.InputError(
+                f"{len(given)} times {option} for {len(models)} models: once for all, or once for each"
+            )
     if len(set(models)) < len(models):
         raise rk.InputError("a model is named twice")
     factories = [model for model in models if ":" in model and not model.endswith((".onnx", ".pt"))]
@@ -105,13 +114,16 @@ def evaluate(
 
     subject = read_set(pairs, images, detector_score)
     results = {}
-    for model, preset in zip(models, presets * (len(models) if len(presets) == 1 else 1), strict=True):
+    asked = [given * (len(models) if len(given) == 1 else 1) for given in (presets, outputs or (None,))]
+    for model, preset, embedding in zip(models, *asked, strict=True):
         loaded = (
             model
             if model.endswith(".onnx")
             else rk.load(model, weights=weights if model in factories else None, unsafe=unsafe_load)
         )
-        results[model] = evaluate_model(loaded, subject, preset, flip, batch_size, folds, bootstrap)
+        results[model] = evaluate_model(
+            loaded, subject, preset, flip, batch_size, folds, bootstrap, embedding
+        )
     if as_json:
         shown = [{"model": model, "set": str(pairs), **result.to_json()} for model, result in results.items()]
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,12 @@ Model = nn.Module | str | os.PathLike[str]
 
 
 def compare_inputs(
-    model: Model, pairs: PairSet | str | os.PathLike[str], limit: int = 300, batch_size: int = 64
+    model: Model,
+    pairs: PairSet | str | os.PathLike[str],
+    limit: int = 300,
+    batch_size: int = 64,
+    inputs: Sequence[str | InputPreset] = (),
+    embedding: str | None = None,
 ) -> dict[str, Evaluation]:
     """A model's figures under every input preset, by preset, the best first.
 
@@ -33,6 +39,8 @@ def compare_inputs(
         pairs: a verification set or its file. At most ``limit`` of its pairs are used, spread evenly over it.
         limit: number of pairs, at least 4.
         batch_size: images run at once.
+        inputs: presets of one's own to try besides.
+        embedding: as in :func:`evaluate`.
 
     Raises:
         InputError: model or set cannot be used, or no preset gives usable embeddings.
@@ -40,9 +48,10 @@ def compare_inputs(
     sample = (pairs if isinstance(pairs, PairSet) else read_pairs(pairs)).sample(limit)
     folds = min(10, len(sample) // 2)
     results: dict[str, Evaluation] = {}
-    for name in PRESETS:
+    tried = {preset.name: preset for preset in (*PRESETS.values(), *map(input_preset, inputs))}
+    for name, preset in tried.items():
         try:
-            results[name] = evaluate(model, sample, name, False, batch_size, folds)
+            results[name] = evaluate(model, sample, preset, False, batch_size, folds, embedding=embedding)
         except InputError as error:
             failure = error
     if not results:
@@ -64,6 +73,8 @@ def cross_evaluate(
     batch_size: int = 64,
     folds: int | None = None,
     bootstrap: int = 0,
+    embedding: str | None = None,
+    probe_embedding: str | None = None,
 ) -> dict[str, Evaluation]:
     """Whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
 
@@ -75,6 +86,8 @@ def cross_evaluate(
         pairs: a verification set or its file.
         input: input preset of ``enrolled``.
         probe_input: input preset of ``probe``; None: the same.
+        embedding: which output of ``enrolled`` is the embedding, as in :func:`evaluate`.
+        probe_embedding: which of ``probe``; None: the same.
 
     Returns:
         ``"old-old"`` and ``"new-new"``, each model by itself, and ``"new-old"``: each pair twice, once with either
@@ -88,8 +101,10 @@ def cross_evaluate(
     presets = [input_preset(input), input_preset(input if probe_input is None else probe_input)]
     cut = choose_folds(known, folds)
     old, new = (
-        embed_pairs(Embedder(model, preset, batch_size), known, name, flip)
-        for model, preset in zip((enrolled, probe), presets, strict=True)
+        embed_pairs(Embedder(model, preset, batch_size, output), known, name, flip)
+        for model, preset, output in zip(
+            (enrolled, probe), presets, (embedding, probe_embedding or embedding), strict=True
+        )
     )
     size = old.shape[1]
     if size != new.shape[1]:

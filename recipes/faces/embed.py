@@ -18,18 +18,19 @@ from rich.progress import Progress
 from torch import nn
 
 from recipes.faces.inputs import InputPreset
+from recipes.faces.signature import EmbeddingOf, Signature, Taken
 from reparam_kit import InputError, evaluating, first_line
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
 
-_DTYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class Embedder:
     """A face net with its input preset.
 
-    The net takes float32 ``[N, 3, H, W]``. Its output, or the first of several, is the embedding; what follows
-    the first axis is flattened.
+    The net takes float32 ``[N, 3, H, W]``. The embedding is its output with several numbers an image, ``[N, D]`` or
+    such as ``[N, D, 1, 1]``; where several outputs are of that kind, it has to be named.
 
     Args:
         model: a module, which runs in eval mode on the device and in the dtype of its parameters and is given back in
@@ -37,32 +38,38 @@ class Embedder:
             batch size is given batches of that size.
         preset: what the net expects of its pixels.
         batch_size: images run at once, unless the file says otherwise.
+        embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
+            ``1`` and so on in a tuple. None: there is only one that can be.
 
     Raises:
         InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
     """
 
     def __init__(
-        self, model: nn.Module | str | os.PathLike[str], preset: InputPreset, batch_size: int = 64
+        self,
+        model: nn.Module | str | os.PathLike[str],
+        preset: InputPreset,
+        batch_size: int = 64,
+        embedding: str | None = None,
     ) -> None:
         self.preset = preset
         self.batch_size = batch_size
-        self._run: Callable[[torch.Tensor], torch.Tensor]
-        self._run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
+        self._run: Callable[[torch.Tensor], object]
+        if isinstance(model, nn.Module):
+            self._run = _ModuleRunner(model)
+            self._embedding_of = EmbeddingOf(model, embedding)
+        else:
+            self._run = _OnnxRunner(Path(model))
+            self._embedding_of = EmbeddingOf(os.fspath(model), embedding, os.fspath(model))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Embed one batch of RGB images in 0..255, uint8 or floating ``[N, 3, H, W]``: float32 ``[N, D]`` on the CPU.
 
         Raises:
-            InputError: the size of the images is not the one that the file has fixed, or the output is not one row an
-                image.
+            InputError: the size of the images is not the one that the file has fixed; or no output is an embedding
+                each, or several are and none is named.
         """
-        output = self._run(self.preset(images))
-        if output.ndim < 2 or len(output) != len(images):
-            raise InputError(
-                f"the model gives {list(output.shape)} for {len(images)} images, not one embedding each"
-            )
-        return output.flatten(1)
+        return self._embedding_of(self._run(self.preset(images)), len(images)).float().cpu()
 
     def embed(self, images: Iterable[Image], flip: bool = False) -> npt.NDArray[np.float32]:
         """Embed RGB images of one size, batch by batch: float32 ``[N, D]``, not normalised.
@@ -93,11 +100,12 @@ class Embedder:
 def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
     """uint8 ``[N, 3, H, W]``."""
     remaining = map(_planes, images)
+    sizes: set[tuple[int, ...]] = set()
     while batch := list(islice(remaining, size)):
-        sizes = {tuple(image.shape) for image in batch}
+        sizes |= {tuple(image.shape) for image in batch}
         if len(sizes) > 1:
             raise InputError(
-                f"images of the sizes {sorted(sizes)} [3, H, W] cannot be one batch: align the faces first"
+                f"images of the sizes {sorted(sizes)} [3, H, W] cannot be one set: align the faces first"
             )
         yield torch.stack(batch)
 
@@ -117,18 +125,16 @@ class _ModuleRunner:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> object:
         like = next(self._model.parameters(), images)
         # Not inference_mode: a module may keep what it computes for its next training step.
         try:
             with evaluating(self._model), torch.no_grad():
-                output = self._model(images.to(like.device, like.dtype))
+                return self._model(images.to(like.device, like.dtype))
         except RuntimeError as error:
             raise InputError(
                 f"the model fails on images {list(images.shape)}: {first_line(error)}"
             ) from error
-        embedding: torch.Tensor = output[0] if isinstance(output, (tuple, list)) else output
-        return embedding.float().cpu()
 
 
 class _OnnxRunner:
@@ -141,24 +147,23 @@ class _OnnxRunner:
             self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no other class
             raise InputError(f"{path} is not a model that onnxruntime runs: {first_line(error)}") from error
-        inputs = self._session.get_inputs()
-        shapes = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
-        if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
-            raise InputError(f"{path} takes {shapes}; an embedding model takes one float [N, 3, H, W]")
+        self._signature = Signature(
+            tuple(_taken(node.name, node.type, node.shape) for node in self._session.get_inputs()),
+            tuple(node.name for node in self._session.get_outputs()),
+        )
+        self._signature.require_images(str(path), tuple(_DTYPES))
         self._path = path
-        self._name = inputs[0].name
-        self._dtype = _DTYPES[inputs[0].type]
-        batch, *sizes = (size if isinstance(size, int) else None for size in inputs[0].shape)
-        self._batch, self._sizes = batch, sizes
+        given = self._signature.inputs[0]
+        self._name, self._dtype = given.name, _DTYPES[given.dtype]
+        self._batch = given.shape[0] if given.shape else None
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        given = list(images.shape[1:])
-        if any(size not in (None, have) for size, have in zip(self._sizes, given, strict=True)):
-            raise InputError(f"{self._path} takes images [3, H, W] of {self._sizes}, and these are {given}")
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self._signature.require_size(str(self._path), images.shape[1:], "these are")
         chunks = torch.split(images.to(self._dtype), self._batch or len(images))
-        return torch.cat([self._chunk(chunk) for chunk in chunks]).float()
+        outputs = [self._chunk(chunk) for chunk in chunks]
+        return tuple(torch.cat(rows) for rows in zip(*outputs, strict=True))
 
-    def _chunk(self, images: torch.Tensor) -> torch.Tensor:
+    def _chunk(self, images: torch.Tensor) -> list[torch.Tensor]:
         missing = self._batch - len(images) if self._batch else 0
         filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         try:
@@ -167,4 +172,17 @@ class _OnnxRunner:
             raise InputError(
                 f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"
             ) from error
-        return torch.from_numpy(outputs[0])[: len(images)]
+        return [_tensor(output)[: len(images) if missing else None] for output in outputs]
+
+
+def _tensor(output: object) -> torch.Tensor:
+    """Texts and sequences are no embedding, and stand in messages as tensors of nothing."""
+    if isinstance(output, np.ndarray) and output.dtype.kind in "bifu":
+        return torch.from_numpy(np.atleast_1d(output))
+    return torch.empty(0)
+
+
+def _taken(name: str, kind: str, shape: list[int | str | None]) -> Taken:
+    dtype = kind.removeprefix("tensor(").removesuffix(")")
+    sizes = tuple(size if isinstance(size, int) else None for size in shape)
+    return Taken(name, {"float": "float32"}.get(dtype, dtype), sizes)

@@ -111,6 +111,7 @@ def evaluate(
     batch_size: int = 64,
     folds: int | None = None,
     bootstrap: int = 0,
+    embedding: str | None = None,
 ) -> Evaluation:
     """Embed the pairs, score them by cosine similarity and apply the LFW protocol and TAR at FAR.
 
@@ -124,6 +125,7 @@ def evaluate(
         folds: consecutive folds of the accuracy. None: those of the set's makers where it says which they are, else
             ten.
         bootstrap: sets drawn for the intervals (:mod:`recipes.faces.bootstrap`); 0: no intervals.
+        embedding: name of the output that is the embedding, see :class:`Embedder`.
 
     Raises:
         InputError: model, set or preset cannot be used, or ``folds`` does not fit the number of pairs.
@@ -133,7 +135,7 @@ def evaluate(
     name = "the pair set" if known is pairs else str(pairs)
     preset = input_preset(input)
     cut = choose_folds(known, folds)
-    embedder = Embedder(model, preset, batch_size)
+    embedder = Embedder(model, preset, batch_size, embedding)
     if isinstance(known, TemplateSet):
         embeddings = pool_templates(embedder, known, flip)
         scores = score_templates(embeddings, known)

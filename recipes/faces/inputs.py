@@ -1,18 +1,23 @@
 """Input presets: what a face net expects of its pixels.
 
 Channel order and normalisation are the commonest silent error of face evaluation: a wrong choice costs tenths of a
-percent of accuracy and nothing fails. So the choice has a name, and every result carries it.
+percent of accuracy and nothing fails. So the choice has a name or a formula, and every result carries it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from recipes.faces.formula import parse_formula
 from reparam_kit import InputError, suggestion
 
 if TYPE_CHECKING:
     import torch
+
+_REVERSED = re.compile(r",\s*bgr\s*$")
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,28 @@ class InputPreset:
     """``(x - mean) / std`` per channel, in 0..255 units; ``bgr`` reverses the channels after normalising.
 
     ``mean`` and ``std`` are given in RGB order, also where ``bgr`` is set.
+
+    Raises:
+        InputError: they are not three finite numbers each, or a ``std`` is 0.
     """
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bgr: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std)
+        if not (len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, numbers)) and all(self.std)):
+            raise InputError(
+                f"the input {self.name!r} has mean {self.mean} and std {self.std}: three finite numbers each, the std "
+                "not 0"
+            )
+
+    @property
+    def formula(self) -> str:
+        """What :func:`input_preset` reads as this preset, under another name."""
+        return f"(x - {_text(self.mean)}) / {_text(self.std)}" + (", bgr" if self.bgr else "")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise RGB images ``[N, 3, H, W]`` in 0..255, uint8 or floating: float32, same shape and device."""
@@ -39,22 +60,45 @@ class InputPreset:
         return images.flip(1) if self.bgr else images
 
 
-_RGB = (
-    InputPreset("imagenet", (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
-    InputPreset("insightface", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    InputPreset("raw", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-)
-PRESETS = {p.name: p for rgb in _RGB for p in (rgb, replace(rgb, name=f"{rgb.name}-bgr", bgr=True))}
+def _text(values: tuple[float, float, float]) -> str:
+    numbers = [f"{v:g}" if float(f"{v:g}") == v else repr(float(v)) for v in values]
+    return numbers[0] if len(set(numbers)) == 1 else f"[{', '.join(numbers)}]"
+
+
+def _written(name: str, text: str) -> InputPreset:
+    formula = _REVERSED.sub("", text)
+    return InputPreset(name, *parse_formula(formula), bgr=formula != text)
+
+
+_RGB = {
+    "imagenet": "(x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]",
+    "insightface": "(x - 127.5) / 127.5",
+    "raw": "x",
+}
+PRESETS = {
+    name + end: _written(name + end, f"{formula}{order}")
+    for name, formula in _RGB.items()
+    for end, order in (("", ""), ("-bgr", ", bgr"))
+}
+CHOICES = f"{', '.join(PRESETS)}, or a formula such as '(x - 127.5) / 128' or 'x / 255, bgr'"
 
 
 def input_preset(name: str | InputPreset) -> InputPreset:
     """The preset of that name: ``imagenet``, ``insightface``, ``raw``, or one of these with ``-bgr``; or one itself.
 
+    Any other is written as a formula of a pixel ``x`` in 0..255: ``"(x - 127.5) / 128"``,
+    ``"(x / 255 - [0.5, 0.5, 0.4]) / 0.2"``. Lists are in RGB order; ``", bgr"`` at the end reverses the channels.
+
     Raises:
-        InputError: there is no such preset; the message suggests the closest name.
+        InputError: there is no such preset (the message suggests the closest name), or the formula is none.
     """
     if isinstance(name, InputPreset):
         return name
     if name in PRESETS:
         return PRESETS[name]
-    raise InputError(f"no input preset is called {name!r}: {suggestion(name, PRESETS, 'presets')}")
+    if re.fullmatch(r"[A-Za-z][\w-]*", name) and not re.match(r"x($|-)", name):
+        raise InputError(
+            f"no input preset is called {name!r}: {suggestion(name, PRESETS, 'presets')}; or write a formula such as "
+            "'(x - 127.5) / 128'"
+        )
+    return _written(" ".join(name.split()), name)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recipes.faces import input_preset
+from recipes.faces import InputPreset, input_preset
 from reparam_kit import InputError
 
 IMAGENET = (((0.485, 0.456, 0.406)), ((0.229, 0.224, 0.225)))
@@ -48,3 +52,74 @@ def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], d
 def test_unknown(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         input_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "pixel", "wanted"),
+    [
+        ("(x - 127.5) / 128", (0, 255, 127.5), (-127.5 / 128, 127.5 / 128, 0)),
+        ("x/255", (0, 51, 255), (0, 0.2, 1)),
+        ("x / 255, bgr", (0, 51, 255), (1, 0.2, 0)),
+        ("2 * x - 1", (0, 1, 2), (-1, 1, 3)),
+        ("1 - x / 255", (0, 255, 51), (1, 0, 0.8)),
+        ("-(x)", (1, 2, 3), (-1, -2, -3)),
+        ("x * [1, 2, 3] + 1e1", (1, 1, 1), (11, 12, 13)),
+        ("(x / 255 - [.5, 0.25, 0]) / 0.5", (255, 51, 0), (1, -0.1, 0)),
+        ("x / (2 + 3 * [1, 2, 1]) ,bgr", (5, 8, 10), (2, 1, 1)),
+    ],
+)
+def test_formulas(text: str, pixel: tuple[float, ...], wanted: tuple[float, ...]) -> None:
+    images = torch.tensor(pixel, dtype=torch.float32).view(1, 3, 1, 1)
+    preset = input_preset(text)
+    torch.testing.assert_close(preset(images).flatten(), torch.tensor(wanted, dtype=torch.float32))
+    assert preset.name == text
+
+
+numbers = st.floats(-300, 300, allow_nan=False).filter(lambda v: v == 0 or abs(v) > 1e-30)
+triples = st.tuples(numbers, numbers, numbers)
+
+
+@given(mean=triples, std=triples.filter(all), bgr=st.booleans())
+def test_a_preset_is_read_back_from_its_formula(
+    mean: tuple[float, float, float], std: tuple[float, float, float], bgr: bool
+) -> None:
+    preset = InputPreset("mine", mean, std, bgr)
+    again = input_preset(preset.formula)
+    assert (again.mean, again.std, again.bgr) == (mean, std, bgr)
+
+
+@given(st.text("x0123456789.eE+-*/()[], bgr\n", max_size=40))
+def test_any_text_is_a_preset_or_an_error_of_the_family(text: str) -> None:
+    with suppress(InputError):
+        assert all(input_preset(text).std)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x * x", "x can only be shifted and scaled"),
+        ("x + x", "x stands in it twice"),
+        ("1 / x", "x can only be shifted and scaled"),
+        ("127.5/128", "x is missing"),
+        ("x / 0", "divides by zero"),
+        ("x / [1, 0, 1]", "divides by zero"),
+        ("(x - 1", r"a '\)' is missing"),
+        ("x 1", "'1' is one too many"),
+        ("x - [1, 2]", "holds 2 numbers"),
+        ("x - [1, 2, x]", "holds numbers alone"),
+        ("x / 255 bgr", "'bgr' is not part of one"),
+        ("__import__('os')", "is not part of one"),
+        ("x / 1e400", "too large"),
+        ("(" * 5000, "longer than 200"),
+        ("", "a number is missing"),
+    ],
+)
+def test_what_is_no_formula(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        input_preset(text)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0, 0, 0), (1, 0, 1)), ((0, 0, float("nan")), (1, 1, 1))])
+def test_a_preset_that_cannot_be_computed(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="three finite numbers each"):
+        InputPreset("mine", mean, std)  # type: ignore[arg-type]
