@@ -5,87 +5,36 @@ Names are imported on first use, so that ``import reparam_kit`` and ``reparam-ki
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reparam_kit.errors import (
-    ExpressionError,
-    InputError,
-    NothingToDoError,
-    ReparamError,
-    UnsafeFileError,
-    UnsupportedError,
-    VerificationError,
-    first_line,
-    printable,
-    suggestion,
-)
+from reparam_kit.errors import ExpressionError as ExpressionError
+from reparam_kit.errors import InputError as InputError
+from reparam_kit.errors import NothingToDoError as NothingToDoError
+from reparam_kit.errors import ReparamError as ReparamError
+from reparam_kit.errors import UnsafeFileError as UnsafeFileError
+from reparam_kit.errors import UnsupportedError as UnsupportedError
+from reparam_kit.errors import VerificationError as VerificationError
+from reparam_kit.errors import first_line as first_line
+from reparam_kit.errors import printable as printable
+from reparam_kit.errors import suggestion as suggestion
+from reparam_kit.lazy import lazily as lazily
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "atomic_file": "reparam_kit.atomic",
-    "bake": "reparam_kit.baking",
-    "require_file": "reparam_kit.files",
-    "evaluating": "reparam_kit.modes",
-    "inspect": "reparam_kit.sites",
-    "restore_bn": "reparam_kit.restoration",
-    "expand": "reparam_kit.surgery",
-    "fold": "reparam_kit.surgery",
-    "verify": "reparam_kit.verification",
-    "diff": "reparam_kit.onnx.diff",
-    "export_onnx": "reparam_kit.onnx.export",
-    "load": "reparam_kit.formats",
-    "save": "reparam_kit.formats",
-}
-
-__all__ = [
-    "ExpressionError",
-    "InputError",
-    "NothingToDoError",
-    "ReparamError",
-    "UnsafeFileError",
-    "UnsupportedError",
-    "VerificationError",
-    "__version__",
-    "atomic_file",
-    "bake",
-    "diff",
-    "evaluating",
-    "expand",
-    "export_onnx",
-    "first_line",
-    "fold",
-    "inspect",
-    "load",
-    "printable",
-    "require_file",
-    "restore_bn",
-    "save",
-    "suggestion",
-    "verify",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'reparam_kit' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
-
 if TYPE_CHECKING:
-    from reparam_kit.atomic import atomic_file
-    from reparam_kit.baking import bake
-    from reparam_kit.files import require_file
-    from reparam_kit.formats import load, save
-    from reparam_kit.modes import evaluating
-    from reparam_kit.onnx.diff import diff
-    from reparam_kit.onnx.export import export_onnx
-    from reparam_kit.restoration import restore_bn
-    from reparam_kit.sites import inspect
-    from reparam_kit.surgery import expand, fold
-    from reparam_kit.verification import verify
+    from reparam_kit.atomic import atomic_file as atomic_file
+    from reparam_kit.baking import bake as bake
+    from reparam_kit.files import require_file as require_file
+    from reparam_kit.formats import load as load
+    from reparam_kit.formats import save as save
+    from reparam_kit.modes import evaluating as evaluating
+    from reparam_kit.onnx.diff import diff as diff
+    from reparam_kit.onnx.export import export_onnx as export_onnx
+    from reparam_kit.restoration import restore_bn as restore_bn
+    from reparam_kit.sites import inspect as inspect
+    from reparam_kit.surgery import expand as expand
+    from reparam_kit.surgery import fold as fold
+    from reparam_kit.verification import verify as verify
+else:
+    __getattr__, __dir__, __all__ = lazily(__name__)
+    __all__ += ["__version__"]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Lowest first. A module may import its own room and rooms before it.
 ROOMS = [
     "errors",
+    "lazy",
     "files",
     "atomic",
     "modes",
@@ -81,7 +82,10 @@ def test_help_needs_no_torch() -> None:
         assert f"  {command} " in shown
 
 
-@pytest.mark.parametrize("package", ["reparam_kit", "reparam_kit.onnx"])
+LAZY = ["reparam_kit", "reparam_kit.onnx", "recipes.faces", "recipes.tsmr"]
+
+
+@pytest.mark.parametrize("package", LAZY)
 def test_public_names_are_there_although_imported_on_first_use(package: str) -> None:
     module = import_module(package)
     assert all(callable(getattr(module, name)) for name in module.__all__ if name != "__version__")
@@ -89,6 +93,15 @@ def test_public_names_are_there_although_imported_on_first_use(package: str) -> 
         module.nothing  # noqa: B018
 
 
-def test_completion_offers_the_public_names() -> None:
-    module = import_module("reparam_kit")
+@pytest.mark.parametrize("package", LAZY)
+def test_completion_offers_the_public_names(package: str) -> None:
+    module = import_module(package)
     assert dir(module) == sorted(module.__all__)
+    assert len(module.__all__) == len(set(module.__all__)) > 2
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_no_module_takes_the_place_of_a_lazy_name(package: str) -> None:
+    module = import_module(package)
+    beside = {path.stem for path in Path(module.__path__[0]).iterdir()}
+    assert set(module.__all__) & beside <= vars(module).keys()

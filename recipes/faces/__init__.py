@@ -21,96 +21,40 @@ Names are imported on first use, so that the command line starts quickly.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Augmentation": "recipes.faces.augment",
-    "Embedder": "recipes.faces.embed",
-    "Evaluation": "recipes.faces.evaluation",
-    "FaceFiles": "recipes.faces.datasets",
-    "FaceParts": "recipes.faces.datasets",
-    "FaceRecords": "recipes.faces.datasets",
-    "Faces": "recipes.faces.datasets",
-    "InputPreset": "recipes.faces.inputs",
-    "PairSet": "recipes.faces.pairs",
-    "Record": "recipes.faces.records",
-    "RecordFile": "recipes.faces.records",
-    "TemplateSet": "recipes.faces.templates",
-    "compare_inputs": "recipes.faces.comparison",
-    "cross_evaluate": "recipes.faces.comparison",
-    "d_prime": "recipes.faces.protocols",
-    "decode_image": "recipes.faces.images",
-    "draw_roc": "recipes.faces.plot",
-    "evaluate": "recipes.faces.evaluation",
-    "input_preset": "recipes.faces.inputs",
-    "kfold_accuracy": "recipes.faces.protocols",
-    "read_faces": "recipes.faces.datasets",
-    "read_pairs": "recipes.faces.pairs",
-    "read_set": "recipes.faces.evaluation",
-    "read_templates": "recipes.faces.templates",
-    "roc": "recipes.faces.protocols",
-    "save_roc": "recipes.faces.plot",
-    "similarity": "recipes.faces.protocols",
-    "tar_at_far": "recipes.faces.protocols",
-    "write_pairs": "recipes.faces.pairs",
-    "write_records": "recipes.faces.records",
-}
-
-__all__ = [
-    "Augmentation",
-    "Embedder",
-    "Evaluation",
-    "FaceFiles",
-    "FaceParts",
-    "FaceRecords",
-    "Faces",
-    "InputPreset",
-    "PairSet",
-    "Record",
-    "RecordFile",
-    "TemplateSet",
-    "compare_inputs",
-    "cross_evaluate",
-    "d_prime",
-    "decode_image",
-    "draw_roc",
-    "evaluate",
-    "input_preset",
-    "kfold_accuracy",
-    "read_faces",
-    "read_pairs",
-    "read_set",
-    "read_templates",
-    "roc",
-    "save_roc",
-    "similarity",
-    "tar_at_far",
-    "write_pairs",
-    "write_records",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'recipes.faces' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+from reparam_kit import lazily
 
 if TYPE_CHECKING:
-    from recipes.faces.augment import Augmentation
-    from recipes.faces.comparison import compare_inputs, cross_evaluate
-    from recipes.faces.datasets import FaceFiles, FaceParts, FaceRecords, Faces, read_faces
-    from recipes.faces.embed import Embedder
-    from recipes.faces.evaluation import Evaluation, evaluate, read_set
-    from recipes.faces.images import decode_image
-    from recipes.faces.inputs import InputPreset, input_preset
-    from recipes.faces.pairs import PairSet, read_pairs, write_pairs
-    from recipes.faces.plot import draw_roc, save_roc
-    from recipes.faces.protocols import d_prime, kfold_accuracy, roc, similarity, tar_at_far
-    from recipes.faces.records import Record, RecordFile, write_records
-    from recipes.faces.templates import TemplateSet, read_templates
+    from recipes.faces.augment import Augmentation as Augmentation
+    from recipes.faces.comparison import compare_inputs as compare_inputs
+    from recipes.faces.comparison import cross_evaluate as cross_evaluate
+    from recipes.faces.datasets import FaceFiles as FaceFiles
+    from recipes.faces.datasets import FaceParts as FaceParts
+    from recipes.faces.datasets import FaceRecords as FaceRecords
+    from recipes.faces.datasets import Faces as Faces
+    from recipes.faces.datasets import read_faces as read_faces
+    from recipes.faces.embed import Embedder as Embedder
+    from recipes.faces.evaluation import Evaluation as Evaluation
+    from recipes.faces.evaluation import evaluate as evaluate
+    from recipes.faces.evaluation import read_set as read_set
+    from recipes.faces.images import decode_image as decode_image
+    from recipes.faces.inputs import InputPreset as InputPreset
+    from recipes.faces.inputs import input_preset as input_preset
+    from recipes.faces.pairs import PairSet as PairSet
+    from recipes.faces.pairs import read_pairs as read_pairs
+    from recipes.faces.pairs import write_pairs as write_pairs
+    from recipes.faces.plot import draw_roc as draw_roc
+    from recipes.faces.plot import save_roc as save_roc
+    from recipes.faces.protocols import d_prime as d_prime
+    from recipes.faces.protocols import kfold_accuracy as kfold_accuracy
+    from recipes.faces.protocols import roc as roc
+    from recipes.faces.protocols import similarity as similarity
+    from recipes.faces.protocols import tar_at_far as tar_at_far
+    from recipes.faces.records import Record as Record
+    from recipes.faces.records import RecordFile as RecordFile
+    from recipes.faces.records import write_records as write_records
+    from recipes.faces.templates import TemplateSet as TemplateSet
+    from recipes.faces.templates import read_templates as read_templates
+else:
+    __getattr__, __dir__, __all__ = lazily(__name__)

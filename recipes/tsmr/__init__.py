@@ -8,53 +8,22 @@ it, with a ``Stage`` for each stretch of training; ``TSMRResult`` and ``TSMRRepo
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Adversary": "recipes.tsmr.config",
-    "Arm": "recipes.tsmr.report",
-    "Attack": "recipes.tsmr.config",
-    "Augment": "recipes.tsmr.config",
-    "Margin": "recipes.tsmr.config",
-    "Stage": "recipes.tsmr.config",
-    "TSMRConfig": "recipes.tsmr.config",
-    "TSMRReport": "recipes.tsmr.report",
-    "TSMRResult": "recipes.tsmr.recipe",
-    "apply_tsmr": "recipes.tsmr.recipe",
-    "compare": "recipes.tsmr.ablation",
-    "write_report": "recipes.tsmr.page",
-}
-
-__all__ = [
-    "Adversary",
-    "Arm",
-    "Attack",
-    "Augment",
-    "Margin",
-    "Stage",
-    "TSMRConfig",
-    "TSMRReport",
-    "TSMRResult",
-    "apply_tsmr",
-    "compare",
-    "write_report",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'recipes.tsmr' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+from reparam_kit import lazily
 
 if TYPE_CHECKING:
-    from recipes.tsmr.ablation import compare
-    from recipes.tsmr.config import Adversary, Attack, Augment, Margin, Stage, TSMRConfig
-    from recipes.tsmr.page import write_report
-    from recipes.tsmr.recipe import TSMRResult, apply_tsmr
-    from recipes.tsmr.report import Arm, TSMRReport
+    from recipes.tsmr.ablation import compare as compare
+    from recipes.tsmr.config import Adversary as Adversary
+    from recipes.tsmr.config import Attack as Attack
+    from recipes.tsmr.config import Augment as Augment
+    from recipes.tsmr.config import Margin as Margin
+    from recipes.tsmr.config import Stage as Stage
+    from recipes.tsmr.config import TSMRConfig as TSMRConfig
+    from recipes.tsmr.page import write_report as write_report
+    from recipes.tsmr.recipe import TSMRResult as TSMRResult
+    from recipes.tsmr.recipe import apply_tsmr as apply_tsmr
+    from recipes.tsmr.report import Arm as Arm
+    from recipes.tsmr.report import TSMRReport as TSMRReport
+else:
+    __getattr__, __dir__, __all__ = lazily(__name__)
