@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file as atomic_file
     from reparam_kit.baking import bake as bake
+    from reparam_kit.digests import fingerprint as fingerprint
     from reparam_kit.files import require_file as require_file
     from reparam_kit.formats import load as load
     from reparam_kit.formats import save as save

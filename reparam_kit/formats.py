@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,11 +20,13 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from reparam_kit.atomic import atomic_path
+from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
 from reparam_kit.record import record, repeat
 
-_EXPANDED = "reparam-kit expanded ONNX model 2"
-_RECORD = "reparam_kit"  # key in the metadata of a .safetensors
+_EXPANDED = "reparam-kit expanded ONNX model"
+_FORMAT = f"{_EXPANDED} 3"
+_RECORD, _CHECKSUM = "reparam_kit", "reparam_kit_sha256"  # keys in the metadata of a .safetensors
 
 
 def load(
@@ -92,8 +95,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     with atomic_path(path) as temporary:
         try:
             if path.suffix == ".safetensors":
-                recorded = record(model)
-                save_model(model, str(temporary), {_RECORD: json.dumps(recorded)} if recorded else None)
+                _write_tensors(model, temporary)
             else:
                 torch.save(_archive(model), temporary)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -104,18 +106,30 @@ def save(model: nn.Module, path: str | Path) -> None:
             raise InputError(f"{path} cannot be written, is the disk full? {first_line(error)}") from error
 
 
+def _write_tensors(model: nn.Module, path: Path) -> None:
+    """Its state_dict, its blocks, and a checksum of both, which is filled in when the tensors are there."""
+    recorded, blank = record(model), fingerprint(None)
+    save_model(model, str(path), ({_RECORD: json.dumps(recorded)} if recorded else {}) | {_CHECKSUM: blank})
+    checksum = fingerprint([recorded, load_file(path)])
+    with path.open("r+b") as file:
+        header = file.read(8 + int.from_bytes(file.read(8), "little"))
+        file.seek(8)
+        file.write(header.replace(blank.encode(), checksum.encode()))
+
+
 def _archive(model: nn.Module) -> nn.Module | dict[str, Any]:
     provenance = getattr(model, "meta", {}).get("onnx")
     recorded = record(model)
     if provenance is None or not recorded:
         return model
-    return {
-        "format": _EXPANDED,
+    content = {
+        "format": _FORMAT,
         "onnx": provenance.payload,
         "external": dict(provenance.external),
         "record": recorded,
-        "state": model.state_dict(),
+        "state": dict(model.state_dict()),
     }
+    return {**content, "sha256": fingerprint(content)}
 
 
 def _from_archive(path: Path, unsafe: bool) -> nn.Module:
@@ -137,22 +151,46 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
             ) from error
     if isinstance(content, nn.Module):
         return content
-    if isinstance(content, dict) and content.get("format") == _EXPANDED:
-        return _rebuild(content)
+    if _is_expanded(content):
+        return _rebuild(path, content)
     raise InputError(
         f"{path} holds a {type(content).__name__}, not a model; for a state_dict, name the model as "
         "package.module:factory and give the file as its weights"
     )
 
 
-def _rebuild(content: dict[str, Any]) -> nn.Module:
+def _is_expanded(content: object) -> bool:
+    return isinstance(content, dict) and str(content.get("format")).startswith(_EXPANDED)
+
+
+def _rebuild(path: Path, content: dict[str, Any]) -> nn.Module:
     from reparam_kit.onnx.importer import import_file
     from reparam_kit.onnx.weights import OnnxFile, parse_onnx
 
-    file = OnnxFile(parse_onnx(content["onnx"], "the ONNX model inside"), content["external"])
-    model: nn.Module = repeat(import_file(file, content["onnx"]), content["record"])
-    model.load_state_dict(content["state"])
+    if content["format"] != _FORMAT:
+        raise InputError(f"{path} was written by another version of reparam-kit: expand the ONNX file again")
+    _require_sound(path, content.pop("sha256", None), content)
+    try:
+        file = OnnxFile(parse_onnx(content["onnx"], f"the ONNX model in {path}"), content["external"])
+        model: nn.Module = repeat(import_file(file, content["onnx"]), content["record"])
+        model.load_state_dict(content["state"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"{path} does not hold together: its model, layers and weights are not of one expansion: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
     return model
+
+
+def _require_sound(path: Path, checksum: object, content: object) -> None:
+    try:
+        found = fingerprint(content)
+    except (TypeError, ValueError, RuntimeError):  # what no file of ours holds, such as a sparse tensor
+        found = "none"
+    if found != checksum:
+        raise InputError(
+            f"{path} is damaged, or was changed by hand: its checksum is of another content; write it again"
+        )
 
 
 def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
@@ -183,10 +221,12 @@ def _with_tensors(model: nn.Module, path: Path) -> nn.Module:
     """``model``, expanded as the file says, if it does, and with its weights. RuntimeError if they do not fit."""
     try:
         with safe_open(path, "pt") as file:
-            recorded = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
+            metadata = file.metadata() or {}
+        state, recorded = load_file(path), json.loads(metadata.get(_RECORD, "{}"))
+        if metadata.keys() & {_RECORD, _CHECKSUM}:  # those of other makers have none
+            _require_sound(path, metadata.get(_CHECKSUM), [recorded, state])
         if recorded:
             model = repeat(model, recorded)
-        state = load_file(path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RuntimeError(f"it is of an expanded model, and its layers are others: {error}") from None
     except (OSError, SafetensorError) as error:
@@ -216,6 +256,8 @@ def _state_dict(path: Path) -> dict[str, Any]:
         raise UnsafeFileError(
             f"{path} holds pickled objects besides tensors and is not read; save model.state_dict() alone"
         ) from None
+    if _is_expanded(content):
+        raise InputError(f"{path} holds a whole expanded model: load it by its own name, not as weights")
     if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
         # A checkpoint: "state_dict", "model" or the like, beside epochs and the optimiser's state.
         states = [value for value in content.values() if _is_state_dict(value)]
@@ -245,7 +287,7 @@ def _read_torch(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     zipped = start == b"PK\x03\x04"  # as torch tells the two formats of torch.save apart
     if zipped:
-        _refuse_bomb(path)
+        _check_archive(path)
     if zipped or start[:1] == b"\x80":
         try:
             with warnings.catch_warnings():
@@ -259,14 +301,29 @@ def _read_torch(path: Path) -> Any:
     raise InputError(f"{path} is not a file that torch.save wrote")
 
 
-def _refuse_bomb(path: Path) -> None:
-    """torch.save compresses nothing, so what an archive unpacks to is no more than its size."""
+def _check_archive(path: Path) -> None:
+    """Refuse what no ``torch.save`` wrote. It compresses nothing, so what an archive unpacks to is no more than its
+    size; and it writes a checksum of each entry, which ``torch.load`` does not look at.
+    """
     try:
         with ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except BadZipFile:
-        return  # what reads it next says so
-    if unpacked > path.stat().st_size:
+            if unpacked > path.stat().st_size:
+                raise InputError(
+                    f"{path} would unpack to {unpacked:,} bytes, which no file that torch.save wrote does"
+                )
+            damaged = archive.testzip()
+    except (
+        BadZipFile,
+        EOFError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path} is damaged or truncated: {first_line(error)}") from None
+    if damaged is not None:
         raise InputError(
-            f"{path} would unpack to {unpacked:,} bytes, which no file that torch.save wrote does"
+            f"{path} is damaged: the checksum of its entry {damaged!r} is wrong (or torch was told to write none)"
         )

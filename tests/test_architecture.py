@@ -17,6 +17,7 @@ ROOMS = [
     "lazy",
     "files",
     "atomic",
+    "digests",
     "modes",
     "substitution",
     "baking",
