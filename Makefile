@@ -24,7 +24,7 @@ lint: $(VENV)/installed-lint
 # constraints.txt holds the versions that the tests were last run with.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[faces]"
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

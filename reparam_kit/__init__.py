@@ -17,6 +17,7 @@ from reparam_kit.errors import VerificationError as VerificationError
 from reparam_kit.errors import first_line as first_line
 from reparam_kit.errors import printable as printable
 from reparam_kit.errors import suggestion as suggestion
+from reparam_kit.extras import extra as extra
 from reparam_kit.lazy import lazily as lazily
 
 __version__ = "0.1.0"

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import reparam_kit as rk
@@ -23,6 +22,9 @@ from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, evaluate, write_pairs, write_records
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, write_report
+
+with rk.extra("faces", "the demo needs Pillow"):
+    from PIL import Image
 
 Pictures = npt.NDArray[np.uint8]
 Say = Callable[[str], None]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from reparam_kit import InputError
+from reparam_kit import InputError, extra
+
+with extra("faces", "aligning a face needs Pillow"):
+    from PIL import Image
 
 # Where InsightFace's crops of 112x112 have left eye, right eye, nose, left and right corner of the mouth (x, y).
 TEMPLATE = np.array(

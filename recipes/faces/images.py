@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from reparam_kit import InputError
+from reparam_kit import InputError, extra
+
+with extra("faces", "reading images needs Pillow"):
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

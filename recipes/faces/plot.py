@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from recipes.faces.evaluation import Evaluation
 from recipes.faces.protocols import roc
-from reparam_kit import InputError, atomic_file
+from reparam_kit import InputError, atomic_file, extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,8 +72,6 @@ def check_roc(path: Path) -> None:
 
 
 def _figure_class() -> type[Figure]:
-    try:
+    with extra("report", "a ROC plot needs matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("a ROC plot needs matplotlib: pip install 'reparam-kit[report]'") from error
     return Figure

@@ -6,13 +6,15 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch import Tensor
 
 from recipes.faces import PairSet
 from recipes.tsmr.examples import identity_labels
 from recipes.tsmr.views import Images, Part
-from reparam_kit import InputError
+from reparam_kit import InputError, extra
+
+with extra("faces", "pairs of people held out need Pillow"):
+    from PIL import Image
 
 _HELD_OUT = 0.2  # of the people
 _PAIRS_EACH = 10  # genuine pairs of one person, at most

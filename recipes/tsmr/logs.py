@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from recipes.tsmr.report import EpochReport, Point
-from reparam_kit import InputError
+from reparam_kit import extra
 
 
 class Log:
@@ -22,10 +22,8 @@ class Log:
         self._writer: Any = None
         if folder is None:
             return
-        try:
+        with extra("report", "logs need TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise InputError('logs need TensorBoard: pip install "reparam-kit[report]"') from error
         self._writer = SummaryWriter(str(folder))
 
     def epoch(self, epoch: EpochReport, points: Iterable[Point]) -> None:

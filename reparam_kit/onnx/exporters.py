@@ -21,6 +21,7 @@ from onnx import ModelProto, ValueInfoProto, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, first_line
+from reparam_kit.extras import extra
 from reparam_kit.onnx.match import graph_inputs
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, is_external, read_onnx
 
@@ -137,10 +138,8 @@ def _no_ones(x: Tensor, free: list[int]) -> Tensor:
 
 
 def _require(package: str) -> Any:
-    try:
+    with extra("export", f"this needs {package}"):
         return import_module(package)
-    except ImportError as error:
-        raise InputError(f"this needs {package}: pip install reparam-kit[export]") from error
 
 
 @contextmanager

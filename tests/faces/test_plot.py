@@ -74,5 +74,5 @@ def test_without_matplotlib(both: dict[str, Evaluation], monkeypatch: pytest.Mon
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(InputError, match=r"pip install 'reparam-kit\[report\]'"):
+    with pytest.raises(InputError, match=r'pip install "reparam-kit\[report\]"'):
         draw_roc(both)

@@ -267,7 +267,7 @@ def test_packages_that_are_not_installed(
     like = deploy(build(Free), tmp_path / "like.onnx")
     monkeypatch.setitem(sys.modules, package, None)
     options = {"like": like, "simplify": True} if package == "onnxsim" else {"example_inputs": images()}
-    with pytest.raises(InputError, match=rf"needs {package}: pip install reparam-kit\[export\]"):
+    with pytest.raises(InputError, match=rf'needs {package}: pip install "reparam-kit\[export\]"'):
         rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", **options)
 
 

@@ -9,15 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 import reparam_kit as rk
 from recipes.tsmr.config import TERMS, TSMRConfig
 from recipes.tsmr.judging import better_input
 from recipes.tsmr.page import figures
 from recipes.tsmr.page.chart import MINUS
 from recipes.tsmr.report import TSMRReport
+
+with rk.extra("faces", "the page of a run needs Jinja2"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
 _SPACE = "\N{NO-BREAK SPACE}"
 
