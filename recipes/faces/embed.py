@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -19,7 +18,7 @@ from torch import nn
 
 from recipes.faces.inputs import InputPreset
 from recipes.faces.signature import EmbeddingOf, Signature, Taken
-from reparam_kit import InputError, evaluating, first_line
+from reparam_kit import InputError, evaluating, first_line, open_session
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
 
@@ -139,14 +138,7 @@ class _ModuleRunner:
 
 class _OnnxRunner:
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"there is no model file {path}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # its warnings are about its own optimisations
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no other class
-            raise InputError(f"{path} is not a model that onnxruntime runs: {first_line(error)}") from error
+        self._session = open_session(path)
         self._signature = Signature(
             tuple(_taken(node.name, node.type, node.shape) for node in self._session.get_inputs()),
             tuple(node.name for node in self._session.get_outputs()),
@@ -168,7 +160,7 @@ class _OnnxRunner:
         filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
         try:
             outputs = self._session.run(None, {self._name: filled.numpy()})
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime's errors share no other class
             raise InputError(
                 f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"
             ) from error

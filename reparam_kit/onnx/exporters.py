@@ -22,8 +22,9 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, first_line
 from reparam_kit.extras import extra
+from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.match import graph_inputs
-from reparam_kit.onnx.weights import OnnxFile, all_tensors, is_external, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, read_onnx
 
 Exporter = Literal["torchscript", "dynamo"]
 Settings = dict[str, Any]

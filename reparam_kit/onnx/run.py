@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from reparam_kit.errors import InputError, first_line, suggestion
+from reparam_kit.files import require_file
+from reparam_kit.onnx.external import external_files
+from reparam_kit.onnx.weights import all_tensors, parse_onnx, read_bytes
 
 # What onnxruntime calls the element types that random inputs are made for.
 _TYPES = {
@@ -27,6 +30,39 @@ _TYPES = {
 _FREE_DIMENSION = 64
 
 
+def open_session(
+    path: str | Path, *, optimised: bool = True, threads: int = 0
+) -> onnxruntime.InferenceSession:
+    """``path`` in onnxruntime on the CPU: the one way that this package's commands give it a file.
+
+    onnxruntime opens whatever a model names as the place of its tensors, so that is looked at before.
+
+    Args:
+        path: an ``.onnx`` file.
+        optimised: all of onnxruntime's graph optimisations, or none.
+        threads: to run an operator on; 0: as many as there are cores.
+
+    Raises:
+        InputError: ``path`` is not an ONNX model, keeps tensors outside its folder, or onnxruntime cannot load it.
+    """
+    path = Path(path)
+    payload = read_bytes(path)
+    files = external_files(all_tensors(parse_onnx(payload, str(path))), path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry(
+        "session.load_model_format", "ONNX"
+    )  # not the one that the content suggests
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    model = path if files else payload
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
+
+
 class Session:
     """One file in onnxruntime, with its graph optimisations all on or all off.
 
@@ -35,16 +71,8 @@ class Session:
     """
 
     def __init__(self, path: Path, *, optimised: bool, threads: int = 0) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         self.path = path
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no base class of their own
-            raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
+        self._session = open_session(path, optimised=optimised, threads=threads)
         self.inputs = self._session.get_inputs()
         self._outputs = self._session.get_outputs()
 
@@ -113,7 +141,7 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
         InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or onnxruntime cannot run ``model``.
     """
     try:
-        with Path(path).open("rb") as file:
+        with require_file(path, "a .npz file").open("rb") as file:
             content = np.load(file, allow_pickle=False)
             arrays = content.items() if isinstance(content, np.lib.npyio.NpzFile) else ()
             tensors = {name: torch.from_numpy(array) for name, array in arrays}

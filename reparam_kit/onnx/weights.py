@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from reparam_kit.errors import InputError
+from reparam_kit.files import require_file
+from reparam_kit.onnx.external import address, external_files, is_external
 
 # The types a weight is stored in, by itself or as levels of a quantisation.
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -62,7 +64,7 @@ class OnnxFile:
         new = rounded(values, tensor)
         bits = new.tobytes()
         if is_external(tensor):
-            location, start, _ = _address(tensor)
+            location, start, _ = address(tensor)
             data = self.external[location]
             assert isinstance(data, bytearray)
             data[start : start + len(bits)] = bits
@@ -100,7 +102,7 @@ class OnnxFile:
         return model
 
     def _external_bytes(self, tensor: TensorProto) -> bytes:
-        location, start, stop = _address(tensor)
+        location, start, stop = address(tensor)
         if location not in self.external:
             raise InputError(
                 f"tensor {tensor.name!r} lies in the file {location!r}; give the model by its path"
@@ -116,12 +118,8 @@ def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
     """
     path = Path(path)
     model = parse_onnx(read_bytes(path) if payload is None else payload, str(path))
-    locations = {_address(tensor)[0] for tensor in all_tensors(model) if is_external(tensor)}
-    folder = path.parent.resolve()
-    for location in locations:
-        if "\0" in location or not (folder / location).resolve().is_relative_to(folder):
-            raise InputError(f"{path} keeps tensors in {location!r}, outside its own folder; it is not read")
-    return OnnxFile(model, {location: read_bytes(folder / location) for location in sorted(locations)})
+    files = external_files(all_tensors(model), path)
+    return OnnxFile(model, {location: read_bytes(file) for location, file in sorted(files.items())})
 
 
 def parse_onnx(payload: bytes, name: str) -> ModelProto:
@@ -204,11 +202,6 @@ def rounded(values: NDArray[Any], tensor: TensorProto) -> NDArray[Any]:
         return values.astype(np.float64).reshape(-1).astype(_dtype(tensor))
 
 
-def is_external(tensor: TensorProto) -> bool:
-    """Whether the numbers of ``tensor`` lie in another file than the model."""
-    return tensor.data_location == TensorProto.EXTERNAL
-
-
 def dtype_name(tensor: TensorProto) -> str:
     """``"float32"``, ``"bfloat16"``, ...: the dtype of a weight."""
     return str(_dtype(tensor))
@@ -258,24 +251,9 @@ def _scopes(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto], Itera
         yield from with_bodies(f" in function {function.name!r}", function.node, ())
 
 
-def _address(tensor: TensorProto) -> tuple[str, int, int | None]:
-    """Location, first byte and end (``None``: the file's) of an external tensor."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    try:
-        location, start = entries["location"], int(entries.get("offset", 0))
-        stop = start + int(entries["length"]) if "length" in entries else None
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"tensor {tensor.name!r} has a malformed address of its external data: {error!r}"
-        ) from error
-    if start < 0 or (stop is not None and stop < start):
-        raise InputError(f"tensor {tensor.name!r} has a negative offset or length of its external data")
-    return location, start, stop
-
-
 def read_bytes(path: Path) -> bytes:
     """The content of a file; :class:`InputError` where it cannot be read."""
     try:
-        return path.read_bytes()
+        return require_file(path, "an .onnx file").read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error

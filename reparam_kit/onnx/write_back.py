@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
+from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.weights import (
     OnnxFile,
     all_tensors,
     dtype_name,
-    is_external,
     parse_onnx,
     rounded,
     stored_tensors,

@@ -35,7 +35,7 @@ IN_ONNX = {
     "{w}/old.onnx": "opset 5 is not one of .* convert the file",
     "{w}/new.onnx": "opset 99 is not one of",
     "{w}/undefined.onnx": r"node 'y' \(Conv\): nothing before it computes 'nowhere'",
-    "{w}/lost.onnx": "cannot read .*lost.data: No such file",
+    "{w}/lost.onnx": "lost.data: no such file",
     "{w}/escape.onnx": "keeps tensors in '../secret.data', outside its own folder",
     "{w}/short.onnx": r"short.onnx: tensor 'w' of shape \[4, 3, 3, 3\] is damaged",
     "{w}/state.pt": "state.pt holds a .*Dict, not a model",
@@ -80,13 +80,13 @@ OUT = {
     "fold {w}/state.pt -o out.onnx": (2, "not a model; for a state_dict"),
     "fold {w}/student.pt -o nowhere/out.onnx": (2, "the folder nowhere does not exist"),
     "fold {w}/student.pt -o {w}/folder.onnx": (2, "it is a folder; name a file in it"),
-    "verify {w}/net.onnx nowhere.onnx": (2, "cannot read nowhere.onnx"),
+    "verify {w}/net.onnx nowhere.onnx": (2, "nowhere.onnx: no such file"),
     "verify {w}/net.onnx factories:net": (2, "'B': factories:net is no .onnx file; to compare two modules"),
     "verify {w}/net.onnx {w}/truncated.onnx": (2, "truncated.onnx is not an ONNX model"),
     "verify {w}/shapes.onnx {w}/shapes.onnx": (2, "onnxruntime cannot (load|run) .*shapes.onnx"),
     "diff {w}/net.onnx {w}/empty.onnx": (2, "empty.onnx is not an ONNX model"),
     "diff {w}/net.onnx {w}/state.pt": (2, "state.pt is no .onnx file; to compare two modules"),
-    "export factories:net -o out.onnx --like nowhere.onnx": (2, "cannot read nowhere.onnx"),
+    "export factories:net -o out.onnx --like nowhere.onnx": (2, "nowhere.onnx: no such file"),
     "export factories:net -o out.onnx --like {w}/net.onnx": (
         1,
         "graph is not that of .*net.onnx, so nothing",
@@ -94,7 +94,7 @@ OUT = {
     "export {w}/student.pt -o out.onnx --like {w}/net.onnx": (2, "fold it first, then export it"),
     "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs nowhere.npz": (
         2,
-        "nowhere.npz is not a .npz",
+        "nowhere.npz: no such file",
     ),
     TSMR.replace("face.onnx", "nan_teacher.onnx") + "--teacher {w}/teacher.onnx --data {w}/faces.rec": (
         2,
@@ -143,8 +143,8 @@ EVALUATE = {
     "{w}/face.onnx --input rgb": "no input preset is called 'rgb'",
     "{w}/face.onnx --input x/0": "the input 'x/0' is no formula: it divides by zero",
     "{w}/face.onnx {w}/face.onnx --input raw": "a model is named twice",
-    "nowhere.onnx --input raw --folds 2": "there is no model file nowhere.onnx",
-    "{w}/text.onnx --input raw --folds 2": "text.onnx is not a model that onnxruntime runs",
+    "nowhere.onnx --input raw --folds 2": "nowhere.onnx: no such file",
+    "{w}/text.onnx --input raw --folds 2": "text.onnx is not an ONNX model",
     "{w}/relu.onnx --input raw --folds 2": r"relu.onnx takes x .* a face net takes one float32",
     "{w}/nan_teacher.onnx --input raw --folds 2": "an embedding that is zero or not finite",
     "factories:linear --input raw --folds 2": r"the model fails on images \[16, 3, 8, 8\]: mat1 and mat2",
@@ -183,8 +183,8 @@ DATA = {
     "{w}/faces.rec --teacher {w}/teacher.onnx --teacher-input raw --teacher {w}/teacher.onnx": "for 3 teachers",
 }
 TEACHERS = {
-    "nowhere.onnx": "there is no model file nowhere.onnx",
-    "{w}/text.onnx": "text.onnx is not a model that onnxruntime runs",
+    "nowhere.onnx": "nowhere.onnx: no such file",
+    "{w}/text.onnx": "text.onnx is not an ONNX model",
     "{w}/nan_teacher.onnx": "the teacher's embedding of training image 0 is zero or not finite",
 }
 COMMANDS = {

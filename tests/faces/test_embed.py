@@ -152,8 +152,8 @@ def test_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     four = [1, 3, 8, 8]
     cases = {
-        "there is no model file": tmp_path / "no.onnx",
-        "not a model that onnxruntime runs": tmp_path / "junk.onnx",
+        "no.onnx: no such file": tmp_path / "no.onnx",
+        "is not an ONNX model": tmp_path / "junk.onnx",
         "takes x int64": _file(tmp_path / "i.onnx", info("x", TensorProto.INT64, four)),
         "takes x float32 \\[1, 3\\]; a face": _file(
             tmp_path / "r.onnx", info("x", TensorProto.FLOAT, [1, 3])

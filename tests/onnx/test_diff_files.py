@@ -47,11 +47,11 @@ def _edit_address(path: Path, key: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: None, "cannot read .*a.onnx: No such file"),
+        (lambda path: None, "a.onnx: no such file"),
         (_no_graph, "a.onnx is not an ONNX model: it has no graph"),
         (_truncated, "a.onnx is not an ONNX model, or is truncated"),
         (_short_tensor, r"tensor 'conv_b' of shape \[4\] is damaged"),
-        (_lost_data, "cannot read .*weights.bin"),
+        (_lost_data, "weights.bin: no such file"),
         (_short_data, r"tensor 'conv_w' of shape \[4, 3, 3, 3\] is damaged"),
         (lambda path: _edit_address(path, "location", "../secret"), "'../secret', outside its own folder"),
         (

@@ -245,7 +245,7 @@ class Refuses(nn.Module):
             r"cannot export the model on inputs of shapes \[\[2, 3, 17, 17\]\]: this net takes no images; ",
         ),
         (Free(), {"like": None}, "give like, an ONNX file of the same architecture, or example_inputs"),
-        (Free(), {"like": "missing.onnx"}, "cannot read missing.onnx"),
+        (Free(), {"like": "missing.onnx"}, "missing.onnx: no such file"),
         (Free(), {"example_inputs": [images(), images()]}, "takes 1 inputs, and there are 2 example_inputs"),
         (Free(), {"example_inputs": torch.randn(2, 5)}, "cannot export the model on inputs of shapes"),
     ],

@@ -49,7 +49,7 @@ def test_arrays_go_to_the_inputs_of_their_names(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(npy(np.zeros(3))), "holds no arrays with names"),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a .npz file of numbers"),
         (lambda path: path.write_bytes(b""), "not a .npz file of numbers"),
-        (lambda path: None, "not a .npz file of numbers: .* No such file"),
+        (lambda path: None, "no such file"),
     ],
 )
 def test_what_is_no_such_file(tmp_path: Path, write: Callable[[Path], None], message: str) -> None:

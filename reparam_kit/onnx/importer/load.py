@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from torch import Tensor, fx
 
 from reparam_kit.errors import InputError, UnsupportedError, first_line
+from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import ROWS, input_example
 from reparam_kit.onnx.importer.functions import inlined
@@ -20,7 +21,7 @@ from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Provenance, Source
-from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, is_external, read_bytes, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_bytes, read_onnx
 
 
 def import_onnx(
