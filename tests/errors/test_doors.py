@@ -65,7 +65,7 @@ def seconds(most: int) -> Iterator[None]:
 def refusal(command: str, path: Path, w: Path) -> str:
     words = command.format(path).split()
     words = [str(w / word) if (w / word).is_file() else word for word in words]
-    with seconds(30):
+    with seconds(5):
         result = CliRunner().invoke(main, words)
     assert result.exit_code == 2, result.output
     assert_one_line(result.stderr, str(path))
@@ -132,7 +132,7 @@ def test_tensors_lie_beside_the_model(
     model_outside(folder / "model.onnx", location.format(folder=folder))
     words = command.format(folder / "model.onnx").split()
     words = [str(w / word) if (w / word).is_file() else word for word in words]
-    with seconds(30):
+    with seconds(5):
         result = CliRunner().invoke(main, words)
     assert result.exit_code == 2, result.output
     assert_one_line(result.stderr, says)
