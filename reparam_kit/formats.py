@@ -22,6 +22,7 @@ from torch import nn
 from reparam_kit.atomic import atomic_path
 from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
+from reparam_kit.files import require_file
 from reparam_kit.record import record, repeat
 
 _EXPANDED = "reparam-kit expanded ONNX model"
@@ -64,8 +65,7 @@ def load(
         return _from_factory(name, weights)
     if weights is not None:
         raise InputError(f"weights go with package.module:factory; {name} is a file and brings its own")
-    if not path.is_file():
-        raise InputError(f"{name}: no such file (a model is a .onnx, a .pt, or package.module:factory)")
+    require_file(path, "a .onnx, a .pt, or package.module:factory")
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
@@ -200,14 +200,19 @@ def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
             factory = getattr(import_module(module_name), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{name}: cannot import the factory: {first_line(error)}") from error
-    model = factory()
+    except Exception as error:  # the user's own code
+        raise InputError(
+            f"{name}: importing it fails: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    try:
+        model = factory()
+    except Exception as error:  # it is the user's own code
+        raise InputError(f"{name}() fails: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}() gave a {type(model).__name__}, not a torch.nn.Module")
     if weights is None:
         return model
-    path = Path(weights)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    path = require_file(weights, "a state_dict, .safetensors or .pt")
     try:
         if path.suffix == ".safetensors":
             return _with_tensors(model, path)

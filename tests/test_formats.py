@@ -252,3 +252,21 @@ def test_weights_in_a_checkpoint(tmp_path: Path, key: str) -> None:
     torch.save({"epoch": 3, key: net.state_dict(), "optimizer": {"state": {}}}, tmp_path / "checkpoint.pt")
     loaded = rk.load("nets:Plain", weights=tmp_path / "checkpoint.pt")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def make(:", "importing it fails: SyntaxError"),
+        ("1 / 0", "importing it fails: ZeroDivisionError"),
+        ("def make(): return [][0]", r"make\(\) fails: IndexError"),
+    ],
+)
+def test_a_factory_that_fails_is_the_users(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"broken_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(rk.InputError, match=message):
+        rk.load(f"{name}:make")

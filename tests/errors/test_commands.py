@@ -26,7 +26,7 @@ TSMR = "tsmr {w}/face.onnx --student-input raw --teacher-input raw -o out.onnx -
 ROOT = Path(__file__).parents[2]
 IN_ONNX = {
     "nowhere.onnx": "nowhere.onnx: no such file",
-    "{w}/folder.onnx": "folder.onnx: no such file",
+    "{w}/folder.onnx": "folder.onnx is a folder; name a .onnx",
     "{w}/empty.onnx": "empty.onnx is not an ONNX model: it has no graph",
     "{w}/truncated.onnx": "truncated.onnx is not an ONNX model, or is truncated",
     "{w}/text.onnx": "text.onnx is not an ONNX model",
