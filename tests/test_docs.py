@@ -159,6 +159,18 @@ def test_the_drawings_are_what_their_script_draws() -> None:
         assert (DOCS / "drawings" / f"{key}.svg").read_text() == str(draw())
 
 
+YAML = [*ROOT.glob("*.yml"), *ROOT.glob(".*.yaml"), *ROOT.glob("*.cff"), *ROOT.glob(".github/**/*.yml")]
+
+
+@pytest.mark.parametrize("path", sorted(YAML), ids=name)
+def test_a_workflow_or_form_can_be_read(path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="it comes with mkdocs: pip install 'reparam-kit[docs]'")
+    read = yaml.safe_load(path.read_text())
+    assert isinstance(read, dict)
+    for step in (step for job in read.get("jobs", {}).values() for step in job.get("steps", [])):
+        assert ("run" in step) != ("uses" in step)
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocstrings", reason="needs mkdocs: pip install 'reparam-kit[docs]'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

@@ -16,6 +16,8 @@ from nets import build
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import reparam_kit
+
 ROOT = Path(__file__).parents[1]
 SETUP = ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -116,3 +118,9 @@ def test_the_versions_of_python_are_those_that_are_tested() -> None:
     assert matrix is not None
     assert re.findall(r"3\.\d+", matrix[1]) == named
     assert SETUP["options"]["python_requires"] == f">={named[0]}"
+
+
+def test_who_cites_it_cites_this_version_and_these_authors() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {reparam_kit.__version__}\n" in citation
+    assert f"\n  - name: {SETUP['metadata']['author']}\n" in citation
