@@ -8,14 +8,13 @@ bit for bit what it was or exactly what the module holds.
 from __future__ import annotations
 
 import hashlib
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reparam_kit.atomic import atomic_path
+from reparam_kit.atomic import atomic_paths
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.external import is_external
@@ -92,10 +91,10 @@ def write_back(module: nn.Module, path: str | Path) -> None:
     payload = edited.model.SerializeToString()
 
     _check(original, OnnxFile(parse_onnx(payload, str(path)), renamed), moved)
-    with ExitStack() as files:
-        files.enter_context(atomic_path(path)).write_bytes(payload)
-        for location, data in renamed.items():
-            files.enter_context(atomic_path(path.parent / location)).write_bytes(data)
+    contents = {path: payload, **{path.parent / location: data for location, data in renamed.items()}}
+    with atomic_paths(list(contents)) as temporaries:
+        for temporary, content in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(content)
 
 
 def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Values:
