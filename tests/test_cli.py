@@ -219,5 +219,5 @@ def test_a_reader_that_has_gone_away_is_no_error_of_the_disk(monkeypatch: pytest
 
     monkeypatch.setattr("reparam_kit.planning.plan", gone)
     result = run("inspect", "nets:Plain")
-    assert result.exit_code == 1
+    assert result.exit_code == 141
     assert result.stderr == ""

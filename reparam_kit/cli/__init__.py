@@ -1,7 +1,7 @@
 """The command line. No logic here: each command calls the function of the same name and prints what it returns.
 
 Results go to standard output (``--json``: for machines), everything else to standard error. Exit status: 0 good,
-1 a verification failed, 2 wrong usage or input, 3 nothing to do.
+1 a verification failed, 2 wrong usage or input, 3 nothing to do, 128 + n ended by signal n.
 """
 
 from __future__ import annotations

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
-from io import TextIOWrapper
 from typing import Any
 
 import click
 
 from reparam_kit.cli.plugins import load, plugins, warn
+from reparam_kit.cli.signals import ending_well
+from reparam_kit.cli.streams import OutputLostError, guard_streams
 from reparam_kit.errors import ReparamError, first_line, printable
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
+_PIPE = 141  # as a shell says it of a program that SIGPIPE ended
 
 
 class Group(click.Group):
@@ -32,39 +35,50 @@ class Group(click.Group):
         point = plugins().get(cmd_name)
         return load(point) if point else None
 
-    def invoke(self, ctx: click.Context) -> Any:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # one in an older encoding than a name or a table needs
-                stream.reconfigure(errors="backslashreplace")
+    def main(self, *args: Any, **options: Any) -> Any:
+        guard_streams()
         try:
-            return super().invoke(ctx)
-        except ReparamError as error:
-            _say(error)
-            ctx.exit(error.exit_code)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            _say(f"{error.format_message()} (see {command} --help)")
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("reparam-kit: interrupted; nothing was left half written", err=True)
-            ctx.exit(130)
-        except BrokenPipeError:
-            raise
-        except OSError as error:  # a full disk, a folder without permission
-            _say(error)
-            ctx.exit(ReparamError.exit_code)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
-        except Exception as error:
-            if os.environ.get("REPARAM_TRACEBACK"):
+            return super().main(*args, **options)
+        except OutputLostError as error:  # of the help, which is no command
+            click.echo(f"reparam-kit: {printable(error)}", err=True)
+            sys.exit(ReparamError.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with ending_well() as ending:
+            try:
+                result = super().invoke(ctx)
+                sys.stdout.flush()
+                return result
+            except (click.exceptions.Exit, click.Abort):
                 raise
-            message, code = _unforeseen(error)
-            _say(message)
-            ctx.exit(code)
+            except BaseException as error:
+                ending.close()
+                message, code = _ended(ending.by or error, ctx)
+                if message:
+                    click.echo(f"reparam-kit: {printable(message)}", err=True)
+                ctx.exit(code)
 
 
-def _say(message: object) -> None:
-    click.echo(f"reparam-kit: {printable(message)}", err=True)
+def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:
+    """What to say of a command that did not come to its end, and the exit status."""
+    match error:
+        case ReparamError():
+            return str(error), error.exit_code
+        case click.UsageError():
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            return f"{error.format_message()} (see {command} --help)", error.exit_code
+        case click.ClickException():
+            return error.format_message(), error.exit_code
+        case KeyboardInterrupt():
+            by = "" if error.args in ((), ("SIGINT",)) else f" by {error.args[0]}"
+            return f"interrupted{by}; nothing was left half written", getattr(error, "exit_code", 130)
+        case BrokenPipeError() | OutputLostError(errno=errno.EPIPE):  # the reader has what it wanted
+            return "", _PIPE
+        case OSError():  # a full disk, a folder without permission
+            return str(error), ReparamError.exit_code
+        case Exception() if not os.environ.get("REPARAM_TRACEBACK"):
+            return _unforeseen(error)
+    raise error
 
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
