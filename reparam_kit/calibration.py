@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra import Expanded, by_channel, to_kernel, to_weight
-from reparam_kit.errors import InputError, first_line
+from reparam_kit.errors import InputError, ReparamError, first_line
 from reparam_kit.modes import evaluating
 
 
@@ -34,7 +34,9 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
         for batch in batches:
             try:
                 student(*(batch if isinstance(batch, tuple) else (batch,)))
-            except RuntimeError as error:
+            except ReparamError:
+                raise
+            except Exception as error:  # the user's forward may raise anything
                 raise InputError(
                     f"the model does not run on the calibration data: {first_line(error)}"
                 ) from error
@@ -68,14 +70,14 @@ class _Meter:
         self.module = module
         self.deployed = Moments()
         self.branches = [Moments() for _ in module.branches]
-        self.handle = module.register_forward_hook(self.see)
+        self.handle = module.register_forward_hook(self.see, with_kwargs=True)
 
-    def see(self, module: Expanded, args: tuple[Any, ...], output: Tensor) -> None:
+    def see(self, module: Expanded, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         base = module.base
         self.deployed.add(by_channel(base, output))
         for branch, own in zip(module.branches, self.branches, strict=True):
             kernel = to_kernel(base, torch.zeros_like(base.weight)).plus([branch.product()])
-            out = functional_call(base, {"weight": to_weight(base, kernel)}, args)
+            out = functional_call(base, {"weight": to_weight(base, kernel)}, args, kwargs)
             own.add(by_channel(base, out))
 
     def apply(self) -> None:

@@ -20,7 +20,6 @@ from reparam_kit.algebra import (
     Norm,
     describe,
     fit,
-    has_own_forward,
     norm_of,
 )
 from reparam_kit.errors import InputError
@@ -107,16 +106,8 @@ def nothing_to_expand(plans: Sequence[Plan], block: Block) -> str:
 
 def _plan_site(site: Site, layer: nn.Module, block: Block, norm: Norm) -> Plan:
     assert site.geometry is not None
-    if norm == "batch":
-        if has_own_forward(layer):
-            return Plan(
-                site,
-                reason="its class has a forward of its own, which branches with a BatchNorm cannot follow",
-            )
-        if not site.bias and site.batch_norm is None:
-            return Plan(
-                site, reason="neither a bias nor a BatchNorm of its own to take up the branches' shift"
-            )
+    if norm == "batch" and site.batch_reason is not None:
+        return Plan(site, reason=site.batch_reason)
     chains, misfits = fit(block, site.geometry, norm)
     if not chains:
         return Plan(site, reason="; ".join(misfits) or "the block adds no branch")

@@ -7,7 +7,6 @@ the lost one did. Folding multiplies it into the convolution's weight and bias a
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,26 +20,29 @@ from torch.nn.modules.conv import _ConvNd
 
 from reparam_kit.algebra import (
     Expanded,
+    Foldable,
     Kernel,
     Layer,
     affine,
     by_channel,
+    computed,
     has_own_forward,
+    not_affine,
     to_kernel,
     to_weight,
 )
 from reparam_kit.calibration import Moments
-from reparam_kit.errors import InputError, NothingToDoError
-from reparam_kit.sites import Site, inspect
+from reparam_kit.errors import InputError, NothingToDoError, ReparamError, first_line
+from reparam_kit.sites import inspect
 from reparam_kit.sites.find_flow import Inputs
 from reparam_kit.sites.flow import untouched
 from reparam_kit.sites.patterns import left_out
-from reparam_kit.substitution import StandIn, with_stand_ins
+from reparam_kit.substitution import with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Restored(StandIn):
+class Restored(Foldable):
     """``conv`` (the deployed convolution, or its expansion), then ``norm``.
 
     Attributes that this class lacks are those of ``conv``. ``site`` is the name of the convolution in the deployed
@@ -54,18 +56,40 @@ class Restored(StandIn):
 
     def __init__(self, conv: _ConvNd, site: str) -> None:
         super().__init__()
-        self.conv = conv
+        self.site = site
         # Statistics in half precision would overflow, or stand still.
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)
         norm = getattr(nn, f"BatchNorm{len(conv.kernel_size)}d")(conv.out_channels)
         self.norm = norm.to(conv.weight.device, dtype)
-        self.site = site
+        self.conv = conv  # from here on, attributes that are not there yet are its own
         self.train(conv.training)
 
     @property
-    def base(self) -> Layer:
+    def base(self) -> Layer:  # type: ignore[override]
         """The deployed convolution, expanded or not."""
         return self.conv.base if isinstance(self.conv, Expanded) else self.conv
+
+    @property
+    def weight(self) -> Tensor:
+        """The multiplied-out weight in eval mode, differentiable; writing into it raises InputError."""
+        total = self.multiply_out()
+        return computed(to_weight(self.base, total).to(self.base.weight.dtype), self.site)
+
+    @property
+    def bias(self) -> Tensor:
+        """The multiplied-out bias in eval mode, differentiable; writing into it raises InputError."""
+        return computed(cast("Tensor", self.multiply_out().bias).to(self.base.weight.dtype), self.site)
+
+    def multiply_out(self, dtype: torch.dtype | None = None) -> Kernel:
+        """Convolution and BatchNorm in eval mode as one kernel, in ``dtype`` (default: that of the BatchNorm)."""
+        base, dtype = self.base, dtype or self.norm.weight.dtype
+        if isinstance(self.conv, Expanded):
+            kernel = self.conv.multiply_out(dtype)
+        else:
+            kernel = to_kernel(base, base.weight.to(dtype))
+        assert base.bias is not None
+        bias = base.bias.to(dtype) if kernel.bias is None else base.bias.to(dtype) + kernel.bias
+        return Kernel(kernel.weight, kernel.groups, bias).scale(*affine(self.norm, dtype))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = self.norm(self.conv(*args, **kwargs))
@@ -86,26 +110,30 @@ class Restored(StandIn):
             norm.running_mean.copy_(mean)
             norm.bias.copy_(norm.running_mean)
 
+    def changed(self) -> str | None:
+        base = self.base
+        if isinstance(self.conv, Expanded) and (reason := self.conv.changed()):
+            return reason
+        if any(base._parameters.get(name) is None for name in ("weight", "bias")):
+            return "its weight or bias has been put under a norm, a mask or a parametrization, or is gone"
+        if "forward" in vars(self) or has_own_forward(base):
+            return "its forward has been replaced"
+        if base._forward_hooks or self.conv._forward_hooks:
+            return "hooks stand between its convolution and its BatchNorm: put them on the layer itself"
+        reason = not_affine(self.norm)
+        return f"its BatchNorm has been changed: {reason}" if reason else None
+
     def fold_into(self, plain: Layer) -> None:
-        """Write convolution and BatchNorm, multiplied out in float64 and rounded once, into ``plain``."""
         with torch.no_grad():
-            base = self.base
-            if isinstance(self.conv, Expanded):
-                kernel = self.conv.multiply_out(torch.float64)
-            else:
-                kernel = to_kernel(base, base.weight.double())
-            assert base.bias is not None
+            total = self.multiply_out(torch.float64)
             assert plain.bias is not None
-            bias = base.bias.double() if kernel.bias is None else base.bias.double() + kernel.bias
-            total = Kernel(kernel.weight, kernel.groups, bias).scale(*affine(self.norm, torch.float64))
             plain.weight.copy_(to_weight(plain, total))
             plain.bias.copy_(cast("Tensor", total.bias))
 
-    def fuse(self) -> Layer:
-        """The folded convolution, for ``timm.utils.reparameterize_model``, which asks each module for it."""
-        plain = copy.deepcopy(self.base)
-        self.fold_into(plain)
-        return plain
+    def carry_hooks(self, plain: nn.Module, memo: dict[int, object]) -> None:
+        if isinstance(self.conv, Expanded):
+            self.conv.carry_hooks(plain, memo)
+        super().carry_hooks(plain, memo)
 
 
 def restore_bn(
@@ -165,30 +193,15 @@ def _choose(
         if isinstance(modules.get(site.name), _ConvNd | Expanded)
     ]
     skipped = left_out([site.name for site in sites], include, exclude)
-    held = Counter(id(parameter) for module in modules.values() for parameter in module._parameters.values())
     chosen: dict[str, _ConvNd] = {}
     reasons: Counter[str] = Counter()
     for site in sites:
         conv = cast("_ConvNd", modules[site.name])
-        if reason := skipped.get(site.name) or _refusal(site, conv, held):
+        if reason := skipped.get(site.name) or site.restore_reason:
             reasons[reason] += 1
         else:
             chosen[site.name] = conv
     return chosen, reasons
-
-
-def _refusal(site: Site, conv: _ConvNd, held: Counter[int]) -> str | None:
-    if site.reason is not None:
-        return site.reason
-    if site.batch_norm is not None:
-        return "it has a BatchNorm of its own"
-    if conv.bias is None:
-        return "it has no bias to take up the shift of a BatchNorm"
-    if not conv.bias.requires_grad or held[id(conv.bias)] > 1:
-        return "its bias is frozen, or that of another layer too"
-    if has_own_forward(conv):
-        return "its class has a forward of its own, through which a BatchNorm may not fold"
-    return None
 
 
 def _nothing(reasons: Counter[str]) -> str:
@@ -205,7 +218,14 @@ def _measure(
     moments = {name: Moments() for name in convolutions}
 
     def see(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        return lambda conv, args, output: moments[name].add(by_channel(cast("_ConvNd", conv), output))
+        def add(conv: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if output.dim() != len(cast("_ConvNd", conv).kernel_size) + 2:
+                raise InputError(
+                    f"{name!r} runs on an input without a batch, which a BatchNorm cannot; exclude it"
+                )
+            moments[name].add(by_channel(cast("_ConvNd", conv), output))
+
+        return add
 
     with ExitStack() as stack:
         for name, conv in convolutions.items():
@@ -213,7 +233,14 @@ def _measure(
         stack.enter_context(untouched(model))
         stack.enter_context(torch.no_grad())
         for batch in batches:
-            model(*(batch if isinstance(batch, tuple) else (batch,)))
+            try:
+                model(*(batch if isinstance(batch, tuple) else (batch,)))
+            except ReparamError:
+                raise
+            except Exception as error:  # the user's forward may raise anything
+                raise InputError(
+                    f"the model does not run on the calibration data: {first_line(error)}"
+                ) from error
     for name, found in moments.items():
         if not (found.mean.isfinite() & found.squares.isfinite()).all():
             raise InputError(f"the output of {name!r} on the calibration data is not finite; check the data")

@@ -7,37 +7,61 @@ and the copy never holds both.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
+
+from reparam_kit.errors import ReparamError, UnsupportedError, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class StandIn(nn.Module):
-    """A module in the place of another, which it holds as ``HELD``: attributes that it lacks are that one's."""
+    """A module in the place of another, which it holds as ``HELD``: public attributes that it lacks are that one's.
+
+    Nothing else is: a ``__deepcopy__`` or ``__getstate__`` of the module held would copy that one alone.
+    """
 
     HELD: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # fx keeps modules whole whose __module__ says torch.nn, and so do the tracers that derive from its own.
+        self.__dict__["__module__"] = "torch.nn.reparam_kit"
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == self.HELD:  # before it is there
+            if name == self.HELD or name.startswith("__"):
                 raise
             return getattr(getattr(self, self.HELD), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        held = self.__dict__.get("_modules", {}).get(self.HELD)
+        own = name.startswith("_") or name in self.__dict__ or isinstance(value, nn.Module)
+        if held is None or own:
+            super().__setattr__(name, value)
+        else:
+            setattr(held, name, value)
+
 
 def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tuple[Any, ...]]) -> Model:
-    """A deep copy of ``model`` with ``kind(module, *arguments[name])`` in the place of each module named."""
+    """A deep copy of ``model`` with ``kind(module, *arguments[name])`` in the place of each module named.
+
+    Raises UnsupportedError, which names the part that cannot be copied.
+    """
     modules = dict(model.named_modules())
     stand_ins = {name: kind.__new__(kind) for name in arguments}
-    memo: dict[int, object] = {id(modules[name]): stand_in for name, stand_in in stand_ins.items()}
-    for name, stand_in in stand_ins.items():
-        held = fill(blank(modules[name]), modules[name], memo)
-        stand_in.__init__(held, *arguments[name])  # type: ignore[misc]
-    return copy.deepcopy(model, memo)
+    memo = detached(model)
+    memo.update({id(modules[name]): stand_in for name, stand_in in stand_ins.items()})
+    with copying(model):
+        for name, stand_in in stand_ins.items():
+            held = fill(blank(modules[name]), modules[name], memo)
+            stand_in.__init__(held, *arguments[name])  # type: ignore[misc]
+        return deep_copy(model, memo, stand_ins.values())
 
 
 def blank(module: Model) -> Model:
@@ -47,5 +71,69 @@ def blank(module: Model) -> Model:
 
 def fill(copied: Model, module: Model, memo: dict[int, object]) -> Model:
     """Make ``copied`` a deep copy of ``module``, where ``memo`` holds what each substituted module becomes."""
-    copied.__dict__ = copy.deepcopy(module.__dict__, memo)
+    # What was compiled runs the module that it was compiled for, not the copy.
+    state = {key: value for key, value in vars(module).items() if key != "_compiled_call_impl"}
+    copied.__dict__ = copy.deepcopy(state, memo)
     return copied
+
+
+def deep_copy(model: Model, memo: dict[int, object], expected: Iterable[nn.Module]) -> Model:
+    """A deep copy of ``model`` by way of ``memo``, which has all of ``expected`` among its modules.
+
+    Raises UnsupportedError, which names the part that loses them.
+    """
+    copied = copy.deepcopy(model, memo)
+    if not set(expected) <= set(copied.modules()):
+        own = {type(part).__name__ for part in model.modules() if hasattr(type(part), "__deepcopy__")}
+        raise UnsupportedError(
+            f"the copy of the model has lost layers that it was to hold: {', '.join(sorted(own)) or 'a part of it'} "
+            "copies itself in a way of its own (__deepcopy__); remove that, or use the parts within"
+        )
+    return copied
+
+
+@contextmanager
+def copying(model: nn.Module) -> Iterator[None]:
+    """Raise UnsupportedError, which names the part of ``model`` that cannot be copied, where one cannot."""
+    try:
+        yield
+    except ReparamError:
+        raise
+    except Exception as error:  # a __deepcopy__ or __reduce__ may raise anything
+        raise _not_copied(model, error) from error
+
+
+def detached(model: nn.Module) -> dict[int, object]:
+    """A memo for ``copy.deepcopy``, which refuses tensors with a gradient history: those that modules keep, without."""
+    tensors = (tensor for module in model.modules() for _, tensor in kept(module))
+    return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
+
+
+def kept(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that are attributes or buffers of ``module``, or stand in its lists and dicts, with their names."""
+    for name, value in vars(module).items():
+        if name not in ("_parameters", "_modules"):
+            yield from _tensors(name, value)
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple | set):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(name, item)
+
+
+def _not_copied(model: nn.Module, error: Exception) -> UnsupportedError:
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            try:
+                if name not in ("_parameters", "_buffers", "_modules"):
+                    copy.deepcopy(value, detached(model))
+            except Exception as own:  # the one that the whole copy failed with
+                where = ".".join(filter(None, (path, name)))
+                return UnsupportedError(
+                    f"the model cannot be copied: its attribute {where} is a {type(value).__name__} "
+                    f"({first_line(own)}); take it away, and put it back on the copy"
+                )
+    return UnsupportedError(f"the model cannot be copied: {first_line(error)}")

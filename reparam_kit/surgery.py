@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, cast
 
@@ -10,13 +9,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit import algebra
-from reparam_kit.algebra import Expanded, Expression, Norm, norm_of
+from reparam_kit.algebra import Expanded, Expression, Foldable, Norm, norm_of
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import NothingToDoError
+from reparam_kit.intact import homes_of_shifts
 from reparam_kit.planning import nothing_to_expand, plan
-from reparam_kit.restoration import Restored
 from reparam_kit.sites.find_flow import Inputs
-from reparam_kit.substitution import blank, fill, with_stand_ins
+from reparam_kit.substitution import blank, copying, deep_copy, detached, fill, with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -54,6 +53,7 @@ def expand(
         ExpressionError: the block is unknown or does not parse.
         InputError: unknown norm, a pattern that matches nothing, or a budget that cannot be judged.
         NothingToDoError: no convolution can be expanded; the message says why.
+        UnsupportedError: a part of the model cannot be copied; the message names it.
     """
     expression = algebra.block(block)
     norm = norm or norm_of(block)
@@ -61,7 +61,7 @@ def expand(
     sites = [item.site for item in plans if item.reason is None]
     if not sites:
         raise NothingToDoError(nothing_to_expand(plans, expression))
-    arguments = {site.name: (expression, norm, site.name, site.batch_norm) for site in sites}
+    arguments = {site.name: (expression, norm, site.name, site.shift_into) for site in sites}
     student = with_stand_ins(model, Expanded, arguments)
     if calibration is not None:
         calibrate(student, calibration)
@@ -77,26 +77,31 @@ def fold(model: Model) -> Model:
 
     Raises:
         NothingToDoError: the model has no expanded convolution, and no restored BatchNorm.
+        InputError: a layer, or the BatchNorm behind it, was changed after it was expanded in a way that a fold could
+            not hold, or the model is a part without that BatchNorm.
+        UnsupportedError: a part of the model cannot be copied; the message names it.
     """
-    expanded = {name: module for name, module in model.named_modules() if isinstance(module, Expanded)}
-    restored = [module for module in model.modules() if isinstance(module, Restored)]
-    if not expanded and not restored:
+    found = {name: module for name, module in model.named_modules() if isinstance(module, Foldable)}
+    if not found:
         raise NothingToDoError("the model has no expanded convolution: expand it first")
-    stand_ins: list[Expanded | Restored] = [*expanded.values(), *restored]
-    plain_of = {module.base: blank(module.base) for module in stand_ins}
-    memo: dict[int, object] = {}
-    for module in stand_ins:
+    # One that stands within another is a part of it.
+    outermost = {module.base: name for name, module in reversed(found.items())}
+    stand_ins = {name: found[name] for name in outermost.values()}
+    homes = homes_of_shifts(model, stand_ins)
+    plain_of = {base: blank(base) for base in outermost}
+    memo = detached(model)
+    for module in found.values():
         memo[id(module)] = memo[id(module.base)] = plain_of[module.base]
-    for base, plain in plain_of.items():
-        fill(plain, base, memo)
-    folded = copy.deepcopy(model, memo)
-    for name, module in expanded.items():
+    with copying(model):
+        for base, plain in plain_of.items():
+            fill(plain, base, memo)
+        folded = deep_copy(model, memo, plain_of.values())
+        for module in stand_ins.values():
+            module.carry_hooks(plain_of[module.base], memo)
+    for name, module in stand_ins.items():
         shift = module.fold_into(plain_of[module.base])
-        if shift is not None:
-            root = name.removesuffix(module.site)
-            norm = cast("_BatchNorm", folded.get_submodule(f"{root}{module.shift_into}"))
+        if name in homes and shift is not None:
+            norm = cast("_BatchNorm", folded.get_submodule(homes[name]))
             assert norm.running_mean is not None
             norm.running_mean.copy_(norm.running_mean.double() - shift)
-    for module in restored:
-        module.fold_into(plain_of[module.base])
     return folded

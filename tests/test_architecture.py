@@ -26,6 +26,7 @@ ROOMS = [
     "sites",
     "calibration",
     "restoration",
+    "intact",
     "planning",
     "surgery",
     "record",

@@ -321,7 +321,7 @@ class Branching(nn.Module):
         (lambda: Own(3, 4, 3), "a forward of its own"),
         (lambda: nn.Conv2d(3, 4, 3).requires_grad_(False), "frozen"),
         (half_frozen, "its bias is frozen"),
-        (tied, "1 x its bias is frozen, or that of another layer too"),
+        (tied, "its bias is also 1.bias"),
         (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "parametri[sz]ation"),
         (lambda: rk.expand(nn.Conv2d(3, 4, 3)), "expanded already"),
         (lambda: rk.restore_bn(nn.Conv2d(3, 4, 3), [images()]), "it has a BatchNorm of its own"),

@@ -1,24 +1,27 @@
 """The algebra of linear branches: factors, expressions, presets, and exact composition of kernels."""
 
 from reparam_kit.algebra.branch import NORMS, Branch, Chain, Norm, affine, describe, fit
+from reparam_kit.algebra.computed import METADATA, computed, is_metadata
 from reparam_kit.algebra.expanded import Expanded
 from reparam_kit.algebra.expression import Block, Expression, Term
 from reparam_kit.algebra.factors import Factor
+from reparam_kit.algebra.foldable import Foldable
 from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.algebra.layers import (
     LAYERS,
     Layer,
     by_channel,
     geometry,
-    has_own_forward,
     to_kernel,
     to_weight,
 )
 from reparam_kit.algebra.parser import parse
 from reparam_kit.algebra.presets import PRESETS, block, norm_of
+from reparam_kit.algebra.stock import has_hooks, has_own_forward, not_affine, torch_class
 
 __all__ = [
     "LAYERS",
+    "METADATA",
     "NORMS",
     "PRESETS",
     "Block",
@@ -27,6 +30,7 @@ __all__ = [
     "Expanded",
     "Expression",
     "Factor",
+    "Foldable",
     "Geometry",
     "Kernel",
     "Layer",
@@ -35,12 +39,17 @@ __all__ = [
     "affine",
     "block",
     "by_channel",
+    "computed",
     "describe",
     "fit",
     "geometry",
+    "has_hooks",
     "has_own_forward",
+    "is_metadata",
     "norm_of",
+    "not_affine",
     "parse",
     "to_kernel",
     "to_weight",
+    "torch_class",
 ]

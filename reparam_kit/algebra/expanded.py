@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import Any, cast
 
@@ -11,13 +10,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from reparam_kit.algebra.branch import Branch, Norm, fit
+from reparam_kit.algebra.computed import computed
 from reparam_kit.algebra.expression import Block
+from reparam_kit.algebra.foldable import Foldable
 from reparam_kit.algebra.kernel import Kernel
 from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
-from reparam_kit.substitution import StandIn
+from reparam_kit.algebra.stock import has_hooks, has_own_forward, not_affine
+from reparam_kit.errors import InputError
+
+_COMPUTED = (
+    "its weight has been put under a norm, a mask or a parametrization, of which the branches know nothing; "
+    "do that before rk.expand, and rk.bake, or after rk.fold"
+)
 
 
-class Expanded(StandIn):
+class Expanded(Foldable):
     """``base`` (the deployed layer, with its class, hooks and attributes) plus branches that start at zero.
 
     With ``norm="scale"`` or ``"none"`` the sum is multiplied out before each call and ``base`` runs once with that
@@ -25,22 +32,20 @@ class Expanded(StandIn):
     site's own mode, and every branch runs unpadded on it at its own tap offset, so that a shift inside a chain
     reaches the border too. Attributes that this class lacks are those of ``base``.
 
-    ``site`` is the name of the layer in the model that was expanded. ``shift_into`` names the BatchNorm there
-    that takes up the branches' shift at folding where ``base`` has no bias.
+    ``site`` is the name of the layer in the model that was expanded. ``shift_into`` names the BatchNorm there that
+    takes up the branches' shift at folding, where the bias of ``base`` cannot.
     """
 
     HELD = "base"
 
-    base: Layer
-
     def __init__(self, base: Layer, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
         super().__init__()
-        self.base = base
         self.block = str(block)
         self.norm = norm
         self.site = site
         self.shift_into = shift_into
         self.taps = geometry(base).taps
+        self.base = base  # from here on, attributes that are not there yet are its own
         chains, _ = fit(block, geometry(base), norm)
         deployed = to_kernel(base, base.weight.detach()).weight
         branches = nn.ModuleList(Branch(chain, norm, deployed) for chain in chains)
@@ -49,7 +54,29 @@ class Expanded(StandIn):
 
     @property
     def weight(self) -> Tensor:
-        """The multiplied-out weight, differentiable, of the shape and dtype of ``base.weight``."""
+        """The multiplied-out weight, differentiable, of the shape and dtype of ``base.weight``.
+
+        Writing into it raises InputError, and so does the use of its values where they are not all of the layer,
+        since the branches have a shift that only ``rk.fold`` can put into the BatchNorm behind.
+        """
+        unreadable = None
+        if self.norm == "batch" and self.shift_into is not None:
+            unreadable = (
+                "its weight is not all of it, for its branches have a shift, which goes into the BatchNorm "
+                f"{self.shift_into} when the model is folded: call rk.fold first"
+            )
+        return computed(self._weight(), self.site, unreadable)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias in eval mode: that of ``base``, and with it the shift of the branches where it takes that up."""
+        bias = self.base.bias
+        if self.norm != "batch" or self.shift_into is not None or bias is None:
+            return bias
+        shift = self.multiply_out().bias
+        return bias if shift is None else computed(bias + shift, self.site)
+
+    def _weight(self) -> Tensor:
         return to_weight(self.base, self.multiply_out())
 
     def multiply_out(self, dtype: torch.dtype | None = None) -> Kernel:
@@ -59,40 +86,56 @@ class Expanded(StandIn):
             return deployed.plus([branch.kernel(dtype) for branch in self.branches])
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if self.base._parameters.get("weight") is None:
+            raise InputError(f"{self.site}: {_COMPUTED}")
         if self.norm != "batch":
-            out: Tensor = functional_call(self.base, {"weight": self.weight}, args, kwargs)
+            if torch._C._is_tracing():
+                raise InputError(
+                    f"{self.site}: torch.jit cannot trace a sum of branches; trace the fold of it"
+                )
+            out: Tensor = functional_call(self.base, {"weight": self._weight()}, args, kwargs)
             return out
         out = self.base(*args, **kwargs)
-        padded, stride, dilation = grid(self.base, args[0], out)
+        if self.shift_into is not None and out.dim() != len(self.taps) + 2:
+            raise InputError(
+                f"{self.site}: an output of {out.dim()} dimensions has its channels elsewhere than the BatchNorm "
+                f"{self.shift_into} looks for them; take norm='scale'"
+            )
+        padded, stride, dilation = grid(self.base, args[0] if args else kwargs["input"], out)
         for branch in self.branches:
             window = _window(padded, self.taps, branch.taps, stride, dilation)
             out = out + branch(window, stride, dilation).reshape(out.shape)
         return out
 
-    def fold_into(self, plain: Layer) -> Tensor | None:
-        """Write the sum, computed in float64 and rounded once, into ``plain``, a copy of ``base``.
+    def changed(self) -> str | None:
+        base = self.base
+        if base._parameters.get("weight") is None:
+            return _COMPUTED
+        if "forward" in vars(self):
+            return "its forward has been replaced"
+        if self.norm != "batch":
+            return None
+        if has_own_forward(base):
+            return "its .base has a forward of its own"
+        if has_hooks(base):
+            return "its .base, which is only a part of the sum, has hooks: put them on the layer itself"
+        if self.shift_into is None and base._parameters.get("bias") is None:
+            return "its bias, which takes up the shift of its branches, is gone or computed"
+        for branch in self.branches:
+            reasons = [not_affine(norm) for norm in branch.norms]
+            if has_hooks(branch) or "forward" in vars(branch) or any(reasons):
+                return f"its branches have been changed: {next(filter(None, reasons), 'one has hooks')}"
+        return None
 
-        Returns what ``plain`` has no bias to hold: a shift ``[O]``, float64, of its output (None: nothing).
-        """
+    def fold_into(self, plain: Layer) -> Tensor | None:
         with torch.no_grad():
             total = self.multiply_out(torch.float64)
             plain.weight.copy_(to_weight(plain, total))
-            if total.bias is None or plain.bias is None:
+            if total.bias is None or self.shift_into is not None:
                 return total.bias
+            assert plain.bias is not None
             plain.bias.copy_(plain.bias.double() + total.bias)
         return None
-
-    def fuse(self) -> Layer:
-        """The folded layer, for ``timm.utils.reparameterize_model``, which asks each module for it.
-
-        It folds one module at a time and so cannot reach the BatchNorm behind: a shift that ``rk.fold`` would put
-        there becomes a bias, which the deployed layer did not have.
-        """
-        plain = copy.deepcopy(self.base)
-        shift = self.fold_into(plain)
-        if shift is not None:
-            plain.bias = nn.Parameter(shift.to(plain.weight))
-        return plain
 
 
 def _window(

@@ -22,25 +22,6 @@ LAYERS = (_ConvNd, nn.Linear)
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-_STOCK_FORWARDS = {
-    kind.forward
-    for kind in (
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-        nn.Linear,
-    )
-}
-
-
-def has_own_forward(layer: nn.Module) -> bool:
-    """Whether the class of ``layer`` computes something else than torch's, as weight standardisation does."""
-    return type(layer).forward not in _STOCK_FORWARDS
-
-
 def geometry(layer: Layer) -> Geometry:
     """Shape of the kernel that ``layer`` stands for."""
     if isinstance(layer, nn.Linear):
@@ -68,11 +49,13 @@ def grid(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...],
 
     Args:
         layer: the layer.
-        x: its input, ``[N, C, ...]``; for a linear layer ``[..., C]``, which becomes ``[M, C]``.
+        x: its input, ``[N, C, ...]`` or ``[C, ...]``; for a linear layer ``[..., C]``, which becomes ``[M, C]``.
         out: its output, whose size a transposed convolution leaves open.
     """
     if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2), (), ()
+        return x.reshape(-1, layer.in_features), (), ()
+    if x.dim() == len(layer.kernel_size) + 1:
+        x, out = x[None], out[None]
     if not isinstance(layer, _ConvTransposeNd):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), layer.stride, layer.dilation
@@ -97,7 +80,10 @@ def correlate(x: Tensor, kernel: Kernel, stride: tuple[int, ...], dilation: tupl
 
 def by_channel(layer: Layer, out: Tensor) -> Tensor:
     """An output of ``layer`` as ``[O, M]``, all values of a channel in a row."""
-    return (out.movedim(-1, 0) if isinstance(layer, nn.Linear) else out.transpose(0, 1)).flatten(1)
+    if isinstance(layer, nn.Linear):
+        return out.movedim(-1, 0).reshape(layer.out_features, -1)
+    batched = out if out.dim() == len(layer.kernel_size) + 2 else out[None]
+    return batched.transpose(0, 1).flatten(1)
 
 
 def _transposed(weight: Tensor, groups: int) -> Tensor:

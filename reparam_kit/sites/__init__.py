@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.parameter import UninitializedParameter, is_lazy
-from torch.nn.utils import parametrize
+from torch.nn.parameter import is_lazy
 
-from reparam_kit.algebra import LAYERS, Expanded, Layer, geometry
+from reparam_kit.algebra import LAYERS, Expanded, Layer, geometry, torch_class
 from reparam_kit.sites.find_flow import Inputs, observe
 from reparam_kit.sites.find_fx import trace
 from reparam_kit.sites.flow import Flow
+from reparam_kit.sites.refusals import (
+    Holders,
+    holders,
+    keepers,
+    no_branch_norms,
+    no_restored_norm,
+    no_shift_in_bias,
+    no_shift_in_norm,
+    not_a_sum,
+)
 from reparam_kit.sites.site import Site
 
 __all__ = ["Site", "inspect"]
@@ -44,13 +54,18 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
         flow = _agreed(observe(model, example_inputs), flow)
     names = {module: name for name, module in model.named_modules()}
     expanded = {module.base: names[module] for module in names if isinstance(module, Expanded)}
-    holders = _holders(model)
+    held, kept_in = holders(model), keepers(model) if flow is None else {}
     sites = []
     for module, name in names.items():
         if module in expanded:
-            sites.append(Site(expanded[module], _kind(module), reason="it is expanded already"))
+            reason = "it is expanded already"
+            kind = torch_class(module).__name__
+            sites.append(
+                Site(expanded[module], kind, reason=reason, batch_reason=reason, restore_reason=reason)
+            )
         elif isinstance(module, LAYERS):
-            sites.append(_describe(module, names, flow, _refusal(module, name, flow, traced, holders)))
+            refused = not_a_sum(module, name, flow, traced, held, kept_in)
+            sites.append(_describe(module, names, flow, refused, held))
         elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _NAMES:
             sites.append(Site(name, module.original_name, reason="TorchScript: its code is fixed"))
     return sites + list(_functional(flow)) if flow is not None else sites
@@ -77,26 +92,13 @@ def _functional(flow: Flow) -> Iterator[Site]:
         )
 
 
-def _holders(model: nn.Module) -> dict[int, list[str]]:
-    """Names of all parameters, by identity: tied weights have several."""
-    holders: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for key, parameter in module.named_parameters(name, recurse=False):
-            holders.setdefault(id(parameter), []).append(key)
-    return holders
-
-
-def _kind(module: Layer) -> str:
-    return next(
-        kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules")
-    )
-
-
-def _describe(module: Layer, names: dict[nn.Module, str], flow: Flow | None, reason: str | None) -> Site:
-    norm = None if flow is None else flow.batch_norms.get(module)
-    return Site(
-        name=names[module],
-        kind=_kind(module),
+def _describe(
+    module: Layer, names: dict[nn.Module, str], flow: Flow | None, reason: str | None, held: Holders
+) -> Site:
+    name, norm = names[module], None if flow is None else flow.batch_norms.get(module)
+    site = Site(
+        name=name,
+        kind=torch_class(module).__name__,
         geometry=geometry(module),
         stride=tuple(module.stride) if isinstance(module, _ConvNd) else (),
         dilation=tuple(module.dilation) if isinstance(module, _ConvNd) else (),
@@ -107,27 +109,27 @@ def _describe(module: Layer, names: dict[nn.Module, str], flow: Flow | None, rea
         positions=None if flow is None or flow.positions is None else flow.positions[module],
         macs=None if flow is None or flow.macs is None else flow.macs[module],
     )
+    if reason is not None:
+        return replace(site, batch_reason=reason, restore_reason=reason)
+    batch_reason, shift_into = _shift(module, name, norm, site, flow, held)
+    restore_reason = no_restored_norm(module, name, site.batch_norm, held)
+    return replace(site, batch_reason=batch_reason, restore_reason=restore_reason, shift_into=shift_into)
 
 
-def _refusal(
-    module: Layer, name: str, flow: Flow | None, traced: Flow | str, holders: dict[int, list[str]]
-) -> str | None:
-    """Why the weight of ``module`` cannot be written as a sum, or None."""
-    if parametrize.is_parametrized(module, "weight") or "weight" not in module._parameters:
-        return "its weight is computed by a parametrization; make it plain first: rk.bake(model)"
-    weight = module.weight
-    if isinstance(weight, UninitializedParameter):
-        return "lazy module: run the model once first"
-    if not weight.is_floating_point():
-        return f"its weight is {str(weight.dtype).removeprefix('torch.')}, not floating point"
-    if not weight.requires_grad:
-        return "frozen: its weight has requires_grad=False"
-    if len(holders[id(weight)]) > 1:
-        others = ", ".join(holder for holder in holders[id(weight)] if holder != f"{name}.weight")
-        return f"its weight is also {others}"
-    if isinstance(module, NonDynamicallyQuantizableLinear) or (flow is not None and module in flow.reads):
-        return "its weight or bias is read outside its own forward"
-    if flow is not None and flow.calls[module] == 0:
-        seen = isinstance(traced, Flow) and traced.calls[module] == 0
-        return f"the {'forward pass never runs' if seen else 'example inputs never run'} it"
-    return None
+def _shift(
+    layer: Layer, name: str, norm: _BatchNorm | None, site: Site, flow: Flow | None, held: Holders
+) -> tuple[str | None, str | None]:
+    """Why ``layer`` cannot have branches with BatchNorms, and which BatchNorm takes up their shift if no bias does."""
+    if reason := no_branch_norms(layer):
+        return reason, None
+    no_bias = no_shift_in_bias(layer, name, held)
+    if no_bias is None:
+        return None, None
+    if norm is None or site.batch_norm is None:
+        if not site.bias:
+            return "neither a bias nor a BatchNorm of its own to take up the branches' shift", None
+        return f"{no_bias}, and no BatchNorm of its own takes up the branches' shift", None
+    no_norm = no_shift_in_norm(norm, site.batch_norm, flow, held)
+    if no_norm is None:
+        return None, site.batch_norm
+    return f"{no_bias}, nor can its {site.batch_norm} take it up: {no_norm}", None

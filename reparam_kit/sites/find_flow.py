@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from reparam_kit.algebra import LAYERS, Layer, geometry
+from reparam_kit.algebra import LAYERS, Layer, geometry, is_metadata
 from reparam_kit.errors import InputError, first_line
-from reparam_kit.sites.flow import CONVOLUTIONS, TRANSPOSED, WHOLE, Flow, is_metadata, owners, untouched
+from reparam_kit.sites.flow import CONVOLUTIONS, TRANSPOSED, WHOLE, Flow, owners, untouched
 
 Inputs = Tensor | tuple[Any, ...]
 
@@ -44,12 +44,13 @@ def observe(model: nn.Module, example_inputs: Inputs) -> Flow:
         InputError: the model does not run on the example inputs.
     """
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    watch = _Watch(model)
     try:
-        with _alone(model), watch.hooks(), _Operators(watch), _Functions(watch):
-            result = model(*tree_map_only(Tensor, Tensor.clone, args))
-            flow = watch.settle()
-            del result
+        with _alone(model):
+            watch = _Watch(model)
+            with watch.hooks(), _Operators(watch), _Functions(watch):
+                result = model(*tree_map_only(Tensor, Tensor.clone, args))
+                flow = watch.settle()
+                del result
     except Exception as error:  # the user's forward may raise anything
         raise InputError(
             f"the model does not run on the example inputs: {type(error).__name__}: {first_line(error)}"
@@ -133,10 +134,10 @@ class _Watch:
         if is_metadata(consumer):
             return
         for leaf in tree_leaves(arguments):
-            if isinstance(leaf, nn.Parameter):
-                owner = self.owner.get(id(leaf))
-                if owner is not None and owner not in self.within:
-                    self.flow.reads.add(owner)
+            if isinstance(leaf, Tensor):
+                owner = self.owner.get(id(leaf), ())
+                if not any(module in self.within for module in owner):
+                    self.flow.reads.update(owner)
             if isinstance(leaf, Tensor) and not self.within and leaf in self.outputs:
                 self.consumers[self.outputs[leaf]].append(consumer)
 

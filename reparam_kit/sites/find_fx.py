@@ -12,33 +12,35 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from reparam_kit.algebra import LAYERS, Layer
+from reparam_kit.algebra import LAYERS, METADATA, Layer, has_hooks, is_metadata
 from reparam_kit.errors import first_line
-from reparam_kit.sites.flow import CONVOLUTIONS, METADATA, WHOLE, Flow, is_metadata, owners, untouched
+from reparam_kit.sites.flow import CONVOLUTIONS, WHOLE, Flow, owners, untouched
+from reparam_kit.substitution import StandIn
 
 
 class _Tracer(fx.Tracer):
     """Keeps layers and BatchNorms whole by class, not by the module path they come from."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, StandIn):
+            return isinstance(m, WHOLE)
         return isinstance(m, WHOLE) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Reads(TorchFunctionMode):
     """Takes note of parameters that come from elsewhere than a module: they are no symbols, and leave no node."""
 
-    def __init__(self, owner: dict[int, Layer]) -> None:
+    def __init__(self, owner: dict[int, list[nn.Module]]) -> None:
         super().__init__()
         self.owner = owner
-        self.layers: set[Layer] = set()
+        self.found: set[nn.Module] = set()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if not is_metadata(func):
-            self.layers |= {
-                self.owner[id(leaf)] for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.owner
-            }
+            for leaf in tree_leaves((args, kwargs)):
+                self.found.update(self.owner.get(id(leaf), ()))
         return func(*args, **(kwargs or {}))
 
 
@@ -46,33 +48,37 @@ def trace(model: nn.Module) -> Flow | str:
     """Follow the model's dataflow in eval mode, or say why symbolic tracing cannot (one line)."""
     if isinstance(model, LAYERS):
         return Flow({model: 1})
-    owner = owners(model)
-    reads = _Reads(owner)
+    if has_hooks(model):
+        return "tracing passes over the hooks of the model itself"
     with untouched(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        reads = _Reads(owners(model))
         try:
             with reads:
                 graph = _Tracer().trace(model)
         except Exception as error:  # tracing runs the user's forward, which may raise anything
             return f"{type(error).__name__}: {first_line(error)}"
-        flow = _follow(model, graph, owner)
-    flow.reads |= reads.layers
+        flow = _follow(model, graph, reads.owner)
+    flow.reads |= reads.found
     return flow
 
 
-def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, Layer]) -> Flow:
+def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, list[nn.Module]]) -> Flow:
     flow = Flow.of(model)
-    parameters = dict(model.named_parameters())
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     sole: dict[Layer, _BatchNorm] = {}
     norm_calls: Counter[nn.Module] = Counter()
     for node in graph.nodes:
         if node.op == "call_function" and node.target in CONVOLUTIONS:
             weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
-            flow.add_functional(node.target.__name__, weight.target if weight.target in parameters else None)
-        elif node.op == "get_attr" and node.target in parameters:
-            layer = owner.get(id(parameters[node.target]))
-            if layer is not None and any(True for _ in _consumers(node, model)):
-                flow.reads.add(layer)
+            flow.add_functional(node.target.__name__, names.get(id(tensors.get(weight.target))))
+        elif node.op == "get_attr" and node.target in tensors:
+            if any(True for _ in _consumers(node, model)):
+                flow.reads.update(owner.get(id(tensors[node.target]), ()))
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
             if isinstance(module, LAYERS):
@@ -85,6 +91,8 @@ def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, Layer]) -> Flow:
             for inside in module.modules():
                 if isinstance(inside, LAYERS) and inside is not module:
                     flow.calls[inside] = None
+                elif isinstance(inside, _BatchNorm) and inside is not module:
+                    norm_calls[inside] += 1
     flow.claim(sole, norm_calls)
     return flow
 
@@ -103,10 +111,14 @@ def _sole_norm(node: fx.Node, model: nn.Module) -> _BatchNorm | None:
 def _consumers(node: fx.Node, model: nn.Module) -> Iterator[fx.Node]:
     """Nodes that use the values of ``node``, seen through ``nn.Identity``."""
     for user in node.users:
-        if user.op == "call_module" and type(model.get_submodule(str(user.target))) is nn.Identity:
+        if user.op == "call_module" and _passes(model.get_submodule(str(user.target))):
             yield from _consumers(user, model)
         elif not _reads_metadata(user):
             yield user
+
+
+def _passes(module: nn.Module) -> bool:
+    return type(module) is nn.Identity and not has_hooks(module)
 
 
 def _reads_metadata(node: fx.Node) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
@@ -23,14 +23,6 @@ WHOLE = (Expanded, *LAYERS, _BatchNorm)
 TRANSPOSED: set[Callable[..., Any]] = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 CONVOLUTIONS: set[Callable[..., Any]] = {F.conv1d, F.conv2d, F.conv3d, *TRANSPOSED}
 
-METADATA = {
-    *("device", "dtype", "get_device", "is_cuda", "itemsize", "element_size", "nbytes", "requires_grad"),
-    *("dim", "ndim", "ndimension", "shape", "size", "numel", "nelement", "__len__", "names"),
-    *("layout", "stride", "is_contiguous", "is_complex", "is_floating_point"),
-    *("is_nested", "is_quantized", "is_sparse"),
-}
-"""Attributes and methods of a tensor that say nothing about its values: reading them is no use of it."""
-
 
 @dataclass
 class Flow:
@@ -40,7 +32,8 @@ class Flow:
         calls: how often each layer runs; None where it stands inside a module that was not looked into.
         batch_norms: for a layer that runs once, the BatchNorm with running statistics that runs once and is the only
             consumer of its output.
-        reads: layers whose weight or bias something else than their own forward takes.
+        reads: layers whose weight or bias, and BatchNorms whose running mean, something else than their own forward
+            takes.
         functional: convolutions that are not modules, by a name made from function and running number, with the
             name of the parameter that is their weight (None: the weight is computed).
         macs: multiply-accumulates of each layer, all calls together; None where nothing was run.
@@ -49,7 +42,7 @@ class Flow:
 
     calls: dict[Layer, int | None]
     batch_norms: dict[Layer, _BatchNorm] = field(default_factory=dict)
-    reads: set[Layer] = field(default_factory=set)
+    reads: set[nn.Module] = field(default_factory=set)
     functional: dict[str, str | None] = field(default_factory=dict)
     macs: Counter[Layer] | None = None
     positions: Counter[Layer] | None = None
@@ -73,23 +66,19 @@ class Flow:
         }
 
 
-def owners(model: nn.Module) -> dict[int, Layer]:
-    """The layer that each weight and bias belongs to, by identity of the parameter."""
-    return {
-        id(parameter): layer
-        for layer in model.modules()
-        if isinstance(layer, LAYERS)
-        for parameter in layer._parameters.values()
-        if parameter is not None
-    }
-
-
-def is_metadata(function: object) -> bool:
-    """Whether a function, as a function mode sees it, reads no values."""
-    name = getattr(function, "__name__", "")
-    if name == "__get__":
-        name = getattr(function.__self__, "__name__", "")  # type: ignore[attr-defined]
-    return name in METADATA
+def owners(model: nn.Module) -> dict[int, list[nn.Module]]:
+    """The layers of each weight and bias, and the BatchNorms of each running mean, by identity of the tensor."""
+    owner: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        tensors: list[Tensor | None] = []
+        if isinstance(module, LAYERS):
+            tensors += module.parameters(recurse=False)
+        elif isinstance(module, _BatchNorm):
+            tensors.append(module.running_mean)
+        for tensor in tensors:
+            owner.setdefault(id(tensor), []).append(module)
+    owner.pop(id(None), None)
+    return owner
 
 
 @contextmanager

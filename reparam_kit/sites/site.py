@@ -22,6 +22,9 @@ class Site:
         calls: how often the forward pass runs it; None where that is not known.
         batch_norm: name of the BatchNorm that its output alone feeds; None where there is none, or none is known.
         reason: why it cannot be expanded; None: it can.
+        batch_reason: why its branches cannot have BatchNorms (``norm="batch"``); None: they can.
+        restore_reason: why ``restore_bn`` cannot give it a BatchNorm; None: it can, if it is a convolution.
+        shift_into: name of the BatchNorm that takes up the shift of branches with BatchNorms; None: its bias does.
         positions: positions of its output times batch, over all calls; None where no example inputs were given.
         macs: its multiply-accumulates for the example inputs, over all calls; None where none were given.
     """
@@ -35,6 +38,9 @@ class Site:
     calls: int | None = None
     batch_norm: str | None = None
     reason: str | None = None
+    batch_reason: str | None = None
+    restore_reason: str | None = None
+    shift_into: str | None = None
     positions: int | None = None
     macs: int | None = None
 

@@ -1,0 +1,409 @@
+"""Between expand and fold: what users do to a model ends in the right fold, or in one line that says why not."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from nets import build, disturb, images
+from torch import Tensor, nn
+from torch.ao.quantization import QuantWrapper, get_default_qat_qconfig, prepare_qat
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+import reparam_kit as rk
+from reparam_kit.algebra import NORMS, Expanded
+from reparam_kit.restoration import Restored
+
+
+class Whole(nn.Module):
+    """A backbone to be deployed, and a head for training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Sequential(nn.Conv2d(4, 2, 1, bias=False))
+        self.bn = nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.head(self.conv(self.backbone(x)).relu()))
+
+
+def student(norm: str) -> nn.Module:
+    """Expanded, or with "restored" given a BatchNorm where it has lost one, and disturbed; float64, eval mode."""
+    net = build(Whole).double()
+    if norm == "restored":
+        return disturb(rk.restore_bn(net, [images(4).double()])).eval()
+    return disturb(rk.expand(net, "dbb", norm)).eval()
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+X = images().double()
+ALL = [*NORMS, "restored"]
+
+
+def base_of(net: nn.Module) -> nn.Module:
+    return net.conv.base
+
+
+WEIGHT: dict[str, Callable[[nn.Module], object]] = {
+    "spectral norm": parametrizations.spectral_norm,
+    "weight norm": parametrizations.weight_norm,
+    "older spectral norm": nn.utils.spectral_norm,
+    "mask": lambda module: prune.l1_unstructured(module, "weight", amount=0.5),
+    "parametrization": lambda module: parametrize.register_parametrization(
+        module, "weight", nn.Tanh(), unsafe=True
+    ),
+}
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.parametrize("way", WEIGHT.values(), ids=WEIGHT)
+def test_a_weight_that_is_computed_since_is_refused(way: Callable[[nn.Module], object], norm: str) -> None:
+    net = student(norm)
+    for module in list(net.modules()):
+        if isinstance(module, nn.Conv2d):
+            way(module)
+    with pytest.raises(rk.InputError, match="norm, a mask or a parametrization"):
+        rk.fold(net)
+    if norm != "restored":
+        with pytest.raises(rk.InputError, match="norm, a mask or a parametrization"):
+            net(X)
+
+
+def double(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return 2 * output + 1
+
+
+def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]) -> tuple[object, ...]:
+    return (args[0] - 1,), kwargs
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_hooks_of_the_layer_go_with_the_fold_in_their_order(norm: str) -> None:
+    net = student(norm)
+    net.conv.register_forward_hook(double)
+    net.conv.register_forward_hook(lambda module, args, output: output.relu())
+    net.conv.register_forward_pre_hook(before, with_kwargs=True)
+    net.conv.register_forward_pre_hook(lambda module, args: (args[0].relu(),))
+    assert distance(rk.fold(net)(X), net(X)) < 1e-12
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.parametrize("hook", ["before", "behind"])
+def test_hooks_within_the_layer_are_exact_or_refused(norm: str, hook: str) -> None:
+    net = student(norm)
+    base = base_of(net)
+    if hook == "before":
+        base.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        base.register_forward_hook(double)
+    if norm == "batch" or (norm == "restored" and hook == "behind"):
+        with pytest.raises(rk.InputError, match=r"hooks.*put them on the layer itself"):
+            rk.fold(net)
+    else:
+        assert distance(rk.fold(net)(X), net(X)) < 1e-12
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "BatchNorm removed": lambda net: setattr(net, "bn", nn.Identity()),
+    "BatchNorm of another kind": lambda net: setattr(net, "bn", nn.GroupNorm(1, 2)),
+    "BatchNorm with a hook": lambda net: net.bn.register_forward_pre_hook(
+        lambda module, args: (2 * args[0],)
+    ),
+    "statistics shared": lambda net: net.bn.register_buffer("running_mean", net.extra),
+    "bias tied": lambda net: setattr(net, "more", nn.ParameterList([net.conv.base.bias])),
+    "bias gone": lambda net: setattr(net.conv.base, "bias", None),
+    "bias computed": lambda net: parametrize.register_parametrization(
+        net.conv.base, "bias", nn.Tanh(), unsafe=True
+    ),
+    "branch hooked": lambda net: net.conv.branches[0].register_forward_hook(
+        lambda module, args, output: -output
+    ),
+    "branch without norm": lambda net: net.conv.branches[0].norms.__setitem__(0, nn.Identity()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_takes_up_a_shift_must_be_there_still(change: Callable[[nn.Module], object]) -> None:
+    net = student("batch")
+    net.register_buffer("extra", torch.zeros(2, dtype=torch.float64))
+    change(net)
+    with pytest.raises(rk.InputError, match="cannot be folded"):
+        rk.fold(net)
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_a_weight_tied_since_is_refused(norm: str) -> None:
+    net = student(norm)
+    net.more = nn.ParameterList([base_of(net).weight])
+    with pytest.raises(rk.InputError, match=r"its weight has been made that of more\.0 too"):
+        rk.fold(net)
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_what_changes_nothing_is_no_matter(norm: str) -> None:
+    net = student(norm)
+    expected = net(X)
+    folded = rk.fold(
+        nn.SyncBatchNorm.convert_sync_batchnorm(net).requires_grad_(False).half().double().train()
+    )
+    assert [name for name, _ in folded.named_modules()] == [name for name, _ in Whole().named_modules()]
+    assert distance(folded.eval()(X), expected) < 1e-2
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_part_is_folded_alone_as_in_the_whole(norm: str) -> None:
+    net = student(norm)
+    part = rk.fold(net.backbone)
+    assert distance(part(X), net.backbone(X)) < 1e-12
+    whole = rk.fold(net).backbone.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in part.state_dict().items())
+    wrapped = nn.ModuleDict({"teacher": nn.Identity(), "student": nn.Sequential(net.backbone)})
+    assert distance(rk.fold(wrapped)["student"](X), net.backbone(X)) < 1e-12
+
+
+@pytest.mark.parametrize("part", ["head", "head.0"])
+def test_a_part_whose_batch_norm_lies_outside_is_refused(part: str) -> None:
+    net = student("batch")
+    with pytest.raises(rk.InputError, match=r"the BatchNorm bn of the model that was .* not in this part"):
+        rk.fold(net.get_submodule(part))
+
+
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda net: pickle.loads(pickle.dumps(net)),
+    "AveragedModel": torch.optim.swa_utils.AveragedModel,
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "traced by fx": torch.fx.symbolic_trace,
+}
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrapped_models_fold(wrap: Callable[[nn.Module], nn.Module], norm: str) -> None:
+    net = student(norm)
+    wrapped = wrap(net)
+    kinds = {type(module) for module in wrapped.modules()}
+    assert {Restored if norm == "restored" else Expanded} <= kinds
+    folded = rk.fold(wrapped)
+    assert not {Restored, Expanded} & {type(module) for module in folded.modules()}
+    assert distance(folded(X), net(X)) < 1e-12
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_layers_compiled_in_place_fold(norm: str) -> None:
+    net = student(norm)
+    expected = net(X)
+    for module in net.modules():
+        module.compile(backend="eager")
+    assert distance(rk.fold(net)(X), expected) < 1e-12
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_by_jit(norm: str) -> None:
+    net = student(norm)
+    if norm in ("scale", "none"):  # torch.func.functional_call is not for it
+        with pytest.raises(rk.InputError, match=r"torch\.jit cannot trace a sum of branches"):
+            torch.jit.trace(net, X)
+    else:
+        assert distance(torch.jit.trace(net, X)(X), net(X)) < 1e-12
+
+
+class Own(nn.Conv2d):
+    """It is copied as its maker thinks best."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Own:
+        copied = Own(self.in_channels, self.out_channels, self.kernel_size).to(self.weight)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "own": True}
+
+
+def computed_bias() -> nn.Module:
+    layer = nn.Conv2d(3, 4, 3)
+    parametrize.register_parametrization(layer, "bias", nn.Tanh(), unsafe=True)
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: Own(3, 4, 3), computed_bias], ids=["its own", "parametrised bias"])
+def test_copies_of_an_expanded_layer_are_expanded(make: Callable[[], nn.Module]) -> None:
+    net = disturb(rk.expand(nn.Sequential(make().double()), "dbb", "scale"))
+    copied = copy.deepcopy(net)
+    assert type(copied[0]) is Expanded
+    assert torch.equal(copied(X), net(X))
+    assert distance(rk.fold(copied)(X), net(X)) < 1e-12
+
+
+class Container(nn.Module):
+    """Its copy is made anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Container:
+        return Container()
+
+
+def test_a_container_that_loses_its_expansion_in_copying_is_named() -> None:
+    with pytest.raises(rk.ReparamError, match="Container copies itself in a way of its own"):
+        rk.expand(nn.Sequential(Container()))
+
+
+@pytest.mark.parametrize(
+    ("held", "kind"),
+    [(threading.Lock(), "lock"), ((number for number in range(3)), "generator"), ({"log": [open]}, None)],
+)
+def test_what_cannot_be_copied_is_named(held: object, kind: str | None) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    net[0].held = held
+    if kind is None:
+        rk.fold(rk.expand(net))
+        return
+    with pytest.raises(rk.UnsupportedError, match=rf"its attribute 0\.held is a {kind}"):
+        rk.expand(net)
+    student = rk.expand(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    student[0].held = held
+    with pytest.raises(rk.UnsupportedError, match=rf"its attribute 0\.base\.held is a {kind}"):
+        rk.fold(student)
+
+
+class Keeping(nn.Module):
+    """It keeps what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("average", torch.zeros(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = {"all": [self.conv(x)]}
+        self.average = 0.9 * self.average + self.features["all"][0].mean((0, 2, 3))[:, None, None]
+        return self.features["all"][0]
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_modules_that_keep_their_features(norm: str) -> None:
+    net = Keeping().double()
+    net(X)
+    made = rk.restore_bn(net, [X]) if norm == "restored" else rk.expand(net, "dbb", norm)
+    made(X).sum().backward()
+    disturb(made).eval()
+    assert distance(rk.fold(made)(X), made(X)) < 1e-12
+
+
+WRITES: dict[str, Callable[[nn.Module], object]] = {
+    "in place": lambda conv: conv.weight.mul_(0.5),
+    "an operator": lambda conv: conv.weight.__imul__(2),
+    "an item": lambda conv: conv.weight.__setitem__(0, 0.0),
+    "a view": lambda conv: conv.weight[0].zero_(),
+    "data": lambda conv: conv.weight.data.clamp_(-1, 1),
+    "detached": lambda conv: conv.weight.detach().zero_(),
+    "the data itself": lambda conv: setattr(conv.weight, "data", torch.zeros(1)),
+    "an initialiser": lambda conv: nn.init.kaiming_uniform_(conv.weight),
+    "an output": lambda conv: (
+        torch.zeros(4, 4, 3, 3, dtype=torch.float64).add(1).clone().copy_(conv.weight)
+        + torch.add(conv.weight, 1, out=conv.weight)
+    ),
+    "requires_grad": lambda conv: conv.weight.requires_grad_(False),
+    "another parameter": lambda conv: setattr(conv, "weight", nn.Parameter(torch.zeros(4, 4, 3, 3))),
+    "another tensor": lambda conv: setattr(conv, "weight", torch.zeros(4, 4, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("norm", ALL)
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_what_is_written_into_a_sum_is_an_error(write: Callable[[nn.Module], object], norm: str) -> None:
+    net = student(norm)
+    with torch.no_grad(), pytest.raises(rk.InputError, match=r"conv.*base"):
+        write(net.conv)
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_a_sum_is_read_as_any_tensor(norm: str) -> None:
+    net = student(norm)
+    plain = rk.fold(net).conv
+    weight, bias = net.conv.weight, net.conv.bias
+    assert (weight.shape, weight.dtype, weight.device) == (
+        plain.weight.shape,
+        plain.weight.dtype,
+        plain.weight.device,
+    )
+    for got, expected in ((weight, plain.weight), (bias, plain.bias)):
+        torch.testing.assert_close(got.clone(), expected.detach(), check_dtype=True)
+        own = torch.cat([got, got])
+        assert type(own) is Tensor
+        own.zero_()
+    weight.square().sum().backward()
+    assert base_of(net).weight.grad is not None
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_attributes_that_are_set_are_those_of_the_layer(norm: str) -> None:
+    net = student(norm)
+    net.conv.note = "mine"
+    net.conv.padding = (0, 0)
+    folded = rk.fold(net)
+    assert (net.conv.note, base_of(net).note, folded.conv.note) == ("mine",) * 3
+    if norm != "batch":
+        assert folded(X).shape == net(X).shape
+
+
+def test_helpers_that_fuse_convolution_and_batch_norm_are_right_or_refused() -> None:
+    """As torch does, and MobileOne's blocks in timm, which look at the weight alone."""
+    for norm in NORMS:
+        net = student(norm)
+        conv, bn = net.backbone[:2]
+        arguments = (bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+        if norm == "batch":
+            with pytest.raises(rk.InputError, match=r"backbone\.0.*call rk\.fold first"):
+                fuse_conv_bn_weights(conv.weight, conv.bias, *arguments)
+        else:
+            weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *arguments)
+            assert distance(nn.functional.conv2d(X, weight, bias), bn(conv(X))) < 1e-12
+        with pytest.raises(rk.InputError):
+            fuse_conv_bn_eval(conv, bn)
+
+
+@pytest.mark.parametrize("norm", ALL)
+def test_as_timm_fuses_module_by_module(norm: str) -> None:
+    net = student(norm)
+    expected = net(X)
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Expanded | Restored):
+                setattr(parent, name, child.fuse())
+    assert distance(net(X), expected) < 1e-12
+
+
+@pytest.mark.parametrize("norm", ["scale", "batch"])
+@pytest.mark.filterwarnings("ignore")
+def test_quantisation_in_training_after_expand_is_exact_or_refused(norm: str) -> None:
+    net = disturb(rk.expand(QuantWrapper(nn.Conv2d(3, 8, 3)), "dbb", norm)).train()
+    net.qconfig = get_default_qat_qconfig("x86")
+    net = prepare_qat(net)
+    net(images())
+    net.apply(torch.ao.quantization.disable_observer).eval()
+    if norm == "batch":
+        with pytest.raises(rk.InputError, match="cannot be folded"):
+            rk.fold(net)
+    else:
+        x = images()
+        assert distance(rk.fold(net)(x), net(x)) < 1e-6
