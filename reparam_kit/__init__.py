@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reparam_kit.modes import evaluating as evaluating
     from reparam_kit.onnx.diff import diff as diff
     from reparam_kit.onnx.export import export_onnx as export_onnx
+    from reparam_kit.onnx.importer.trainable import train_only as train_only
     from reparam_kit.onnx.run import open_session as open_session
     from reparam_kit.restoration import restore_bn as restore_bn
     from reparam_kit.sites import inspect as inspect

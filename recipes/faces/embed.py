@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import nn
 
 from recipes.faces.inputs import InputPreset
-from recipes.faces.signature import EmbeddingOf, Signature, Taken
+from recipes.faces.signature import EmbeddingOf, Signature, Taken, read_signature
 from reparam_kit import InputError, evaluating, first_line, open_session
 
 Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
@@ -53,13 +53,10 @@ class Embedder:
     ) -> None:
         self.preset = preset
         self.batch_size = batch_size
-        self._run: Callable[[torch.Tensor], object]
-        if isinstance(model, nn.Module):
-            self._run = _ModuleRunner(model)
-            self._embedding_of = EmbeddingOf(model, embedding)
-        else:
-            self._run = _OnnxRunner(Path(model))
-            self._embedding_of = EmbeddingOf(os.fspath(model), embedding, os.fspath(model))
+        run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
+        self._run: Callable[[torch.Tensor], object] = run
+        who = "the model" if isinstance(model, nn.Module) else os.fspath(model)
+        self._embedding_of = EmbeddingOf(run.signature, embedding, who)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Embed one batch of RGB images in 0..255, uint8 or floating ``[N, 3, H, W]``: float32 ``[N, D]`` on the CPU.
@@ -123,8 +120,11 @@ def _planes(image: Image) -> torch.Tensor:
 class _ModuleRunner:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self.signature = read_signature(model)
 
     def __call__(self, images: torch.Tensor) -> object:
+        if self.signature is not None:
+            self.signature.require_size("the model", images.shape[1:], "these are")
         like = next(self._model.parameters(), images)
         # Not inference_mode: a module may keep what it computes for its next training step.
         try:
@@ -139,18 +139,18 @@ class _ModuleRunner:
 class _OnnxRunner:
     def __init__(self, path: Path) -> None:
         self._session = open_session(path)
-        self._signature = Signature(
+        self.signature = Signature(
             tuple(_taken(node.name, node.type, node.shape) for node in self._session.get_inputs()),
             tuple(node.name for node in self._session.get_outputs()),
         )
-        self._signature.require_images(str(path), tuple(_DTYPES))
+        self.signature.require_images(str(path), tuple(_DTYPES))
         self._path = path
-        given = self._signature.inputs[0]
+        given = self.signature.inputs[0]
         self._name, self._dtype = given.name, _DTYPES[given.dtype]
         self._batch = given.shape[0] if given.shape else None
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        self._signature.require_size(str(self._path), images.shape[1:], "these are")
+        self.signature.require_size(str(self._path), images.shape[1:], "these are")
         chunks = torch.split(images.to(self._dtype), self._batch or len(images))
         outputs = [self._chunk(chunk) for chunk in chunks]
         return tuple(torch.cat(rows) for rows in zip(*outputs, strict=True))

@@ -145,15 +145,14 @@ class EmbeddingOf:
     It is the output called ``wanted``; without a name, the only one with several numbers an image.
 
     Args:
-        model: the net, or its file: the names of an ONNX file's outputs are those in the file.
+        signature: what the model's file says: the names of its outputs; None where there is no file.
         wanted: name of the output; None where one alone can be it.
         who: what messages call the model.
     """
 
     def __init__(
-        self, model: str | Path | nn.Module, wanted: str | None = None, who: str = "the model"
+        self, signature: Signature | None, wanted: str | None = None, who: str = "the model"
     ) -> None:
-        signature = read_signature(model)
         self._names = signature.outputs if signature is not None else ()
         self._wanted = wanted
         self._who = who

@@ -68,7 +68,7 @@ def train_arm(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(model, teacher, data, None, config, cache=folder, checkpoint=checkpoint)
-    return evaluate(result.model, pairs, config.student_input)
+    return evaluate(result.model, pairs, config.student_input, embedding=config.student_embedding)
 
 
 def compare(

@@ -24,6 +24,12 @@ Name = Annotated[str, Meta(min_length=1, description="a name")]
 Names = Annotated[
     str | Annotated[tuple[str, ...], Meta(min_length=1)], Meta(description="a name, or a list of names")
 ]
+Output = Annotated[Name | None, Meta(description="the name of an output, or none")]
+Outputs = Annotated[
+    str | Annotated[tuple[str, ...], Meta(min_length=1)] | None,
+    Meta(description="the name of an output, a list of them, or none"),
+]
+Patterns = Annotated[tuple[str, ...] | None, Meta(description="a list of patterns, or none")]
 Block = Annotated[Name | None, Meta(description="a preset, an expression or none")]
 Count = Annotated[int, Meta(ge=1, le=_LARGEST, description="a whole number, at least 1")]
 Several = Annotated[int, Meta(ge=2, le=_LARGEST, description="a whole number, at least 2")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 import reparam_kit as rk
-from recipes.faces.inputs import PRESETS
+from recipes.faces.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
 from recipes.tsmr.config import DISTIL, REFINE, TERMS, Margin, TSMRConfig
 from recipes.tsmr.options import chosen
@@ -44,15 +45,37 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
 @click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder of people, or list.")
 @click.option("--val", type=_FILE, help="Verification set (.bin): the best epoch on it is kept.")
 @click.option("-o", "--output", required=True, type=_FILE, help="File to write.")
-@click.option(
-    "--student-input", metavar="PRESET", help=f"What the student expects, required: {', '.join(PRESETS)}."
-)
+@click.option("--student-input", metavar="PRESET", help=f"What the student expects, required: {CHOICES}.")
 @click.option(
     "--teacher-input",
     "teacher_inputs",
     metavar="PRESET",
     multiple=True,
     help="What the teacher expects, required; again for more.",
+)
+@click.option(
+    "--student-embedding",
+    metavar="NAME",
+    help="Output of the student that is the embedding, where several could be.",
+)
+@click.option(
+    "--teacher-embedding",
+    "teacher_embeddings",
+    metavar="NAME",
+    multiple=True,
+    help="That of the teacher; again for more.",
+)
+@click.option(
+    "--include",
+    metavar="PATTERN",
+    multiple=True,
+    help="Train and expand only these layers or weights; may be repeated.",
+)
+@click.option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    help="Leave these layers or weights as they are; may be repeated.",
 )
 @click.option(
     "--config",
@@ -203,6 +226,8 @@ def tsmr(
             model, teachers, data, val, config, cache=work, checkpoint=work / "checkpoint.pt", logs=logs
         )
         report = result.report
+        if Processes.current().rank == 0:
+            rk.save(copy.deepcopy(result.model).cpu(), output)
         if compared and val is not None:
             from recipes.tsmr.ablation import compare
 
@@ -213,7 +238,6 @@ def tsmr(
             report = replace(report, ablation=ablation)
         if Processes.current().rank > 0:
             return
-    rk.save(result.model.cpu(), output)
     proof = None
     if student.endswith(".onnx") and output.suffix == ".onnx":
         proof = rk.verify(student, output, same_function=False, latency=True)
@@ -227,17 +251,30 @@ def tsmr(
         "validation": str(val or "none"),
         "output": str(output),
     }
-    write_report(report, page, files=files, verification=proof)
     if as_json:
         written = {"output": str(output), "page": str(page), "verification": proof and proof.to_json()}
         click.echo(json.dumps({**written, **report.to_json()}, indent=2))
-        return
-    show(report)
-    changed = ""
-    if proof is not None and proof.structure is not None:
-        changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
-    click.echo(rk.printable(f"{output}{changed}"))
-    click.echo(rk.printable(f"{page}: the run as a page, for a browser"))
+    else:
+        show(report)
+        changed = ""
+        if proof is not None and proof.structure is not None:
+            changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
+        click.echo(rk.printable(f"{output}{changed}"))
+    with _page_of(page, output):
+        write_report(report, page, files=files, verification=proof)
+    if not as_json:
+        click.echo(rk.printable(f"{page}: the run as a page, for a browser"))
+
+
+@contextmanager
+def _page_of(page: Path, output: Path) -> Iterator[None]:
+    """What fails in this block, in whatever way, is one line that says that the model is there."""
+    try:
+        yield
+    except Exception as error:
+        raise rk.ReparamError(
+            f"{output} is written and good, but its page {page} is not: {rk.first_line(error)}"
+        ) from error
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from recipes.faces import input_preset
+from recipes.faces import InputPreset, input_preset
+from recipes.faces.inputs import PRESETS
 from recipes.tsmr.choices import (
     Angle,
     Block,
@@ -20,8 +21,11 @@ from recipes.tsmr.choices import (
     Name,
     Names,
     Norm,
+    Output,
+    Outputs,
     Part,
     PartBelowOne,
+    Patterns,
     Positive,
     Saturation,
     Seed,
@@ -154,9 +158,17 @@ class TSMRConfig(Choices):
             control that any gain from a block has to be compared with.
         norm: what each branch passes before the sum, as in ``rk.expand``.
         restore_bn: train with a BatchNorm behind the convolutions whose own was folded away (``rk.restore_bn``).
-        student_input: input preset of the student (``recipes.faces.input_preset``). A wrong one fails nowhere
-            and costs accuracy, so the command line has no default for it.
+        include: patterns (as in fnmatch) of the weights to train, by the name of a parameter, of its layer, or of its
+            tensor in the ONNX file. What is not chosen stays as it is: it is not expanded, and the statistics of a
+            BatchNorm do not move. None: all.
+        exclude: patterns of those to leave as they are.
+        student_input: input preset of the student (``recipes.faces.input_preset``): a name, a formula, or an
+            ``InputPreset``, of which the formula is kept. A wrong one fails nowhere and costs accuracy, so the command
+            line has no default for it.
         teacher_input: input preset of the teacher; a tuple gives one to each of several teachers.
+        student_embedding: name of the output that is the student's embedding, see ``recipes.faces.Embedder``. None: one
+            alone can be it.
+        teacher_embedding: that of the teacher; a tuple gives one to each of several teachers.
         combine: what several teachers become: "concat", one long embedding whose similarities are the mean of
             theirs, or "mean", the average after each is turned onto the first.
         stages: what is trained for, in this order.
@@ -190,8 +202,12 @@ class TSMRConfig(Choices):
     block: Block = "dbb"
     norm: Norm = "scale"
     restore_bn: Flag = False
+    include: Patterns = None
+    exclude: Patterns = None
     student_input: Name = "insightface"
     teacher_input: Names = "insightface"
+    student_embedding: Output = None
+    teacher_embedding: Outputs = None
     combine: Combine = "concat"
     stages: tuple[Stage, ...] = (DISTIL, REFINE)
     margin: Margin = Margin()
@@ -213,6 +229,8 @@ class TSMRConfig(Choices):
     workers: Workers = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "student_input", _as_text(self.student_input))
+        object.__setattr__(self, "teacher_input", _as_text(self.teacher_input))
         super().__post_init__()
         if not self.stages:
             raise ChoiceError("must be one stage at least", "stages", "()")
@@ -230,6 +248,12 @@ class TSMRConfig(Choices):
     def teacher_inputs(self) -> tuple[str, ...]:
         """The teachers' presets; one stands for all of them."""
         return (self.teacher_input,) if isinstance(self.teacher_input, str) else self.teacher_input
+
+    @property
+    def teacher_embeddings(self) -> tuple[str | None, ...]:
+        """The names of the teachers' embeddings; one stands for all of them."""
+        given = self.teacher_embedding
+        return given if isinstance(given, tuple) else (given,)
 
     @property
     def epochs(self) -> int:
@@ -268,3 +292,12 @@ class TSMRConfig(Choices):
             raise ChoiceError(f"choices of version {version!r}; this is version {cls.VERSION}")
         cls.refuse_unknown(values)
         return cls(**values)
+
+
+def _as_text(preset: Any) -> Any:
+    """An ``InputPreset`` as the name or formula that JSON and the command line have for it; all else as it is."""
+    if isinstance(preset, list | tuple):
+        return tuple(map(_as_text, preset))
+    if not isinstance(preset, InputPreset):
+        return preset
+    return preset.name if PRESETS.get(preset.name) == preset else preset.formula

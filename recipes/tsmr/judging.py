@@ -36,18 +36,22 @@ def separation(evaluation: Evaluation) -> float:
 
 
 def score_teachers(
-    teachers: Sequence[Teacher], presets: Sequence[InputPreset], pairs: PairSet
+    teachers: Sequence[Teacher],
+    presets: Sequence[InputPreset],
+    outputs: Sequence[str | None],
+    pairs: PairSet,
 ) -> tuple[Evaluation, ...]:
-    """Each teacher, under its preset, on ``CHECKED`` of the pairs.
+    """Each teacher, under its preset and by its output, on ``CHECKED`` of the pairs.
 
     Raises:
         InputError: one of them does no better than chance.
     """
     few = pairs.sample(CHECKED)
     scores = []
-    for number, (teacher, preset) in enumerate(zip(teachers, presets, strict=True), start=1):
+    asked = zip(teachers, presets, outputs, strict=True)
+    for number, (teacher, preset, output) in enumerate(asked, start=1):
         name = f"teacher {number}" if isinstance(teacher, nn.Module) else f"the teacher {teacher}"
-        scores.append(evaluate(teacher, few, preset, folds=min(10, len(few) // 2)))
+        scores.append(evaluate(teacher, few, preset, folds=min(10, len(few) // 2), embedding=output))
         refuse_chance(scores[-1], name)
     return tuple(scores)
 

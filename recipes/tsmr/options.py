@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
-from recipes.faces.inputs import PRESETS
+from recipes.faces.inputs import CHOICES
 from recipes.tsmr.config import REFINE, TERMS, Augment, TSMRConfig
 
 
@@ -17,6 +17,9 @@ def chosen(
     choices_file: Path | None,
     student_input: str | None,
     teacher_inputs: tuple[str, ...],
+    teacher_embeddings: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
     block: str | None,
     losses: tuple[str, ...],
     epochs: int | None,
@@ -37,7 +40,7 @@ def chosen(
     if not all(value or name in written for name, value in options.items()):
         raise rk.InputError(
             "--student-input and --teacher-input are required and have no default: a wrong channel order or "
-            f"normalisation costs accuracy without any error; choose from {', '.join(PRESETS)}"
+            f"normalisation costs accuracy without any error; choose from {CHOICES}"
         )
     try:
         config = TSMRConfig.from_json(written)
@@ -48,6 +51,11 @@ def chosen(
         changed["student_input"] = student_input
     if teacher_inputs:
         changed["teacher_input"] = teacher_inputs[0] if len(teacher_inputs) == 1 else teacher_inputs
+    if teacher_embeddings:
+        changed["teacher_embedding"] = (
+            teacher_embeddings[0] if len(teacher_embeddings) == 1 else teacher_embeddings
+        )
+    changed |= {name: value for name, value in {"include": include, "exclude": exclude}.items() if value}
     if block is not None:
         changed["block"] = None if block == "plain" else block
     if compiled is not None:

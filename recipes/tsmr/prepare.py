@@ -55,7 +55,10 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
         with suppress(rk.NothingToDoError):  # every convolution has its BatchNorm
             student = rk.restore_bn(student, inputs(_MEASURED))
     if config.block is not None:
-        student = rk.expand(student, config.block, config.norm, calibration=inputs(_CALIBRATED))
+        try:
+            student = rk.expand(student, config.block, config.norm, calibration=inputs(_CALIBRATED))
+        except rk.NothingToDoError as error:
+            raise rk.NothingToDoError(f"{error}; block=None (--block plain) trains it as it is") from error
     # Laid out as the images are in `Step`, branches multiply out without copies. `Module.to` would refuse 3-D kernels.
     for parameter in student.parameters():
         if parameter.dim() == 4:
@@ -103,7 +106,7 @@ def gather_examples(
     tables = [table(embed, of, "teacher") for embed, of in zip(teachers, identities["teachers"], strict=True)]
     old = None
     if config.keep_gallery or config.uses("margin"):
-        embed = Embedder(model, input_preset(config.student_input))
+        embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
         old = table(embed, identities["student"], "deployed model")
     labels = identity_labels(views.images) if config.uses(*LABELLED) else None
     if labels is not None and labels.max() < 1:
@@ -113,7 +116,7 @@ def gather_examples(
 
 def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
     """Map and terms, started from a sample of the training images."""
-    embed = Embedder(model, input_preset(config.student_input))
+    embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
     order = islice(epoch_order(len(examples.views), config.flip, config.seed), _FITTED)
     ours, theirs = [], []
     for images, index, mirrored in examples.views.batches(order, _CALIBRATED, config.workers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 
 from recipes.faces import (
     Embedder,
+    Evaluation,
     PairSet,
     compare_inputs,
     cross_evaluate,
@@ -27,12 +28,14 @@ from recipes.tsmr.checkpoint import read_checkpoint, write_checkpoint
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.history import History
+from recipes.tsmr.ingredients import first_images, require_fit
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.logs import Log
 from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
 from recipes.tsmr.teacher import data_identity, model_identity, teacher_preset
+from recipes.tsmr.trained import MEASURED, changed_outputs, choose_trained
 from recipes.tsmr.trainer import Trainer
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError
@@ -72,7 +75,8 @@ def apply_tsmr(
 
     Args:
         model: face net, images float32 ``[N, 3, H, W]`` to embeddings ``[N, D]``. It is not changed, and
-            trained on the device that its parameters are on.
+            trained on the device that its parameters are on. Only what its embedding hangs on is trained; other
+            outputs that hang on that too are named in the report.
         teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
             fixes another image size, the images are scaled for it.
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
@@ -87,7 +91,8 @@ def apply_tsmr(
         logs: folder for TensorBoard; None writes no logs.
 
     Raises:
-        InputError: data, teacher or checkpoint cannot be used, a teacher is at chance on ``val``, or the
+        InputError: data, teacher or checkpoint cannot be used, the student takes other images, its embedding or a
+            teacher's cannot be told, a pattern matches nothing, a teacher is at chance on ``val``, or the
             checkpoint is from a run that differs.
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.
@@ -98,6 +103,11 @@ def apply_tsmr(
     names = config.teacher_inputs * (len(teachers) if len(config.teacher_inputs) == 1 else 1)
     if not teachers or len(names) != len(teachers):
         raise InputError(f"{len(names)} input presets for {len(teachers)} teachers: give one, or one each")
+    outputs = config.teacher_embeddings * (len(teachers) if len(config.teacher_embeddings) == 1 else 1)
+    if len(outputs) != len(teachers):
+        raise InputError(
+            f"{len(outputs)} names of embeddings for {len(teachers)} teachers: give one, or one each"
+        )
     presets = [teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True)]
     step = config.batch_size * config.accumulate * processes.count
     if len(views) < step:
@@ -108,29 +118,49 @@ def apply_tsmr(
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     device = device_of(model)
     pairs = read_pairs(val) if isinstance(val, str | Path) else val
-    embedders = [Embedder(t, preset) for t, preset in zip(teachers, presets, strict=True)]
+    require_fit(model, views, pairs)
+    embedders = [
+        Embedder(t, preset, embedding=output)
+        for t, preset, output in zip(teachers, presets, outputs, strict=True)
+    ]
+    for embed in embedders:
+        embed(first_images(views, 2))  # hours before the first of the others
+    chosen, others = choose_trained(model, views, config)
     identities: dict[str, Any] = {
         "student": model_identity(model),
         "teachers": tuple(model_identity(t) for t in teachers),
         "data": data_identity(views.images),
     }
     run = {**config.to_json(), **identities, "val": _pairs_identity(pairs), "processes": processes.count}
+    run["trained"] = _names_identity(name for name, p in chosen.named_parameters() if p.requires_grad)
     del run["workers"]  # changes nothing in the result
     saved = read_checkpoint(Path(checkpoint), run) if checkpoint is not None else None
     progress = Progress(silent=processes.rank > 0)
 
+    def judge(model: nn.Module) -> Evaluation | None:
+        if pairs is None:
+            return None
+        return evaluate(model, pairs, config.student_input, embedding=config.student_embedding)
+
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         torch.manual_seed(config.seed)
-        student = expanded(model, views, config)
+        student = expanded(chosen, views, config)
         history = History({}, (), None, model.state_dict())
         if saved is not None:
             history = History.from_state(saved["history"])
         elif pairs is not None:
-            history.teacher_scores = score_teachers(teachers, presets, pairs)
-            history.inputs = compare_inputs(model, pairs, CHECKED)
-            history.before = evaluate(model, pairs, config.student_input)
+            history.teacher_scores = score_teachers(teachers, presets, outputs, pairs)
+            history.inputs = compare_inputs(
+                model, pairs, CHECKED, inputs=[config.student_input], embedding=config.student_embedding
+            )
+            history.before = judge(model)
         warn_of_input(history.inputs, config.student_input, progress)
+        for name in others:
+            progress.warn(
+                f"output {name!r} of the student hangs on weights that are trained for its embedding alone, and will "
+                "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
+            )
         folder = Path(cache or stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         examples = processes.first(
             lambda: gather_examples(model, embedders, views, folder, identities, config, progress)
@@ -145,7 +175,7 @@ def apply_tsmr(
             known = len(trainer.curve)
             losses, rate = trainer.run_epoch(epoch, progress)
             folded = deployable(trainer.trained)
-            validation = None if pairs is None else evaluate(folded, pairs, config.student_input)
+            validation = judge(folded)
             history.add(
                 EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation), folded.state_dict()
             )
@@ -171,8 +201,11 @@ def apply_tsmr(
         before=history.before,
         after=history.best,
         kept=history.kept,
-        gallery={} if pairs is None else cross_evaluate(model, result, pairs, config.student_input),
+        gallery={}
+        if pairs is None
+        else cross_evaluate(model, result, pairs, config.student_input, embedding=config.student_embedding),
         weight_change=_weight_change(model, result),
+        other_outputs=changed_outputs(model, result, others, first_images(pairs or views, MEASURED), config),
     )
     return TSMRResult(result, report)
 
@@ -185,6 +218,10 @@ def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
         change = (after[name].double() - parameter.detach().double()).norm()
         changes[name] = float(change / length.clamp_min(1e-12))
     return changes
+
+
+def _names_identity(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def _pairs_identity(pairs: PairSet | None) -> str | None:

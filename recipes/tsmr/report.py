@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -129,6 +129,8 @@ class TSMRReport:
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation set; empty without one.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
+        other_outputs: by name, outputs besides the embedding that hang on weights that were trained: ``|new - old| /
+            |old|`` on the first images of the validation set, or of the training images without one.
         ablation: the arms that this run was compared with; empty unless asked for.
     """
 
@@ -146,6 +148,7 @@ class TSMRReport:
     kept: int
     gallery: dict[str, Evaluation]
     weight_change: dict[str, float]
+    other_outputs: dict[str, float] = field(default_factory=dict)
     ablation: tuple[Arm, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

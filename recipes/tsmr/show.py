@@ -13,8 +13,16 @@ from recipes.tsmr.report import Arm, Spread, TSMRReport
 
 
 def show(report: TSMRReport) -> None:
-    """Print what the run came to; nothing where there was no validation set."""
+    """Print what the run came to; without a validation set, only how far other outputs moved."""
     console = Console()
+    for name, change in report.other_outputs.items():
+        if change:
+            console.print(
+                f"output {name!r} hangs on weights that were trained for the embedding: it changes by {change:.2%} on "
+                "these images, check it where it is in use, or keep the weights of both as they are with --exclude",
+                markup=False,
+                soft_wrap=True,
+            )
     if report.before is None or report.after is None:
         return
     console.print(_scores({"before": report.before, "after": report.after}))

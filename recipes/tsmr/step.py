@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.faces import input_preset
+from recipes.faces.signature import EmbeddingOf, read_signature
 from recipes.tsmr.attack import perturb
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
@@ -23,7 +24,7 @@ class Step(nn.Module):
     Args:
         student: images to embeddings.
         objective: turn and terms.
-        config: input preset, precision and attack.
+        config: input preset, embedding, precision and attack.
         processes: those that train together.
     """
 
@@ -34,6 +35,7 @@ class Step(nn.Module):
         self.student = student
         self.objective = objective
         self.preset = input_preset(config.student_input)
+        self.embedding_of = EmbeddingOf(read_signature(student), config.student_embedding, "the student")
         self.config = config
         self.processes = processes
 
@@ -76,5 +78,4 @@ class Step(nn.Module):
         inputs = self.preset(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.bf16):
             output = self.student(inputs)
-        embeddings: Tensor = output[0] if isinstance(output, tuple | list) else output
-        return embeddings.flatten(1).float()
+        return self.embedding_of(output, len(images)).float()

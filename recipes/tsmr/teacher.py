@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.faces import Embedder, FaceRecords, InputPreset, input_preset
+from recipes.faces.signature import read_signature
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Images, Views
 from reparam_kit import InputError, atomic_file
@@ -71,31 +71,17 @@ class Scaled(InputPreset):
 
 
 def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size) -> InputPreset:
-    """The preset ``name``; with scaling, where the teacher's file fixes another height and width than ``shape`` has.
+    """The preset ``name``; with scaling, where the teacher's file, also that of a module which was loaded from one,
+    fixes another height and width than ``shape`` has.
 
     Raises:
         InputError: there is no such preset.
     """
     preset = input_preset(name)
-    if isinstance(teacher, nn.Module) or not Path(teacher).is_file():
+    signature = read_signature(teacher)
+    if signature is None or signature.size in (None, tuple(shape[-2:])):
         return preset
-    *_, height, width = _input_shape(Path(teacher))
-    if not (height and width) or (height, width) == tuple(shape[-2:]):
-        return preset
-    return Scaled(**vars(preset), size=(height, width))
-
-
-def _input_shape(path: Path) -> list[int]:
-    """``[N, C, H, W]`` of the file's input, 0 for an axis of any length and where the file says nothing."""
-    unknown = [0, 0, 0, 0]
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except DecodeError:
-        return unknown  # what runs it has a line to say about it
-    constants = {tensor.name for tensor in graph.initializer}
-    given = [value for value in graph.input if value.name not in constants]
-    shape = [axis.dim_value for axis in given[0].type.tensor_type.shape.dim] if given else unknown
-    return shape if len(shape) == 4 else unknown
+    return Scaled(**vars(preset), size=signature.size)
 
 
 def data_identity(images: Images) -> str:

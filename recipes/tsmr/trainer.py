@@ -5,8 +5,8 @@ what a run can go on from is the weights and the optimizers' moments after an ep
 generators or schedulers to carry along, and an epoch that was cut off is trained again, to the same end.
 
 The student trains in train mode, BatchNorm layers included, as is usual in fine-tuning: they normalise by the
-batch and their running statistics move to those of the training images. Deployed ONNX files seldom have any
-left.
+batch and their running statistics move to those of the training images. Those of a BatchNorm that is not trained
+stay, see ``hold_statistics``. Deployed ONNX files seldom have any left.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from recipes.tsmr.progress import Progress, Task
 from recipes.tsmr.report import Point
 from recipes.tsmr.schedule import decay_groups, running_average, schedule
 from recipes.tsmr.step import Step
+from recipes.tsmr.trained import hold_statistics
 from recipes.tsmr.views import Changes, epoch_order
 from reparam_kit import ReparamError
 
@@ -62,8 +63,7 @@ class Trainer:
     """Trains ``student`` with ``objective``, in place, through the stages of ``config``.
 
     Args:
-        student: the net, on the device that is trained on. Its output, or the first of several, is the
-            embedding, flattened.
+        student: the net, on the device that is trained on.
         objective: turn and terms, on the same device.
         examples: images, targets and labels.
         config: the choices of the run.
@@ -107,6 +107,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(decay_groups(self.parameters, config.weight_decay), fused=True)
         self.run = DistributedDataParallel(self.step) if self.processes.count > 1 else self.step
         self.run.train()
+        hold_statistics(self.student, self._first_image)
+
+    def _first_image(self) -> Tensor:
+        image = self.examples.views[0, False][0]
+        return self.step.preset(image[None].to(self.parameters[0].device))
 
     def run_epoch(self, epoch: int, progress: Progress) -> tuple[dict[str, float], float]:
         """Train one epoch, the first of the first stage being 1. Returns the mean of each loss term, and images

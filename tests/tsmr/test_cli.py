@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from recipes.faces import evaluate
+from recipes.faces import PairSet, decode_image, evaluate, read_pairs, write_pairs
+from recipes.tsmr import page
 from recipes.tsmr.cli import tsmr
-from reparam_kit import InputError
+from reparam_kit import InputError, ReparamError
 
 
 def face_net(path: Path, size: int, seed: int) -> Path:
@@ -176,3 +179,74 @@ def test_the_ablation_is_printed(command: list[str], bin_file: Path) -> None:
         assert arm in out
     assert "±" in out
     assert "new-old" in out
+
+
+def test_the_model_is_there_when_its_page_cannot_be_made(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise KeyError("no colour")
+
+    monkeypatch.setattr(page, "write_report", fail)
+    with pytest.raises(
+        ReparamError, match=r"out\.onnx is written and good, but its page .* is not: 'no colour'"
+    ):
+        run(*command)
+    onnx.checker.check_model(tmp_path / "out.onnx")
+
+
+def test_patterns_choose_by_the_names_in_the_file(command: list[str], tmp_path: Path) -> None:
+    report = json.loads(run(*command, "--include", "c?.*", "--exclude", "c1.b", "--json").stdout)
+    changed = {payload["name"] for payload in report["verification"]["structure"]["payloads"]}
+    assert changed == {f"initializer {name!r}" for name in ("c1.w", "c2.w", "c2.b")}
+    assert (report["config"]["include"], report["config"]["exclude"]) == (["c?.*"], ["c1.b"])
+
+
+@pytest.mark.parametrize(
+    ("student", "says"),
+    [
+        (
+            (20, 3, None),
+            r"the student takes images of 20 x 20 .*, and the training images are 16 x 16: align",
+        ),
+        ((16, 1, None), "the student takes x float32 .* images of another kind"),
+        ((16, 3, "raw8"), "the student takes x uint8"),
+    ],
+)
+def test_the_student_is_held_against_the_images_first(
+    command: list[str], tmp_path: Path, student: tuple[int, int, str | None], says: str
+) -> None:
+    size, channels, kind = student
+    elem = TensorProto.UINT8 if kind else TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["f", "w"], ["c"], kernel_shape=[1, 1]),
+        helper.make_node("GlobalAveragePool", ["c"], ["y"]),
+    ]
+    weight = numpy_helper.from_array(np.ones((8, channels, 1, 1), np.float32), "w")
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", elem, ["n", channels, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8, 1, 1])],
+        [weight],
+    )
+    other = tmp_path / "other.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), other)
+    with pytest.raises(InputError, match=says):
+        run(str(other), *command[1:])
+    assert not (tmp_path / "out.onnx.work").exists()
+
+
+def test_validation_images_of_another_size_are_refused(
+    command: list[str], bin_file: Path, tmp_path: Path
+) -> None:
+    faces = read_pairs(bin_file)
+    smaller = []
+    for image in faces.images:
+        buffer = io.BytesIO()
+        Image.fromarray(decode_image(image, "")).resize((12, 12)).save(buffer, "PNG")
+        smaller.append(buffer.getvalue())
+    write_pairs(tmp_path / "small.bin", PairSet(smaller, faces.same))
+    with pytest.raises(InputError, match=r"16 x 16 .*, and the validation images are 12 x 12: align"):
+        run(*command, "--val", str(tmp_path / "small.bin"))

@@ -28,16 +28,28 @@ with launched("cpu"):
 """
 
 
-def net(size: int) -> nn.Module:
-    """Without BatchNorm, whose statistics are those of a process's own batch."""
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.PReLU(8), nn.Conv2d(8, 8, 3, 2, 1), nn.Flatten(), nn.Linear(128, size)
-    )
+class Net(nn.Module):
+    """Without BatchNorm, whose statistics are those of a process's own batch; with an output that no term uses."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.PReLU(8),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.Flatten(),
+            nn.Linear(128, size),
+        )
+        self.quality = nn.Linear(size, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = self.net(x)
+        return embedding, self.quality(embedding)
 
 
 def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
     torch.manual_seed(0)
-    student, teacher = net(6), net(9)
+    student, teacher = Net(6), Net(9)
     first = Stage(epochs, cosine=1.0, relational=1.0, hard=1.0, margin=0.1, centres=0.1)
     config = TSMRConfig(
         stages=(first, Stage(epochs - 1, mse=1.0, adversarial=0.1)),
