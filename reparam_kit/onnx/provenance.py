@@ -35,8 +35,7 @@ class Grid:
         """What ``levels`` stand for, in the dtype of the scale."""
         difference = levels.astype(self.scale.dtype) - self.zero.astype(self.scale.dtype)
         with np.errstate(over="ignore"):
-            values: NDArray[Any] = difference * self.scale
-        return values
+            return np.asarray(difference * self.scale)  # numpy makes a number of a product of scalars
 
     def levels(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """The nearest level for each of ``values``, the first or last for those beyond; NaN where one is not finite."""

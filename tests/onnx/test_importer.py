@@ -263,6 +263,14 @@ def test_functions_of_the_file_are_inlined(path: Path) -> None:
     assert model.meta["onnx"].tensors == {}
 
 
+def test_nodes_that_are_not_in_order(path: Path) -> None:
+    text = "net (float[N,4] x) => (float[N,4] y) { y = Neg (b) b = Add (a, a) a = Relu (x) }"
+    model = load(path, text)
+    assert_as_runtime(model, path, torch.randn(3, 4))
+    with pytest.raises(InputError, match=r"node 'y' .*: nothing before it computes 'b'"):
+        load(path, text.replace("Relu (x)", "Relu (y)"))
+
+
 def test_several_outputs(path: Path) -> None:
     model = load(
         path,

@@ -177,6 +177,16 @@ def test_integers_between_the_two_are_integers(tmp_path: Path) -> None:
     torch.testing.assert_close(y, (q.float() - 7).reshape(1, 2, 2) * 0.1)
 
 
+def test_a_number_behind_a_dequantize(tmp_path: Path) -> None:
+    text = "net (float[N,4] x) => (float[N,4] y) { k = DequantizeLinear (w, s) y = Mul (x, k) }"
+    weights: Weights = {"w": np.array(127, np.int8), "s": np.array(0.01, np.float32)}
+    model = load(tmp_path / "model.onnx", text, weights)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(tmp_path / "model.onnx", x))
+    write_back(model, tmp_path / "new.onnx")
+    assert (tmp_path / "new.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
+
+
 def assert_not_trained(folder: Path, text: str, weights: Weights) -> None:
     """Imported and written back as it is, and no parameter asks for a gradient."""
     path = folder / "model.onnx"

@@ -11,7 +11,6 @@ from onnx_models import without_payloads
 from onnx_text import Weights, assert_as_runtime, load, run
 from torch import fx
 
-from reparam_kit.errors import InputError
 from reparam_kit.onnx import diff, write_back
 
 
@@ -122,15 +121,6 @@ def test_writing_back_keeps_the_fixed_batch(path: Path) -> None:
     assert_as_runtime(model, path.with_name("new.onnx"), torch.randn(1, 4, 4, 6))
 
 
-def test_a_batch_that_is_dropped_cannot_be_freed(path: Path) -> None:
-    model = load(
-        path, "net (float[1,4,6] x) => (float[4,6] y) { y = Squeeze (x, first) }", {"first": np.array([0])}
-    )
-    assert_as_runtime(model, path, torch.randn(1, 4, 6))
-    with pytest.raises(InputError, match="drops dimension 0, which has 3 entries"):
-        model(torch.randn(3, 4, 6))
-
-
 def test_a_net_of_free_size_that_needs_a_large_image(path: Path) -> None:
     pools = " ".join(f"p{i + 1} = MaxPool <kernel_shape = [3,3], strides = [2,2]> (p{i})" for i in range(6))
     nodes = f"p0 = Identity (x) {pools} y = GlobalAveragePool (p6)"
@@ -155,25 +145,6 @@ def test_a_position_embedding_made_from_the_shape(path: Path) -> None:
         {"w": np.random.randn(3, 3, 1, 1).astype(np.float32), "axis": np.array(3)},
     )
     assert_as_runtime(model, path, torch.randn(2, 3, 8, 8))
-
-
-def test_a_net_without_a_batch_stays_as_it_is(path: Path) -> None:
-    text = """net (float[1,4,4,6] x) => (float y) {
-        a = Reshape (x, "2,2,4,6") b = Transpose <perm = [1,0,2,3]> (a) c = Reshape (b, "1,4,4,6")
-        y = GlobalAveragePool (c)
-    }"""
-    sizes: Weights = {"2,2,4,6": np.array([2, 2, 4, 6]), "1,4,4,6": np.array([1, 4, 4, 6])}
-    model = load(path, text, sizes)
-    assert_as_runtime(model, path, torch.randn(1, 4, 4, 6))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
-        model(torch.randn(3, 4, 4, 6))
-
-
-def test_a_leading_1_that_is_not_the_batch_stays(path: Path) -> None:
-    text = "net (float[1,4] x) => (float[1,2,2] y) { m = ReduceMean <axes = [0]> (x) y = Reshape (m, shape) }"
-    model = load(path, text, {"shape": np.array([1, 2, 2])})
-    assert_as_runtime(model, path, torch.randn(1, 4))
-    assert run(model, torch.randn(3, 4))[0].shape == (1, 2, 2)
 
 
 def test_allowzero_of_a_freed_reshape(path: Path) -> None:

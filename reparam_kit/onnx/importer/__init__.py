@@ -4,6 +4,7 @@
 - ``ops``: one function per operator, in files by family; :func:`operator` registers them, also those of a user
 - ``op``: the node as such a function sees it
 - ``builder``: the graph, the layers and their tensors, and where these came from
+- ``batch``, ``rules``: freeing a batch that the file fixes, so that no image's result depends on another
 - ``example``: the shape and type of every value, seen on an example input
 - ``backend``: the importer as a ``onnx.backend.base.Backend``
 """

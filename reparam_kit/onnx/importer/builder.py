@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,7 +12,10 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError
+from reparam_kit.onnx.importer import rules
+from reparam_kit.onnx.importer.batch import Images, KeptBatchError, images_in, is_own, place
 from reparam_kit.onnx.importer.example import (
+    ROWS,
     call_example,
     check_size,
     forget,
@@ -34,16 +36,19 @@ class Builder:
     ``_lists`` are Python lists of integers, made from such values to serve as arguments.
 
     ``file_constants`` are the outputs of the file's own ``Constant`` nodes. Those of inlined functions have no place in
-    the file that could be written. ``batch`` is the size of the batch that the file fixes and that is to be freed.
-    ``free_sizes`` says that the file leaves other sizes of its inputs free, so that those of the example are made up.
+    the file that could be written. ``batch`` is the size of the batch that the file fixes (``None``: it fixes none),
+    which ``frees`` says is to be freed. ``free_sizes`` says that the file leaves other sizes of its inputs free, so
+    that those of the example are made up.
     """
 
-    def __init__(self, file_constants: set[str], batch: int | None, free_sizes: bool) -> None:
+    def __init__(self, file_constants: set[str], batch: int | None, frees: bool, free_sizes: bool) -> None:
         self.file_constants = file_constants
-        self.batch = batch
         self.free_sizes = free_sizes
+        self.rows = ROWS if batch is None else None  # of examples, where they stand for any number
         self.root = nn.Module()
         self.graph = fx.Graph()
+        self.images = Images(self.graph, batch, free_sizes) if batch is not None and frees else None
+        self._kept = None if frees else batch
         self.sources: dict[str, Source] = {}
         self._names = Names()
         self._on_cpu: set[fx.Node] = set()
@@ -52,15 +57,22 @@ class Builder:
         self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
         self._fixed: set[str] = set()
 
-    def input(self, name: str, value: Tensor | None, optional: bool) -> fx.Node:
+    def input(self, name: str, value: Tensor | None, optional: bool, batched: bool) -> fx.Node:
         """A graph input, for which ``value`` is an example; one that is ``optional`` is ``None`` by default."""
         name = self._names.unique(name.replace(".", "_"))
         default = {"default_value": None} if optional else {}
-        return remember(self.graph.placeholder(name, **default), value)
+        node = remember(self.graph.placeholder(name, **default), value)
+        if batched and not optional and self.images:
+            self.images.hold(node)
+        if batched and not optional and self._kept is not None:
+            return self._call(kept, (node, self._kept))
+        return node
 
     def finish(self, outputs: list[Value]) -> fx.GraphModule:
         """The model, in eval mode."""
         nodes = [self._node(value) for value in outputs]
+        if self.images:
+            nodes = [self.images.output(node) for node in nodes]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
         for name, parameters in self._parameters.items():
             # Trained in one place, such a tensor would no longer be what it is in the other.
@@ -102,6 +114,8 @@ class Builder:
 
     def as_list(self, value: fx.Node) -> fx.Node:
         """The integers of a 1-D value, to be an argument of a call."""
+        if place(value) is not None:
+            raise KeptBatchError("sizes that are computed from an image cannot be had for several")
         node = self.graph.call_method("tolist", (value,))
         self._lists.add(node)
         return remember(node, call_example(Tensor.tolist, (value,)))
@@ -117,7 +131,13 @@ class Builder:
             return self.call(module.eval(), inputs)
         name = self._place(name, module.eval(), weights)
         nodes = tuple(self._node(value) for value in inputs)
-        return remember(self.graph.call_module(name, nodes), layer_example(module, nodes))
+        result = layer_example(module, nodes)
+        if self.images is None or not images_in(nodes):
+            return remember(self.graph.call_module(name, nodes), result)
+        nodes, where = rules.layer(self.images, module, nodes)
+        return self.images.settled(
+            self.images.held(remember(self.graph.call_module(name, nodes), result), where)
+        )
 
     def parameter(self, name: str, weight: Constant) -> fx.Node:
         """``weight`` as the parameter of a call that is no layer."""
@@ -173,10 +193,10 @@ class Builder:
         )
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        if self.images and function is not moved_to and images_in(args):
+            return self.images.call(function, args, call_example(function, args))
         node = self.graph.call_function(function, args)
-        # Keeps fx from tracing into functions other than torch's own, should someone trace the model again.
-        module = function.__module__ if isinstance(function, FunctionType) else "torch."
-        node.meta["is_wrapped"] = not module.startswith("torch.")
+        node.meta["is_wrapped"] = is_own(function)
         return remember(node, call_example(function, args))
 
     def _node(self, value: Value) -> fx.Node:
@@ -203,6 +223,15 @@ class Builder:
         if isinstance(leaf, fx.Node) and leaf in self._on_cpu:
             return self._call(moved_to, (leaf, device_value))
         return self._node(leaf) if isinstance(leaf, Constant) else leaf
+
+
+def kept(x: Tensor, batch: int) -> Tensor:
+    """``x``, if it has as many rows as the file fixes."""
+    if x.shape[0] != batch:
+        raise InputError(
+            f"the file fixes a batch of {batch} and cannot do without it, and {x.shape[0]} rows are given"
+        )
+    return x
 
 
 def moved_to(value: Tensor, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Shapes and types are what torch makes of tensors without numbers (the meta devic
 alone have their numbers. So ranks are known, and whether a value has come through with the batch, without ONNX's shape
 inference, which ends the process on some damaged files and knows no operators but ONNX's.
 
-The example has ``ROWS`` images, also where the file fixes the batch: the two are then told apart.
+Where the file leaves the batch free, the example has ``ROWS`` images; else as many as the file has.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def layer_example(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Any:
     state = {name: on_meta(tensor) for name, tensor in module.state_dict().items()}
 
     def run(*values: Any) -> Any:
-        return functional_call(module, state, tuple(on_meta(value) for value in values))
+        inputs = tuple(on_meta(value) for value in values)
+        return functional_call(
+            module, state, inputs, tie_weights=False
+        )  # one tensor may be two of its weights
 
     return call_example(run, inputs)
 

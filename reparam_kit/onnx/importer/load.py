@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from torch import Tensor, fx
 
 from reparam_kit.errors import InputError, UnsupportedError, first_line
 from reparam_kit.onnx.external import is_external
+from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import ROWS, input_example
 from reparam_kit.onnx.importer.functions import inlined
@@ -39,8 +40,10 @@ def import_onnx(
     ``include`` and ``exclude`` are patterns (as in fnmatch) of the parameters to train and of those not to, by their
     name in the model or that of their tensor in the file; the others do not require a gradient.
 
-    A batch size that the file fixes is not kept: a ``Reshape`` to it takes the batch that there is. Only a net that
-    drops that dimension stays as the file has it.
+    A batch size that the file fixes is not kept: the model takes any number of images and does to each what the file
+    does to it, also where an operator works across the batch (see :mod:`.batch`). An output is put together along the
+    dimension of the batch or, where that has not come through, the first. Only a net whose sizes depend on the numbers
+    of an image keeps its batch, and raises :class:`InputError` for another.
 
     ``model.meta["onnx"]`` is the :class:`~reparam_kit.onnx.provenance.Provenance`.
 
@@ -95,33 +98,54 @@ _WEIGHTED = {
 def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dict[str, Source]]:
     """The imported model, and the sources of its tensors, by the first example input that shows what is asked for.
 
-    A net that drops the batch that its file fixes shows nothing for another: then the batch stays as it is.
+    A batch that the file fixes stays as it is where something cannot be done for each image.
     """
     graph = model.graph
     _check_names(graph)
     weights = {tensor.name for tensor in graph.initializer}
     weights.update(name for node in graph.node if node.op_type in _WEIGHTED for name in node.input[1:])
     shapes = [info.type.tensor_type.shape.dim for info in graph.input if info.name not in weights]
-    batch = next((shape[0].dim_value for shape in shapes if len(shape) > 1), 0)
+    fixed = next((shape[0].dim_value for shape in shapes if len(shape) > 1), 0)
+    batch = fixed if fixed > 0 else None
+    batched = {
+        info.name
+        for info in graph.input
+        if info.name not in weights and _first_size(info) in ((0,) if batch is None else (0, batch))
+    }
     free = any(dim.dim_value <= 0 for shape in shapes for dim in shape[len(shape) > 1 :])
-    tries = list(product((ROWS, batch) if batch > 0 else (ROWS,), _SIZES if free else (1,)))
+    tries = list(product((True,) if batch is None else (True, False), _SIZES if free else (1,)))
 
-    def attempt(rows: int, size: int) -> tuple[fx.GraphModule, dict[str, Source]]:
-        builder = Builder(constants, batch if rows == ROWS else None, free)
+    def attempt(frees: bool, size: int) -> tuple[fx.GraphModule, dict[str, Source]]:
+        builder = Builder(constants, batch, frees, free)
         examples = {
-            info.name: input_example(info.type.tensor_type, None if info.name in weights else rows, size)
+            info.name: input_example(
+                info.type.tensor_type, (batch or ROWS) if info.name in batched else None, size
+            )
             for info in graph.input
         }
-        return _Import(model, builder, examples).run(), builder.sources
+        return _Import(model, builder, examples, batched).run(), builder.sources
 
-    for rows, size in tries[:-1]:
-        with suppress(UnknownError):
-            return attempt(rows, size)
+    for frees, size in tries[:-1]:
+        with suppress(UnknownError, KeptBatchError):
+            return attempt(frees, size)
     return attempt(*tries[-1])
 
 
+def _first_size(info: ValueInfoProto) -> int | None:
+    """Of an input with several dimensions, the first; 0 where it is free."""
+    dims = info.type.tensor_type.shape.dim
+    return max(dims[0].dim_value, 0) if len(dims) > 1 else None
+
+
 class _Import:
-    def __init__(self, model: ModelProto, builder: Builder, examples: Mapping[str, Tensor | None]) -> None:
+    def __init__(
+        self,
+        model: ModelProto,
+        builder: Builder,
+        examples: Mapping[str, Tensor | None],
+        batched: Collection[str],
+    ) -> None:
+        self._batched = batched
         self._opsets = _opsets(model)
         self._graph: GraphProto = model.graph
         self._builder = builder
@@ -140,12 +164,14 @@ class _Import:
         inputs = [info.name for info in self._graph.input if info.name not in stored]
         for i, name in enumerate(inputs):
             optional = self._read.isdisjoint(inputs[i:])
-            self._values[name] = self._builder.input(name, self._examples[name], optional)
+            self._values[name] = self._builder.input(
+                name, self._examples[name], optional, name in self._batched
+            )
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             source = Source(name, "initializer", None, tuple(tensor.shape))
             self._values[name] = Constant(tensor, name, source)
-        for node in self._graph.node:
+        for node in _in_order(self._graph.node, self._values):
             try:
                 self._values.update(self._import(node))
             except (InputError, UnsupportedError) as error:
@@ -178,6 +204,26 @@ class _Import:
         if name not in self._values:
             raise InputError(f"nothing before it computes {name!r}")
         return self._values[name]
+
+
+def _in_order(nodes: Iterable[NodeProto], known: Iterable[str]) -> Iterator[NodeProto]:
+    """Each node once what it reads is there, else in the order of the file: some converters append nodes at the end.
+
+    Those for which it never is come last.
+    """
+    known, waiting = {"", *known}, list(nodes)
+    while waiting:
+        left = []
+        for node in waiting:
+            if known.issuperset(node.input):
+                known.update(node.output)
+                yield node
+            else:
+                left.append(node)
+        if len(left) == len(waiting):
+            yield from left
+            return
+        waiting = left
 
 
 def _check_names(graph: GraphProto) -> None:

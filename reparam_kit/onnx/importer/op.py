@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.builder import Builder
-from reparam_kit.onnx.importer.example import ROWS, example
+from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
@@ -120,7 +120,7 @@ class Op:
         return (
             None
             if known is None
-            else tuple(None if i == 0 and n == ROWS else n for i, n in enumerate(known.shape))
+            else tuple(None if i == 0 and n == self._builder.rows else n for i, n in enumerate(known.shape))
         )
 
     def sizes(self, index: int) -> tuple[int, ...]:
@@ -149,12 +149,6 @@ class Op:
                 "declare the shapes of the graph's inputs"
             )
         return len(shape)
-
-    def holds_batch(self, index: int, first: int) -> bool:
-        """Whether an input has come through with the batch, where ``first`` is the size that the file fixes for it."""
-        value = self[index]
-        known = None if isinstance(value, Constant) else self._example(value)
-        return known is not None and tuple(known.shape[:1]) == (ROWS,) and self._builder.batch == first
 
     def weights(self, **indices: int) -> dict[str, Constant] | None:
         """Weights for :meth:`layer` by their name there, without those that the node leaves out.

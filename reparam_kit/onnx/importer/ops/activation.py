@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Constant, Value
 
 _PLAIN: dict[str, Callable[[], nn.Module]] = {
@@ -105,7 +107,8 @@ def flat_softmax(op: Op) -> Value:
     shape = op.shape(0)
     if axis == -1 or (shape is not None and axis == len(shape) - 1):
         return op.layer(layer, op[0])
-    return op.call(shaped_like, op.layer(layer, op.call(torch.flatten, op[0], axis)), op[0])
+    flat = op.layer(layer, op.call(torch.flatten, op[0], axis))
+    return op.call(shaped_like, flat, op[0])
 
 
 def broadcast_prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -127,3 +130,6 @@ def scaled_hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
 def shaped_like(x: Tensor, other: Tensor) -> Tensor:
     """``x`` in the shape of ``other``."""
     return x.reshape(other.shape)
+
+
+rule(elementwise, broadcast_prelu, clamped, scaled_hard_sigmoid)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Value, dtype_of
 
 _NUMBERS = {
@@ -84,3 +86,6 @@ def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
 def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x`` in another dtype."""
     return x.to(dtype)
+
+
+rule(elementwise, cast_to)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.example import ROWS
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import Ints, Window, padded, read_window
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import first
 from reparam_kit.onnx.importer.values import Value
 
 _CONV = {1: (nn.Conv1d, F.conv1d), 2: (nn.Conv2d, F.conv2d), 3: (nn.Conv3d, F.conv3d)}
@@ -128,3 +130,6 @@ def cropped(x: Tensor, crop: list[tuple[int, int]]) -> Tensor:
     for dim, (before, after) in enumerate(crop, start=2):
         x = x.narrow(dim, before, x.shape[dim] - before - after)
     return x
+
+
+rule(first, cropped, *(function for kind in (_CONV, _TRANSPOSED) for _, function in kind.values()))

@@ -8,8 +8,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Value
 
 
@@ -91,3 +93,7 @@ def mod(op: Op) -> Value:
 def where(op: Op) -> Value:
     """condition, a, b."""
     return op.call(torch.where, op[0], op[1], op[2])
+
+
+rule(elementwise, *_UNARY.values(), *_BINARY.values(), *_VARIADIC.values())
+rule(elementwise, torch.div, torch.fmod, torch.remainder, torch.where)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import getitem
 
 import torch
 from torch import Tensor
 
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.example import check_count
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import along, picked
 from reparam_kit.onnx.importer.values import Constant, Value
 
 
 @operator("Concat", since=4)
 def concat(op: Op) -> Value:
-    """All inputs, along ``axis``. Where the file fixes a batch of 1, a value with one row goes to every image."""
-    parts, axis = list(op), op.attr("axis")
-    shapes = [op.shape(i) or () for i in range(len(op))]
-    rows = {shape[:1] for shape in shapes}
-    if (
-        rows == {(1,), (None,)}
-        and axis % len(shapes[0])
-        and any(op.holds_batch(i, 1) for i in range(len(op)))
-    ):
-        return op.call(joined_rows, parts, axis)
-    return op.call(torch.cat, parts, axis)
+    """All inputs, along ``axis``."""
+    return op.call(torch.cat, list(op), op.attr("axis"))
 
 
 @operator("Split", since=2)
@@ -56,13 +48,17 @@ def sequence_at(op: Op) -> Value:
 @operator("Slice", until=9)
 def slice_by_attributes(op: Op) -> Value:
     """``axes`` are the first ones by default."""
-    return op.call(sliced, op[0], op.attr("starts"), op.attr("ends"), op.attr("axes"), None)
+    starts = op.attr("starts")
+    axes = op.attr("axes") or tuple(range(len(starts)))
+    return op.call(sliced, op[0], starts, op.attr("ends"), axes, None)
 
 
 @operator("Slice", since=10)
 def slice_by_inputs(op: Op) -> Value:
     """x, starts, ends, axes, steps."""
-    return op.call(sliced, op[0], *(op.numbers(i) for i in range(1, 5)))
+    starts, ends, axes, steps = (op.numbers(i) for i in range(1, 5))
+    axes = axes or tuple(range(len(op.known(starts)))) or None
+    return op.call(sliced, op[0], starts, ends, axes, steps)
 
 
 @operator("Gather")
@@ -85,12 +81,6 @@ def arange(op: Op) -> Value:
     """start, limit, step. ``stash_type`` would set how half types are added up; they are rounded once here."""
     op.attr("stash_type")
     return op.call(stepped, op[0], op[1], op[2])
-
-
-def joined_rows(tensors: Sequence[Tensor], axis: int) -> Tensor:
-    """``tensors`` put together along ``axis``; one with a single row is repeated."""
-    rows = max(x.shape[0] for x in tensors)
-    return torch.cat([x.expand(rows, *x.shape[1:]) for x in tensors], axis)
 
 
 def parts(x: Tensor, sizes: list[int] | None, count: int, axis: int) -> tuple[Tensor, ...]:
@@ -134,3 +124,9 @@ def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
     first, last, by = start.item(), limit.item(), step.item()
     check_count(int((last - first) / by))
     return torch.arange(first, last, by, dtype=start.dtype, device=start.device)
+
+
+rule(along(1), torch.cat, torch.select, torch.unbind)
+rule(along(2), gathered, torch.split)
+rule(along(3), parts, sliced)
+rule(picked, getitem)

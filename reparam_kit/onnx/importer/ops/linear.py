@@ -7,8 +7,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import matrix_product_and_sum, product_of_two
 from reparam_kit.onnx.importer.values import Constant, Value
 
 
@@ -47,3 +49,7 @@ def product(
     """``scales[0] * a @ b + scales[1] * c``, with ``a`` and ``b`` transposed where ``flips`` says so."""
     y = scales[0] * ((a.T if flips[0] else a) @ (b.T if flips[1] else b))
     return y if c is None else y + scales[1] * c
+
+
+rule(product_of_two, torch.matmul)
+rule(matrix_product_and_sum, product)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Value
 
 _DOMAIN = "ai.onnx.ml"
@@ -54,3 +56,6 @@ def features_at(x: Tensor, indices: Tensor) -> Tensor:
 def is_above(x: Tensor, threshold: float) -> Tensor:
     """1 where ``x`` is above ``threshold``, else 0, in the dtype of ``x``."""
     return (x > threshold).to(x.dtype)
+
+
+rule(elementwise, scaled, is_above)

@@ -7,8 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import along, first, last
 from reparam_kit.onnx.importer.values import Value
 
 _BATCH = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -124,3 +127,9 @@ def normalized_by_group(x: Tensor, groups: int, scale: Tensor, bias: Tensor, eps
     """Group norm of ``x`` [N, C, ...], with a scale and a bias for each group."""
     channels = x.shape[1] // groups
     return F.group_norm(x, groups, scale.repeat_interleave(channels), bias.repeat_interleave(channels), eps)
+
+
+rule(first, F.batch_norm, F.instance_norm, F.group_norm, normalized_by_group)
+rule(last(lambda scale, *_: example(scale).dim()), normalized)
+rule(along(1), inverse_deviation, torch.mean)
+rule(along(2), over_norm)

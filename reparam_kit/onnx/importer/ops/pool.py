@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import (
     Window,
@@ -16,6 +17,7 @@ from reparam_kit.onnx.importer.ops.window import (
     read_window,
 )
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import first
 from reparam_kit.onnx.importer.values import Value
 
 _LAYERS = {
@@ -82,3 +84,6 @@ def _sums(x: Tensor, window: Window) -> Tensor:
     ):
         x = x.unfold(dim, reach, stride)[..., ::step].sum(-1)
     return x
+
+
+rule(first, average, padded)

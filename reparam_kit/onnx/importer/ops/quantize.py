@@ -11,8 +11,10 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, fx
 
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import beside, elementwise
 from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
 from reparam_kit.onnx.provenance import Grid
 
@@ -96,3 +98,8 @@ def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Te
     if block:
         return setting.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
     return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
+
+
+rule(elementwise, stored_as)
+rule(beside(5), levels)
+rule(beside(4), dequantized)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import along
 from reparam_kit.onnx.importer.values import Value
 
 Axes = tuple[int, ...]
@@ -104,3 +106,6 @@ def running_total(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tenso
 def cumulative_sum(op: Op) -> Value:
     """Along one axis."""
     return op.call(running_total, op[0], op.number("axis", 1), op.flag("exclusive"), op.flag("reverse"))
+
+
+rule(along(1), *_REDUCE.values(), torch.argmax, torch.argmin, last_index, running_total)

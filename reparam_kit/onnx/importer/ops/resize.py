@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from reparam_kit.errors import InputError, UnsupportedError
+from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import first
 from reparam_kit.onnx.importer.values import Value
 
 # Where the centre of entry i of the result lies in the input: s is the scale, n and m the sizes of input and result.
@@ -172,3 +174,6 @@ def _filter(distance: Tensor, method: Method) -> Tensor:
     inner = ((a + 2) * d - (a + 3)) * d * d + 1
     outer = ((d - 5) * d + 8) * d * a - 4 * a
     return torch.where(d <= 1, inner, torch.where(d < 2, outer, torch.zeros_like(d)))
+
+
+rule(first, resized)

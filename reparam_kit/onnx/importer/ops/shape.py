@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from reparam_kit.errors import InputError
+from reparam_kit.onnx.importer.batch import FRONT, Function, Images, Planned, place, rearrangement, rule
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rules import extended, first, permuted
 from reparam_kit.onnx.importer.values import Constant, Value
 
 
@@ -29,15 +32,8 @@ def size(op: Op) -> Value:
 
 @operator("Reshape", since=5)
 def reshape(op: Op) -> Value:
-    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``.
-
-    An exporter that fixes the batch writes its size first; the batch that there is takes its place.
-    """
-    sizes, allowzero = op.numbers(1), op.flag("allowzero")
-    known = op.known(sizes)
-    if known and op.holds_batch(0, known[0]) and not (allowzero and 0 in known):
-        return op.call(reshaped_rows, op[0], sizes, allowzero)
-    return op.reshape(reshaped, op[0], sizes, allowzero)
+    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
+    return op.reshape(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
 
 
 @operator("Flatten")
@@ -107,11 +103,6 @@ def reshaped(x: Tensor, sizes: Sequence[int], allowzero: bool) -> Tensor:
     return x.reshape(tuple(sizes))
 
 
-def reshaped_rows(x: Tensor, sizes: Sequence[int], allowzero: bool) -> Tensor:
-    """``x`` in the shape ``sizes``, but with as many rows as it has."""
-    return reshaped(x, [x.shape[0], *sizes[1:]], allowzero)
-
-
 def as_matrix(x: Tensor, axis: int) -> Tensor:
     """``x`` as a matrix of the dimensions before ``axis`` by the others."""
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
@@ -156,3 +147,41 @@ def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:
     x = x.reshape(n, c, h // block, block, w // block, block)
     x = x.permute(0, 1, 3, 5, 2, 4) if block_last else x.permute(0, 3, 5, 1, 2, 4)
     return x.reshape(n, c * block * block, h // block, w // block)
+
+
+def sizes_in_file(x: Tensor, count: int, where: int, start: int | None, end: int | None) -> Tensor:
+    """:func:`sizes_of` what the file has in place of ``x``, which has ``count`` times as many entries at ``where``."""
+    sizes = [n // count if dim == where else n for dim, n in enumerate(x.shape)]
+    return torch.tensor([] if where == FRONT else sizes[start:end], dtype=torch.int64)
+
+
+def count_in_file(x: Tensor, count: int) -> Tensor:
+    """:func:`count_of` what the file has in place of ``x``, which has ``count`` times as many entries."""
+    return torch.tensor(x.numel() // count)
+
+
+def expanded_beside(x: Tensor, sizes: list[int], at: int) -> Tensor:
+    """:func:`expanded`, where the dimension ``at``, counted from the last, stays as long as it is in ``x``."""
+    return expanded(x, [1 if dim == len(sizes) - at else n for dim, n in enumerate(sizes)])
+
+
+def _measured(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned:
+    x, *rest = args
+    if function is count_of:
+        return count_in_file, (x, images.count), None
+    return sizes_in_file, (x, images.count, place(x), *rest), None
+
+
+def _expanded(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
+    plan = extended(images, function, args, result)
+    if plan is None or plan[2] == FRONT:
+        return plan
+    return expanded_beside, (*args, result.dim() - plan[2]), plan[2]
+
+
+rule(rearrangement, reshaped, as_matrix, squeezed, unsqueezed, torch.squeeze, torch.flatten)
+rule(first, depth_moved_to_space, space_moved_to_depth)
+rule(permuted, torch.permute)
+rule(extended, torch.tile)
+rule(_measured, sizes_of, count_of)
+rule(_expanded, expanded)
