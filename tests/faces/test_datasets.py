@@ -202,7 +202,7 @@ def test_corrupt_and_missing_files_are_named(people: Path, place: str) -> None:
     index = {"Ann/b.png": 0, "Bea/2.png": 3}[place]
     faces = read_faces(people)
     (people / place).write_bytes(b"junk")
-    with pytest.raises(InputError, match=f"{place} is not a JPEG or PNG"):
+    with pytest.raises(InputError, match=f"{place} is not a JPEG, PNG"):
         faces[index]
     (people / place).unlink()
     with pytest.raises(InputError, match=f"{place} cannot be read: No such file"):

@@ -122,7 +122,7 @@ def test_damaged_image_names_file_and_pair(net, pairs: PairSet, tmp_path: Path) 
     images = list(pairs.images)
     images[7] = b"junk"
     write_pairs(tmp_path / "set.bin", PairSet(images, pairs.same))
-    with pytest.raises(InputError, match=r"set\.bin: image 1 of pair 3 is not a JPEG or PNG"):
+    with pytest.raises(InputError, match=r"set\.bin: image 1 of pair 3 is not a JPEG, PNG"):
         evaluate(net, tmp_path / "set.bin", "raw")
 
 

@@ -241,7 +241,7 @@ def test_evaluation_uses_the_folds_of_the_list_and_names_damaged_files(
 
     assert result.accuracy == kfold_accuracy(result.scores, result.same, [1, 2, 1, 2, 1, 1, 2, 2])[0]
     (tmp_path / "5.png").write_bytes(b"junk")
-    with pytest.raises(InputError, match=r"5\.png is not a JPEG or PNG"):
+    with pytest.raises(InputError, match=r"5\.png is not a JPEG, PNG"):
         evaluate(net, tmp_path / "list.txt")
 
 

@@ -269,7 +269,7 @@ def test_unusable_embeddings_and_images(ijb: Path, tmp_path: Path, save) -> None
     ):
         pool_templates(Embedder(Mean(), RAW), read_templates(ijb, crops))
     (crops / "5.jpg").write_bytes(b"junk")
-    with pytest.raises(InputError, match=r"5\.jpg is not a JPEG or PNG"):
+    with pytest.raises(InputError, match=r"5\.jpg is not a JPEG, PNG"):
         pool_templates(Embedder(Mean(), RAW), read_templates(ijb, crops))
     (crops / "5.jpg").unlink()
     with pytest.raises(InputError, match=r"5\.jpg cannot be read"):
