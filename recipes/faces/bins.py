@@ -9,11 +9,11 @@ refused.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-from reparam_kit import InputError, UnsafeFileError
+from recipes.faces.unpickling import Unpickler
+from reparam_kit import InputError, UnsafeFileError, require_file
 
 
 def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
@@ -23,9 +23,11 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         UnsafeFileError: the file names something that a verification set does not hold. Nothing that it names was run.
         InputError: the file is missing, cut short, or not such a set.
     """
+    require_file(path, "a .bin file")
     try:
         with path.open("rb") as file:
-            bins, same = _Unpickler(file, encoding="bytes").load()
+            pickled = Unpickler(file, path.stat().st_size, _stand_ins()).load()
+        bins, same = _entries(pickled)
         return [_image(entry) for entry in _entries(bins)], [_truth(entry) for entry in _entries(same)]
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -91,47 +93,31 @@ class _Dtype:
         """Byte order and alignment, which one byte does not have."""
 
 
-class _StandIn:
-    """Called where a pickle calls the name that this stands for. It takes no state, so a file cannot change it."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        self._call = call
-
-    def __call__(self, *args: object) -> object:
-        return self._call(*args)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a pickle that sets attributes of a function")
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
+def _stand_ins() -> dict[str, Callable[..., object]]:
+    """What is called where a pickle calls each name that it may."""
+    names: dict[str, Callable[..., object]] = {
+        "_codecs.encode": _Latin1(),
+        "numpy.ndarray": lambda: None,
+        "numpy.dtype": lambda name, *_flags: _Dtype(name),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        names[f"{core}.multiarray._reconstruct"] = lambda *_: _PendingArray()
+        names[f"{core}.multiarray.scalar"] = _Array
+        names[f"{core}.numeric._frombuffer"] = lambda data, dtype, *_: _Array(dtype, data)
+    return names
 
 
-_STAND_INS = {
-    # How python 3 writes bytes for python 2.
-    "_codecs.encode": _StandIn(_latin1),
-    "numpy.ndarray": _StandIn(lambda: None),
-    "numpy.dtype": _StandIn(lambda name, *_flags: _Dtype(name)),
-}
-for _core in ("numpy.core", "numpy._core"):
-    _STAND_INS[f"{_core}.multiarray._reconstruct"] = _StandIn(lambda *_: _PendingArray())
-    _STAND_INS[f"{_core}.multiarray.scalar"] = _StandIn(_Array)
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = _StandIn(lambda data, dtype, *_: _Array(dtype, data))
+class _Latin1:
+    """How python 3 writes bytes for python 2: as text. Text that is named again gives the same bytes, not more."""
 
+    __slots__ = ("_known",)
 
-class _Unpickler(pickle.Unpickler):
-    """Never imports and never calls anything but the stand-ins."""
+    def __init__(self) -> None:
+        self._known: dict[str, bytes] = {}
 
-    def find_class(self, module: str, name: str) -> _StandIn:
-        try:
-            return _STAND_INS[f"{module}.{name}"]
-        except KeyError:
-            shown = f"{module}.{name}"[:80]
-            raise UnsafeFileError(
-                f"names {shown!r}, which no verification set needs; it was not run, and the file is not used"
-            ) from None
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding not in ("latin1", "latin-1"):
+            raise ValueError(f"bytes in the encoding {encoding!r}")
+        if text not in self._known:
+            self._known[text] = text.encode("latin1")
+        return self._known[text]

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from recipes.faces.images import SUFFIXES, decode_image, fit_image, read_image
+from recipes.faces.folders import find_people
+from recipes.faces.images import decode_image, fit_image, read_image
+from recipes.faces.label_lists import read_label_list
 from recipes.faces.records import RecordFile
-from recipes.faces.text import iterate_lines
-from reparam_kit import InputError
+from reparam_kit import InputError, printable
+
+_log = logging.getLogger(__name__)
+_NEGATIVE = re.compile(r"-[0-9]+")
 
 
 class Faces(Dataset[tuple[torch.Tensor, int, int]]):
     """``(image uint8 [3, H, W] RGB, label in 0 .. num_identities - 1, index)``, without augmentation.
+
+    The label is -1 where the person is not known: where a negative number is stored, or is the name of the folder.
 
     All images have one size: the one asked for, to which others are centre-cropped and scaled (that aligns no face), or
     else that of image 0.
@@ -38,7 +48,7 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
     @property
     @abstractmethod
     def num_identities(self) -> int:
-        """How many people the images show."""
+        """How many people are known."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -49,7 +59,7 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 
     @abstractmethod
     def label(self, index: int) -> int:
-        """The label of image ``index``, which is not read for it."""
+        """The label of image ``index``, which is not read for it; -1: not known."""
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -79,9 +89,9 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 class FaceRecords(Faces):
     """A ``.rec`` file.
 
-    The labels of the file, whatever whole numbers they are, are numbered in ascending order. They are taken from the
-    first image of each identity range; of a file without identity ranges, such as a shuffled one, every label is read
-    once, and no image.
+    The labels of the file, whatever whole numbers they are, are numbered in ascending order, negative ones aside. They
+    are taken from the first image of each identity range; of a file without identity ranges, such as a shuffled one,
+    every label is read once, and no image.
 
     Args:
         path: the ``.rec`` file, or one that is open already.
@@ -95,9 +105,8 @@ class FaceRecords(Faces):
     def __init__(self, path: str | os.PathLike[str] | RecordFile, size: int | None = None) -> None:
         super().__init__(size)
         self.records = path if isinstance(path, RecordFile) else RecordFile(path)
-        ranges = self.records.identity_ranges()
-        firsts = ranges[ranges[:, 0] < ranges[:, 1], 0].tolist() if len(ranges) else range(len(self.records))
-        self.labels = np.unique(np.fromiter(map(self.records.label, firsts), np.int64))
+        labels = np.unique(np.fromiter(map(self.records.label, self.records.one_of_each()), np.int64))
+        self.labels = labels[labels >= 0]
 
     @property
     def num_identities(self) -> int:
@@ -114,6 +123,8 @@ class FaceRecords(Faces):
         return self._number(index, self.records.label(index))
 
     def _number(self, index: int, stored: int) -> int:
+        if stored < 0:
+            return -1
         label = int(np.searchsorted(self.labels, stored))
         if label == len(self.labels) or self.labels[label] != stored:
             raise InputError(
@@ -154,15 +165,18 @@ class FaceParts(Faces):
     def encoded(self, index: int) -> tuple[bytes, int]:
         part, inside = self._place(index)
         data, label = self.parts[part].encoded(inside)
-        return data, int(self._labels[part][label])
+        return data, self._common(part, label)
 
     def label(self, index: int) -> int:
         part, inside = self._place(index)
-        return int(self._labels[part][self.parts[part].label(inside)])
+        return self._common(part, self.parts[part].label(inside))
 
     def where(self, index: int) -> str:
         part, inside = self._place(index)
         return self.parts[part].where(inside)
+
+    def _common(self, part: int, label: int) -> int:
+        return int(self._labels[part][label]) if label >= 0 else -1
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -177,7 +191,7 @@ class FaceFiles(Faces):
     Args:
         root: the folder that the names start in.
         names: a path for each image.
-        labels: a number or a text for each image.
+        labels: a number or a text for each image; one that is a negative whole number, or its text, is not known.
         size: as :class:`Faces`.
     """
 
@@ -187,8 +201,13 @@ class FaceFiles(Faces):
         super().__init__(size)
         self._root = os.fsencode(root)
         # One block of bytes for all names: millions of str objects would be copied page by page into every worker.
-        self._names = np.array([os.fsencode(name) for name in names])
-        people, self._labels = np.unique(labels, return_inverse=True)
+        encoded = [os.fsencode(name) for name in names]
+        self._names = b"".join(encoded)
+        self._ends = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
+        distinct: set[Any] = set(labels)
+        people = [label for label in sorted(distinct) if not _NEGATIVE.fullmatch(str(label))]
+        numbers = {label: number for number, label in enumerate(people)}
+        self._labels = np.fromiter((numbers.get(label, -1) for label in labels), np.int64)
         self._count = len(people)
 
     @property
@@ -196,7 +215,7 @@ class FaceFiles(Faces):
         return self._count
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._labels)
 
     def encoded(self, index: int) -> tuple[bytes, int]:
         return read_image(Path(self.where(index))), self.label(index)
@@ -207,7 +226,8 @@ class FaceFiles(Faces):
     def where(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(f"there are {len(self)} images, and no image {index}")
-        return os.fsdecode(os.path.join(self._root, self._names[index]))  # noqa: PTH118 - bytes
+        name = self._names[self._ends[index] : self._ends[index + 1]]
+        return os.fsdecode(os.path.join(self._root, name))  # noqa: PTH118 - bytes
 
 
 def read_faces(
@@ -218,8 +238,13 @@ def read_faces(
     """Open training images; what they are stored as shows in the path.
 
     - a ``.rec`` file; or a folder with one or more, which are then parts of one set
-    - a folder of people: ``person/xxx.jpg``, at any depth below the person, who is the first folder
-    - a text file of lines ``path label``, the label a number or a name
+    - a folder of people: ``person/xxx.jpg``, at any depth below the person, who is the first folder. Links are
+      followed. What is passed over (other files, hidden ones, images of no person) is counted in one line, which the
+      logger ``recipes.faces.datasets`` gives as a warning
+    - a text file of lines ``path label``, the label a number or a name. The last spaces or the tab part them, so that
+      the path may have spaces; there are no quotes and no comments
+
+    A label that is negative means that the person is not known.
 
     Args:
         path: file or folder.
@@ -227,44 +252,35 @@ def read_faces(
         size: height and width of the images; others are centre-cropped and scaled. None: all must be as image 0.
 
     Raises:
-        InputError: there is no such file, no image in it, or it is malformed. The message names file and line.
+        InputError: there is no such file, no image in it, or it is malformed; a line of a list names no file. The
+            message names file and line.
     """
     path = Path(path)
-    if images is not None and (path.is_dir() or path.suffix == ".rec"):
+    if images is not None and (path.is_dir() or _is_rec(path)):
         raise InputError(f"{path} holds its images: leave out the image folder {images}")
-    if path.suffix == ".rec":
+    if _is_rec(path):
         return FaceRecords(path, size)
     if not path.is_dir():
-        return _listed(path, path.parent if images is None else Path(images), size)
-    records = sorted(path.glob("*.rec"))
-    if records:
-        return FaceRecords(records[0], size) if len(records) == 1 else FaceParts(records, size)
-    return _folder(path, size)
+        root = path.parent if images is None else Path(images)
+        return FaceFiles(root, *read_label_list(path, root), size)
+    records = sorted(file for file in path.iterdir() if _is_rec(file))
+    if not records:
+        return _folder(path, size)
+    if any(file.is_dir() for file in path.iterdir()):
+        _log.warning(printable(f"{path}: its .rec files are read, and the folders beside them are not"))
+    return FaceRecords(records[0], size) if len(records) == 1 else FaceParts(records, size)
 
 
-def _listed(path: Path, images: Path, size: int | None) -> FaceFiles:
-    names, labels = [], []
-    for line in iterate_lines(path):
-        if len(line.words) < 2:
-            raise InputError(f"{line.where} is not `path label`")
-        *name, label = line.words
-        names.append(" ".join(name))
-        labels.append(label)
-    if not names:
-        raise InputError(f"{path} is empty")
-    numbers = [int(label) for label in labels if label.removeprefix("-").isdecimal()]
-    return FaceFiles(images, names, numbers if len(numbers) == len(labels) else labels, size)
+def _is_rec(path: Path) -> bool:
+    return path.suffix.lower() == ".rec" and not path.name.startswith(".")
 
 
 def _folder(path: Path, size: int | None) -> FaceFiles:
-    names, labels = [], []
-    for person in sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
-        for folder, below, files in os.walk(path / person):
-            below.sort()
-            for name in sorted(files):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                    names.append(str((Path(folder) / name).relative_to(path)))
-                    labels.append(person)
+    names, people, passed_over = find_people(path)
     if not names:
-        raise InputError(f"{path} has no .rec file and no folder of a person with JPEG or PNG images")
-    return FaceFiles(path, names, labels, size)
+        raise InputError(
+            f"{path} has no .rec file and no folder of a person with images{passed_over and f'; {passed_over}'}"
+        )
+    if passed_over:
+        _log.warning(printable(passed_over))
+    return FaceFiles(path, names, people, size)

@@ -77,7 +77,8 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
         ) from error
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{where} is larger than the {_MAX_PIXELS:,} pixels that are decoded: {first_line(error)}; crop the face first"
+            f"{where} is larger than the {_MAX_PIXELS:,} pixels that are decoded: {first_line(error)}; "
+            "crop the face first"
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(f"{where} is damaged and cannot be decoded: {first_line(error)}") from error

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from recipes.faces.images import SUFFIXES
 from recipes.faces.text import Line, read_lines, whole
 from reparam_kit import InputError
 
 _FOLDS = 10
-_SUFFIXES = (".jpg", ".png", ".jpeg")  # aligned crops are not always saved as the originals were
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_pair_list(path: Path, images: Path) -> list[ListedPair]:
     """
     lines = read_lines(path)
     first = lines[0].words
-    if len(first) <= 2 and all(word.isdecimal() for word in first):
+    if len(first) <= 2 and all(word.strip(" ").isdecimal() for word in first):
         return _lfw(lines, images)
     if len(first) == 2:
         return _deal(list(_two_lines(lines, images)))
@@ -57,7 +57,7 @@ def read_pair_list(path: Path, images: Path) -> list[ListedPair]:
         return [_one_line(line, images) for line in lines]
     raise InputError(
         f"{lines[0].where} begins no known pair list: LFW's begin with `sets pairs`, CALFW's and CPLFW's have two "
-        "lines `file number` for a pair, others a line `path path 0/1`"
+        "lines `file number` for a pair, others a line `path path 0/1`; tabs part names that have spaces"
     )
 
 
@@ -86,7 +86,7 @@ def _lfw(lines: list[Line], images: Path) -> list[ListedPair]:
 
 def _lfw_image(name: str, number: str, line: Line, images: Path) -> Path:
     stem = images / name / f"{name}_{whole(number, line):04d}"
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:  # aligned crops are not always saved as the originals were
         file = stem.with_name(stem.name + suffix)
         if file.is_file():
             return file

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from recipes.faces.bins import read_bin
 from recipes.faces.images import read_image
 from recipes.faces.pair_lists import ListedPair, read_cfp, read_pair_list
-from reparam_kit import InputError, atomic_file
+from reparam_kit import InputError, atomic_file, require_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +114,7 @@ def _is_pickle(path: Path) -> bool:
     if path.suffix == ".bin":
         return True
     try:
-        with path.open("rb") as file:
+        with require_file(path, "a verification set").open("rb") as file:
             return file.read(1) == b"\x80"  # how a pickle of protocol 2 or later begins, and no text in UTF-8
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

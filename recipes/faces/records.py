@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import warnings
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator
@@ -27,9 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from reparam_kit import InputError, atomic_file
+from recipes.faces.record_index import Ints, read_index, select_records
+from reparam_kit import InputError, atomic_file, require_file
 
 _MAGIC = struct.pack("<I", 0xCED7230A)
 _PART = struct.Struct("<4sI")
@@ -41,7 +40,7 @@ _MAX_LABEL = 1 << 24  # labels are float32: the whole numbers up to here are exa
 
 @dataclass(frozen=True)
 class Record:
-    """One image as it is stored: the label of the person and the encoded JPEG or PNG."""
+    """One image as it is stored: the label of the person, negative where it is not known, and the encoded image."""
 
     label: int
     image: bytes
@@ -67,11 +66,9 @@ class RecordFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._local = threading.local()
-        if not self.path.is_file():
-            raise InputError(f"there is no record file {self.path}")
-        self._size = self.path.stat().st_size
+        self._size = require_file(self.path, "a .rec file").stat().st_size
         index = self.path.with_suffix(".idx")
-        keys, offsets = _read_index(index) if index.is_file() else self._walk()
+        keys, offsets = read_index(index) if index.exists() else self._walk()
         if not len(keys):
             raise InputError(f"{self.path} has no record")
         last = offsets.argmax()
@@ -80,13 +77,16 @@ class RecordFile:
         if len(labels) == 1 or image:
             images_end = identities_end = keys[-1] + 1
         else:
-            images_end, identities_end = (self._whole(label, keys[0], offsets[0]) for label in labels[:2])
+            images_end, identities_end = (self._whole(label, keys[0], offsets[0]) for label in labels)
             if not 1 <= images_end <= identities_end:
                 raise InputError(
                     f"{self._place(keys[0], offsets[0])} says that images end at record {images_end} "
                     f"and identities at record {identities_end}"
                 )
-            keys, offsets = self._select(keys, offsets, np.arange(1, identities_end))
+            if abs(keys[-1] + 1 - identities_end) <= _rounding(identities_end):
+                identities_end = keys[-1] + 1
+            keys, offsets = select_records(self.path, keys, offsets, identities_end)
+            images_end = self._images_end(images_end, keys, offsets)
         cut = [np.searchsorted(keys, images_end)]
         self._keys, self._identity_keys = np.split(keys, cut)
         self._offsets, self._identity_offsets = np.split(offsets, cut)
@@ -99,11 +99,11 @@ class RecordFile:
 
         Raises:
             IndexError: ``index`` is not in ``0 .. len - 1``.
-            InputError: the record is cut short or corrupt.
+            InputError: the record is cut short or corrupt, or its label is no whole number that float32 holds exactly.
         """
         key, offset = self._entry(index)
         labels, image = self._read(key, offset)
-        return Record(self._whole(labels[0], key, offset), image)
+        return Record(self._label(labels[0], key, offset), image)
 
     def label(self, index: int) -> int:
         """Label of image ``index``, without reading the image.
@@ -121,21 +121,49 @@ class RecordFile:
         count, label, _, _ = _HEADER.unpack_from(start)
         if count:
             (label,) = struct.unpack_from("<f", start, _HEADER.size)
-        return self._whole(label, key, offset)
+        return self._label(label, key, offset)
 
-    def identity_ranges(self) -> npt.NDArray[np.int64]:
+    def identity_ranges(self) -> Ints:
         """The half-open range ``[start, end)`` of image indices of each person: int64 ``[C, 2]``.
 
         C is 0 where the file holds no identity records.
 
         Raises:
+            InputError: an identity record is corrupt or points outside the images, or there are more than 2**24 of
+                them: float32 holds their ranges rounded.
+        """
+        if len(self) >= _MAX_LABEL:
+            raise InputError(
+                f"{self.path} has {len(self):,} images: ranges beyond record {_MAX_LABEL:,} are rounded to float32; "
+                "take the labels of the images"
+            )
+        return self._stored_ranges()
+
+    def one_of_each(self) -> Ints:
+        """Images among which each person of the identity ranges is; all images of a file without such ranges.
+
+        They are the first of each range; where float32 holds it rounded, all that it may be.
+
+        Raises:
             InputError: an identity record is corrupt or points outside the images.
         """
+        if not len(self._identity_keys):
+            return np.arange(len(self))
+        ranges = self._stored_ranges()
+        firsts = ranges[ranges[:, 0] < ranges[:, 1], 0]
+        rounded = firsts[firsts + 1 >= _MAX_LABEL]
+        near = [
+            np.arange(first - _rounding(first), first + _rounding(first) + 1) for first in rounded.tolist()
+        ]
+        firsts = np.unique(np.concatenate([firsts, *near]))
+        return firsts[firsts < len(self)]
+
+    def _stored_ranges(self) -> Ints:
         ranges = np.empty((len(self._identity_keys), 2), np.int64)
         for row, key, offset in zip(ranges, self._identity_keys, self._identity_offsets, strict=True):
             labels, _ = self._read(key, offset)
-            bounds = [self._whole(label, key, offset) - 1 for label in labels[:2]]
-            if len(bounds) < 2 or not 0 <= bounds[0] <= bounds[1] <= len(self):
+            bounds = [self._whole(label, key, offset) - 1 for label in labels]
+            if len(bounds) < 2 or not 0 <= bounds[0] <= bounds[1] <= len(self) + _rounding(len(self)):
                 raise InputError(f"{self._place(key, offset)} is not a range of the {len(self)} images")
             row[:] = bounds
         return ranges
@@ -167,17 +195,23 @@ class RecordFile:
             raise InputError(f"{self._place(key, offset)} has the label {label}, not a whole number")
         return int(label)
 
-    def _select(
-        self, keys: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        missing = wanted[keys[at] != wanted]
-        if len(missing):
+    def _label(self, label: float, key: int, offset: int) -> int:
+        if abs(label) > _MAX_LABEL:
             raise InputError(
-                f"{self.path} has no record {missing[0]}, though its record 0 promises them up to {wanted[-1]}: "
-                "it or its .idx was cut short"
+                f"{self._place(key, offset)} has the label {label:.0f}: float32 holds whole numbers up to {_MAX_LABEL} "
+                "exactly, and beyond that two people share one; number them from 0"
             )
-        return wanted, offsets[at]
+        return self._whole(label, key, offset)
+
+    def _images_end(self, stored: int, keys: Ints, offsets: Ints) -> int:
+        """Where the images end. Float32 holds it rounded beyond 2**24: the first identity near there shows it."""
+        if stored < _MAX_LABEL:
+            return stored
+        for at in range(stored - _rounding(stored) - 1, min(stored + _rounding(stored), len(keys))):
+            labels, image = self._read(keys[at], offsets[at])
+            if len(labels) > 1 and not image:
+                return int(keys[at])
+        return stored
 
     def _file(self) -> BinaryIO:
         # A handle that came through a fork shares its position with the parent's, and threads would share it too.
@@ -202,7 +236,7 @@ class RecordFile:
             raise self._cut_short(key, start)
         return flag, length
 
-    def _walk(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _walk(self) -> tuple[Ints, Ints]:
         """Keys and byte offsets of all records, found from their headers."""
         starts = array("q")
         at = 0
@@ -215,7 +249,7 @@ class RecordFile:
         return np.arange(len(starts)), np.array(starts, np.int64)
 
     def _read(self, key: int, offset: int) -> tuple[tuple[float, ...], bytes]:
-        """Labels and image bytes of one record."""
+        """The first two labels, or the only one, and the image bytes of one record."""
         file = self._file()
         parts: list[bytes] = []
         flag, at = _FIRST, offset
@@ -234,21 +268,12 @@ class RecordFile:
             raise InputError(
                 f"{self._place(key, offset)} is corrupt: {len(data)} bytes hold no {count} labels"
             )
-        return struct.unpack_from(f"<{count}f", data, _HEADER.size), data[image:]
+        return struct.unpack_from(f"<{min(count, 2)}f", data, _HEADER.size), data[image:]
 
 
-def _read_index(path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Keys, ascending, and byte offsets."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of an empty file
-            table = np.loadtxt(path, dtype=np.int64, ndmin=2)
-        keys, offsets = table[np.argsort(table[:, 0], kind="stable")].T
-    except (ValueError, UserWarning) as error:
-        raise InputError(f"{path} does not hold lines of `key<TAB>byte offset`: {error}") from error
-    if keys[0] < 0 or offsets.min() < 0:
-        raise InputError(f"{path} holds a negative number")
-    return keys, offsets
+def _rounding(number: int) -> int:
+    """How far a whole number may be from the float32 ``number`` that it is stored as."""
+    return 0 if number < _MAX_LABEL - 1 else int(np.spacing(np.float32(number)))
 
 
 def write_records(

@@ -116,7 +116,7 @@ OUT = {
     "expand factories:net -o {w}/pipe.pt": (2, "pipe.pt cannot be written: it is a device or a pipe"),
 }
 PAIRS = {
-    "nowhere.bin": "nowhere.bin cannot be read: No such file",
+    "nowhere.bin": "nowhere.bin: no such file",
     "{w}/empty.bin": "empty.bin is cut short or is not a pickle",
     "{w}/truncated.bin": "truncated.bin is cut short",
     "{w}/bomb.bin": "names '.*Path.touch', which no verification set needs; it was not run",
@@ -151,7 +151,7 @@ EVALUATE = {
     "{w}/state.pt --input raw --folds 2": "state.pt holds a .*Dict, not a model",
 }
 DATA = {
-    "nowhere.rec": "there is no record file nowhere.rec",
+    "nowhere.rec": "nowhere.rec: no such file; name a .rec file",
     "{w}/empty.rec": "empty.rec has no record",
     "{w}/text.rec": "text.rec: record 0 at byte 0 is corrupt",
     "{w}/truncated.rec": "truncated.rec: record 15 at byte .* is cut short",
@@ -159,7 +159,7 @@ DATA = {
     "{w}/sizes.rec": "sizes.rec: record .* has 16x16 pixels, and image 0 8x8",
     "{w}/nobody": "nobody has no .rec file and no folder of a person",
     "{w}/list.txt": "list.txt:1 is not `path label`",
-    "{w}/missing.txt": "the image .*nowhere.png cannot be read",
+    "{w}/missing.txt": "missing.txt:1: .*nowhere.png: no such file",
     "{w}/alone.rec --loss margin": "the data names fewer than two",
     "{w}/faces.rec --batch-size 400": "12 training images do not fill a batch",
     "{w}/faces.rec --loss cosin": "there is no term 'cosin'",
@@ -170,7 +170,7 @@ DATA = {
     "{w}/faces.rec --epochs 0": r"stages\[0\].epochs=0 must be a whole number, at least 1",
     "{w}/faces.rec --block dbbb": "there is no block 'dbbb'",
     "{w}/faces.rec --device cudo": "--device cudo: ",
-    "{w}/faces.rec --val nowhere.bin": "nowhere.bin cannot be read",
+    "{w}/faces.rec --val nowhere.bin": "nowhere.bin: no such file",
     "{w}/faces.rec --val {w}/genuine.bin": "need genuine and impostor pairs",
     "{w}/faces.rec -o out.txt": "reparam-kit: out.txt: the suffix",
     "{w}/faces.rec --exclude conv9": "exclude 'conv9' matches no tensor that can be trained",

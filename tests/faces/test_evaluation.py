@@ -262,7 +262,7 @@ def test_a_model_named_twice(onnx_net, bin_file: Path) -> None:
     ("change", "message"),
     [
         ({"--input": "insigthface"}, "did you mean 'insightface'"),
-        ({"--pairs": "no.bin"}, "no.bin cannot be read"),
+        ({"--pairs": "no.bin"}, "no.bin: no such file"),
         ({"--weights": "w.pt"}, "--weights is for package.module:factory"),
         ({"--folds": "25"}, "24 pairs cannot be cut into 25 folds"),
         ({"--folds": "1"}, "1 is not in the range"),

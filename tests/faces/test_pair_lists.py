@@ -125,7 +125,7 @@ def test_cplfw_without_folds_is_dealt_out_to_ten(tmp_path: Path) -> None:
         ("a.jpg 1\nb.jpg 0\n", r"list\.txt:2 has the number 0, and the first line of its pair has 1"),
         ("a.jpg 1\nb.jpg 1 x\n", r"list\.txt:2 is not `file number`"),
         ("a.jpg -1\nb.jpg -1\n", r"list\.txt:1 has '-1' where a whole number"),
-        ("a.jpg 1\nno.jpg 1\n", r"list\.txt:1: the image .*no\.jpg cannot be read: No such file"),
+        ("a.jpg 1\nno.jpg 1\n", r"list\.txt:1: .*no\.jpg: no such file"),
         ("a.jpg b.jpg 2\n", r"list\.txt:1 is not `path path 0/1`"),
         ("a.jpg b.jpg 1\n\na.jpg b.jpg\n", r"list\.txt:3 is not `path path 0/1`"),
         ("a.jpg b.jpg c.jpg d.jpg 1\n", r"list\.txt:1 begins no known pair list"),

@@ -194,7 +194,7 @@ def test_impossible_range(tmp_path: Path, bounds: tuple[float, float]) -> None:
 
 
 def test_missing_and_empty_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no record file"):
+    with pytest.raises(InputError, match=r"no such file; name a \.rec file"):
         RecordFile(tmp_path / "a.rec")
     (tmp_path / "a.rec").touch()
     with pytest.raises(InputError, match="has no record"):

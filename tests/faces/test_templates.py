@@ -272,7 +272,7 @@ def test_unusable_embeddings_and_images(ijb: Path, tmp_path: Path, save) -> None
     with pytest.raises(InputError, match=r"5\.jpg is not a JPEG, PNG"):
         pool_templates(Embedder(Mean(), RAW), read_templates(ijb, crops))
     (crops / "5.jpg").unlink()
-    with pytest.raises(InputError, match=r"5\.jpg cannot be read"):
+    with pytest.raises(InputError, match=r"5\.jpg: no such file"):
         pool_templates(Embedder(Mean(), RAW), read_templates(ijb, crops))
 
 
