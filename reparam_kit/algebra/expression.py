@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from reparam_kit.algebra.factors import Factor
 
 
+_MOST = 100
+
+
 class Expression:
     """What ``+``, ``>>`` and ``n *`` work on: a factor or a block."""
 
@@ -23,15 +26,15 @@ class Expression:
         raise NotImplementedError
 
     def __add__(self, other: Expression) -> Block:
-        return Block(self.terms + other.terms)
+        return _bounded(self.terms + other.terms)
 
     def __rshift__(self, then: Expression) -> Block:
-        return Block((Term(self._chain(then) + then._chain(self)),))
+        return _bounded((Term(self._chain(then) + then._chain(self)),))
 
     def __rmul__(self, copies: int) -> Block:
         if copies < 1:
             raise ExpressionError(f"{copies} * ({self}): the number of copies must be at least 1")
-        return Block(tuple(Term(term.chain, term.copies * copies) for term in self.terms))
+        return _bounded(tuple(Term(term.chain, term.copies * copies) for term in self.terms))
 
     def _chain(self, other: Expression) -> tuple[Factor, ...]:
         if len(self.terms) > 1 or self.terms[0].copies > 1:
@@ -66,3 +69,13 @@ class Block(Expression):
 
     def __str__(self) -> str:
         return " + ".join(map(str, self.parts))
+
+
+def _bounded(terms: tuple[Term, ...]) -> Block:
+    """A block of ``terms``, each copy of which costs memory and time at every site: text may ask for any number."""
+    branches, longest = sum(term.copies for term in terms), max(len(term.chain) for term in terms)
+    if branches > _MOST or longest > _MOST:
+        raise ExpressionError(
+            f"{branches} branches of up to {longest} factors are more than {_MOST}, the most that a block may have"
+        )
+    return Block(terms)

@@ -19,6 +19,7 @@ from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.errors import ExpressionError
 
 Size = int | Literal["k"]
+_MOST = 100  # of an option, such as width: text may ask for any
 
 
 class Misfit(Exception):
@@ -89,6 +90,8 @@ class Sized(Factor):
             raise ExpressionError(f"{self.name} is written {self.name}({usage})")
         if any(number != "k" and number < 1 for number in (*size, *options.values())):
             raise ExpressionError(f"{self.name}: sizes and options are positive numbers (a size may be k)")
+        if any(number > _MOST for number in options.values()):
+            raise ExpressionError(f"{self.name}: options are at most {_MOST}")
         for field, value in {"size": size, **defaults, **options}.items():
             object.__setattr__(self, field, value)
 

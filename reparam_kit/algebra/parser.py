@@ -18,6 +18,9 @@ from reparam_kit.errors import ExpressionError, suggestion
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[-+*(),=]))")
 
+_DEEPEST = 50  # reading goes by recursion
+_DIGITS = 9
+
 
 def parse(text: str) -> Block:
     """The block that ``text`` describes. Raises ExpressionError that points at the place where reading stopped."""
@@ -27,6 +30,7 @@ def parse(text: str) -> Block:
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
+        self.depth = 0
         self.tokens: list[tuple[str, int]] = []
         position = 0
         end = len(text.rstrip())
@@ -67,8 +71,12 @@ class _Parser:
 
     def atom(self) -> Expression:
         if self.accept("("):
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise self.error("more brackets within brackets than can be read")
             inner = self.sum()
             self.expect(")")
+            self.depth -= 1
             return inner
         return self.factor()
 
@@ -114,6 +122,8 @@ class _Parser:
             raise self.error(
                 f"expected a number, found {token!r}" if token else "the expression ends too early"
             )
+        if len(token) > _DIGITS:
+            raise self.error(f"a number of {len(token)} digits")
         self.index += 1
         return int(token)
 

@@ -78,6 +78,13 @@ def test_text_and_python_agree(text: str, built: Block) -> None:
         ("0 * conv(k)", "number of copies must be at least 1"),
         ("3 + conv(k)", "expected '\\*', found '\\+'"),
         ("__import__('os')", "column 12: unexpected"),
+        ("99999999 * conv(1)", "99999999 branches of up to 1 factors are more than 100"),
+        ("100 * conv(1) + conv(1)", "101 branches"),
+        (" + ".join(["conv(1)"] * 5000), "101 branches"),
+        (" >> ".join(["conv(1)"] * 5000), "up to 101 factors"),
+        ("conv(1, width=99999999)", "at most 100"),
+        (f"{'9' * 5000} * conv(1)", "a number of 5000 digits"),
+        (f"{'(' * 5000}conv(1){')' * 5000}", "brackets within brackets"),
     ],
 )
 def test_what_is_wrong_is_pointed_at(text: str, message: str) -> None:

@@ -62,6 +62,8 @@ class Builder:
         name = self._names.unique(name.replace(".", "_"))
         default = {"default_value": None} if optional else {}
         node = remember(self.graph.placeholder(name, **default), value)
+        # What fx has made an identifier that hides nothing: it writes this one into its code as it is.
+        node.target = node.name
         if batched and not optional and self.images:
             self.images.hold(node)
         if batched and not optional and self._kept is not None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from itertools import chain, count
 from keyword import iskeyword
+from unicodedata import normalize
 
 from onnx import NodeProto
 from torch import fx, nn
 
 # A child of one of these names would hide an attribute of the module that holds it.
-_RESERVED = {*dir(fx.GraphModule), *vars(nn.Module()), "graph", "meta"}
+_RESERVED = {*dir(fx.GraphModule), *vars(nn.Module()), "graph", "meta", "self"}
+_LONGEST = 500  # characters of a name that are kept,
+_DEEPEST = 50  # and modules within modules that it may ask for: torch walks them by recursion
 
 
 class Names:
@@ -19,14 +24,15 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._parents: set[str] = set()
+        self._numbers: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
 
     def unique(self, wanted: str) -> str:
         """``wanted`` as a path of module attributes, changed as little as makes it free."""
-        dotted = ".".join(_atom(part) for part in wanted.split(".") if part) or "unnamed"
+        dotted = ".".join(_atom(part) for part in wanted[:_LONGEST].split(".") if part) or "unnamed"
         flat = dotted.replace(".", "_")
-        name = next(
-            name for name in chain((dotted, flat), (f"{flat}_{i}" for i in count(1))) if self._is_free(name)
-        )
+        first = (dotted, flat) if dotted.count(".") < _DEEPEST else (flat,)
+        numbered = (f"{flat}_{i}" for i in self._numbers[flat])
+        name = next(name for name in chain(first, numbered) if self._is_free(name))
         self._taken.add(name)
         self._parents.update(_parents(name))
         return name
@@ -52,7 +58,8 @@ def layer_name(node: NodeProto, weight: str | None) -> str:
 
 
 def _atom(part: str) -> str:
-    atom = re.sub(r"\W", "_", part)
+    # As Python reads identifiers: it would look for the attribute under the normalised name.
+    atom = re.sub(r"\W", "_", normalize("NFKC", part))
     return atom + "_" if atom in _RESERVED or iskeyword(atom) else atom
 
 
