@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.export import export_onnx as export_onnx
     from reparam_kit.onnx.importer.trainable import train_only as train_only
     from reparam_kit.onnx.run import open_session as open_session
+    from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint
     from reparam_kit.restoration import restore_bn as restore_bn
     from reparam_kit.sites import inspect as inspect
     from reparam_kit.surgery import expand as expand

@@ -53,6 +53,7 @@ class Embedder:
     ) -> None:
         self.preset = preset
         self.batch_size = batch_size
+        self.embedding = embedding
         run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
         self._run: Callable[[torch.Tensor], object] = run
         who = "the model" if isinstance(model, nn.Module) else os.fspath(model)

@@ -7,19 +7,23 @@ run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reparam_kit import InputError, atomic_file
+from reparam_kit import InputError, atomic_file, fingerprint, first_line, require_file
 
 
 def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write ``state`` with ``run``, names and values that it depends on; an old file stays until this one is whole."""
+    """Write ``state`` with ``run``, names and values that it depends on, and a checksum of both.
+
+    An old file stays until this one is whole.
+    """
     content = BytesIO()  # written by torch itself, a full disk is an error that says nothing of disks
-    torch.save({"run": run, "state": state}, content)
+    torch.save({"run": run, "state": state, "sha256": fingerprint([run, state])}, content)
     with atomic_file(path) as file:
         file.write(content.getbuffer())
 
@@ -29,14 +33,17 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
     file.
 
     Raises:
-        InputError: the file is not such a checkpoint or is cut short, or was written for a run that differs;
-            the message names each field that does.
+        InputError: the file is not such a checkpoint, is cut short or damaged, or was written for a run that
+            differs; the message names each field that does.
     """
     if not path.exists():
         return None
+    require_file(path, "a checkpoint of this recipe")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        was, state = saved["run"], saved["state"]
+        was, state, checksum = saved["run"], saved["state"], saved["sha256"]
+        if fingerprint([was, state]) != checksum:
+            raise ValueError("the checksum is of another content")
     except Exception as error:  # a damaged file fails in any way it likes
         raise InputError(
             f"{path} is not a checkpoint of this recipe, or damaged: delete it to start anew"
@@ -53,6 +60,17 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
             "repeat that run's choices to go on with it, or delete it to start anew"
         )
     return state  # type: ignore[no-any-return]
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[None]:
+    """Say in one line where what a checkpoint holds does not fit the run that goes on from it."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not fit the run that it names, {first_line(error)}: delete it to start anew"
+        ) from error
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.faces import Evaluation
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.judging import rank
 from recipes.tsmr.report import EpochReport
 
@@ -42,6 +43,24 @@ class History:
         self.epochs.append(epoch)
         if epoch.validation is None or best is None or rank(epoch.validation) > rank(best):
             self.kept, self.weights = epoch.epoch, weights
+
+    def require_fit(self, model: nn.Module, config: TSMRConfig) -> None:
+        """Raise ValueError where this is no history of ``model`` under ``config``."""
+        if not 0 <= self.kept <= len(self.epochs) <= config.epochs:
+            raise ValueError(f"it keeps epoch {self.kept} of {len(self.epochs)}, of a run of {config.epochs}")
+        if [epoch.epoch for epoch in self.epochs] != list(range(1, len(self.epochs) + 1)):
+            raise ValueError("its epochs are not numbered one by one")
+        wanted = model.state_dict()
+        if self.weights.keys() != wanted.keys():
+            raise ValueError("its weights have other names than the model's")
+        for name, tensor in wanted.items():
+            found = self.weights[name]
+            if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+                raise ValueError(
+                    f"{name} is {found.dtype} {list(found.shape)}, in the model {list(tensor.shape)}"
+                )
+            if tensor.isfinite().all() and not found.isfinite().all():
+                raise ValueError(f"{name} is not finite")
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text: what can be read without running anything."""

@@ -9,16 +9,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.faces import Embedder, input_preset
-from recipes.tsmr.config import LABELLED, TSMRConfig
-from recipes.tsmr.examples import Examples, PartTable, Table, Targets, identity_labels
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.examples import Examples, PartTable, Table, Targets
+from recipes.tsmr.identity import data_identity
 from recipes.tsmr.objective import Objective
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.teacher import data_identity, embedding_table
+from recipes.tsmr.teacher import embedding_table
 from recipes.tsmr.views import Part, Views, epoch_order
 from reparam_kit import InputError
 
@@ -78,12 +81,13 @@ def gather_examples(
     model: nn.Module,
     teachers: Sequence[Embedder],
     views: Views,
+    labels: npt.NDArray[np.int64] | None,
     folder: Path,
     identities: dict[str, Any],
     config: TSMRConfig,
     progress: Progress,
 ) -> Examples:
-    """The images with the teachers' embeddings and, where a term needs them, labels and the old embeddings.
+    """The images with ``labels``, the teachers' embeddings and, where a term needs them, the old embeddings.
 
     Tables are computed into ``folder`` where they are not there. Those of a part of some images are rows of the
     tables of all of them, so that a run on the part and one on the whole compute them once.
@@ -94,7 +98,9 @@ def gather_examples(
 
     part = views.images if isinstance(views.images, Part) else None
     whole = views if part is None else Views(part.images)
-    data = identities["data"] if part is None else data_identity(part.images)
+    data = identities["data"]
+    if part is not None:
+        data = data_identity(part.images, folder, workers=config.workers, progress=progress)
 
     def table(embed: Embedder, identity: str, who: str) -> Table:
         full = embedding_table(
@@ -108,7 +114,6 @@ def gather_examples(
     if config.keep_gallery or config.uses("margin"):
         embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
         old = table(embed, identities["student"], "deployed model")
-    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
     if labels is not None and labels.max() < 1:
         raise InputError("the terms margin and centres tell people apart, and the data names fewer than two")
     return Examples(views, Targets(tables, config.combine), labels, old)

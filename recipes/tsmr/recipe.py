@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,21 +23,23 @@ from recipes.faces import (
     read_faces,
     read_pairs,
 )
-from recipes.tsmr.checkpoint import read_checkpoint, write_checkpoint
-from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.checkpoint import read_checkpoint, whole, write_checkpoint
+from recipes.tsmr.config import LABELLED, TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.examples import identity_labels
 from recipes.tsmr.history import History
+from recipes.tsmr.identity import data_identity, model_identity
 from recipes.tsmr.ingredients import first_images, require_fit
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.logs import Log
 from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
-from recipes.tsmr.teacher import data_identity, model_identity, teacher_preset
+from recipes.tsmr.teacher import teacher_preset
 from recipes.tsmr.trained import MEASURED, changed_outputs, choose_trained
 from recipes.tsmr.trainer import Trainer
 from recipes.tsmr.views import Images, Views
-from reparam_kit import InputError
+from reparam_kit import InputError, __version__, fingerprint
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -126,16 +127,27 @@ def apply_tsmr(
     for embed in embedders:
         embed(first_images(views, 2))  # hours before the first of the others
     chosen, others = choose_trained(model, views, config)
+    progress = Progress(silent=processes.rank > 0)
+    kept = None if cache is None else Path(cache)
     identities: dict[str, Any] = {
         "student": model_identity(model),
         "teachers": tuple(model_identity(t) for t in teachers),
-        "data": data_identity(views.images),
+        "data": processes.first(
+            lambda: data_identity(views.images, kept, workers=config.workers, progress=progress)
+        ),
     }
-    run = {**config.to_json(), **identities, "val": _pairs_identity(pairs), "processes": processes.count}
-    run["trained"] = _names_identity(name for name, p in chosen.named_parameters() if p.requires_grad)
+    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
+    run = {
+        **config.to_json(),
+        **identities,
+        "labels": fingerprint(labels),
+        "trained": fingerprint({name for name, p in chosen.named_parameters() if p.requires_grad}),
+        "val": _pairs_identity(pairs),
+        "processes": processes.count,
+        "reparam-kit": __version__,
+    }
     del run["workers"]  # changes nothing in the result
     saved = read_checkpoint(Path(checkpoint), run) if checkpoint is not None else None
-    progress = Progress(silent=processes.rank > 0)
 
     def judge(model: nn.Module) -> Evaluation | None:
         if pairs is None:
@@ -147,8 +159,10 @@ def apply_tsmr(
         torch.manual_seed(config.seed)
         student = expanded(chosen, views, config)
         history = History({}, (), None, model.state_dict())
-        if saved is not None:
-            history = History.from_state(saved["history"])
+        if saved is not None and checkpoint is not None:
+            with whole(checkpoint):
+                history = History.from_state(saved["history"])
+                history.require_fit(model, config)
         elif pairs is not None:
             history.teacher_scores = score_teachers(teachers, presets, outputs, pairs)
             history.inputs = compare_inputs(
@@ -163,13 +177,14 @@ def apply_tsmr(
             )
         folder = Path(cache or stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         examples = processes.first(
-            lambda: gather_examples(model, embedders, views, folder, identities, config, progress)
+            lambda: gather_examples(model, embedders, views, labels, folder, identities, config, progress)
         )
         trainer = Trainer(student, start_objective(model, examples, config), examples, config, processes)
         log = stack.enter_context(Log(logs if processes.rank == 0 else None))
-        if saved is not None:
-            trainer.load_state_dict(saved["trainer"])
+        if saved is not None and checkpoint is not None:
             done = len(history.epochs)
+            with whole(checkpoint):
+                trainer.load_state_dict(saved["trainer"], done)
             progress.say(f"going on after epoch {done} of {config.epochs}, from {checkpoint}")
         for epoch in range(len(history.epochs) + 1, config.epochs + 1):
             known = len(trainer.curve)
@@ -220,14 +235,5 @@ def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
     return changes
 
 
-def _names_identity(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-
-
 def _pairs_identity(pairs: PairSet | None) -> str | None:
-    if pairs is None:
-        return None
-    digest = hashlib.sha256(pairs.same.tobytes())
-    for image in pairs.images:
-        digest.update(image)
-    return digest.hexdigest()
+    return None if pairs is None else fingerprint([pairs.images, pairs.same, pairs.folds])

@@ -114,7 +114,7 @@ class TSMRReport:
         config: the choices made.
         student: sha256 of the model that was passed in (structure and weights).
         teachers: sha256 of each teacher's file, or of its structure and weights.
-        data: sha256 of what identifies the training images, see ``recipes.tsmr.teacher.data_identity``.
+        data: sha256 of what identifies the training images, see ``recipes.tsmr.identity.data_identity``.
         images: number of training images.
         epochs: each epoch.
         curve: losses, rate and discriminator along the steps.

@@ -8,55 +8,29 @@ with the same net, input and images starts at once.
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.faces import Embedder, FaceRecords, InputPreset, input_preset
+from recipes.faces import Embedder, InputPreset, input_preset
 from recipes.faces.signature import read_signature
+from recipes.tsmr.description import described
+from recipes.tsmr.identity import data_identity as data_identity
+from recipes.tsmr.identity import made_folder
+from recipes.tsmr.identity import model_identity as model_identity
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.views import Images, Views
-from reparam_kit import InputError, atomic_file
+from recipes.tsmr.table import BLOCK, TableFile
+from recipes.tsmr.views import Views
+from reparam_kit import InputError, __version__, fingerprint
 
-_SAMPLED = 64  # images that tell one dataset from another
-_BATCH = 64  # images that the teacher is given at once
-
-
-def model_identity(model: str | Path | nn.Module) -> str:
-    """sha256 of an ONNX file and the files in which it keeps tensors, or of a module as it prints itself and
-    its state_dict.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    if isinstance(model, nn.Module):
-        digest = hashlib.sha256(repr(model).encode())
-        for name, tensor in model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
-    digest = hashlib.sha256()
-    for path in (Path(model), *_external_files(Path(model))):
-        try:
-            digest.update(path.read_bytes())
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
-
-
-def _external_files(path: Path) -> list[Path]:
-    graph = onnx.load(path, load_external_data=False).graph
-    tensors = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
-    return [path.parent / name for name in sorted({ExternalDataInfo(tensor).location for tensor in tensors})]
+_CHECKED = 8  # rows of a table that are computed again before it is used
+_ALIKE = 0.999  # cosine of two computations of one embedding: float16 costs 1e-7, TF32 and other batches 1e-5
 
 
 @dataclass(frozen=True)
@@ -84,22 +58,6 @@ def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size
     return Scaled(**vars(preset), size=signature.size)
 
 
-def data_identity(images: Images) -> str:
-    """sha256 of what tells one set of images from another.
-
-    That is its length, 64 of its images with their labels spread over it and, of a record file, its size; a
-    copy of a data set is the same set.
-    """
-    length = len(images)  # type: ignore[arg-type]
-    digest = hashlib.sha256(str(length).encode())
-    if isinstance(images, FaceRecords):
-        digest.update(str(images.records.path.stat().st_size).encode())
-    for index in np.linspace(0, length - 1, min(length, _SAMPLED)).astype(int).tolist():
-        image, label, _ = images[index]
-        digest.update(image.numpy().tobytes() + str(label).encode())
-    return digest.hexdigest()
-
-
 def embedding_table(
     embed: Embedder,
     model: str,
@@ -115,34 +73,62 @@ def embedding_table(
     """Unit embeddings of all images: a read-only memory map, float16 ``[N, V, D]``.
 
     V is 2 with ``flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
-    ``folder`` (made if needed) whose name comes from V, the input preset, and the identities of the ``model``
-    and the ``data``; one that is there is used, one that is not is written whole or not at all.
+    ``folder`` (made if needed) whose name comes from V, the embedder, and the identities of the ``model``
+    and the ``data``. Of one that is there, blocks that match their checksums are used, if some of their rows are
+    what the model gives now; all others are computed. An interrupted pass leaves what it has computed.
 
     Raises:
         InputError: the model cannot take these images, or gives an embedding that is not finite, zero, or
             the same for every image; or the folder cannot be written to. The message calls the model ``who``.
     """
     sides = (False, True) if flip else (False,)
-    name = hashlib.sha256(json.dumps([model, data, repr(embed.preset), len(sides)]).encode()).hexdigest()
-    path = folder / f"{who.replace(' ', '-')}-{name[:16]}.npy"
-    if not path.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
-        order = ((index, False) for index in range(len(views)))
-        with atomic_file(path) as file, progress.task(who, len(views)) as task:
-            for images, index, _ in views.batches(order, _BATCH, workers):
-                rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
+    shape = tuple(views.shape)
+    of = fingerprint([__version__, model, data, shape, described(embed.preset), embed.embedding, len(sides)])
+    table = TableFile(folder / f"{who.replace(' ', '-')}-{of[:16]}.npy", of, len(views), len(sides))
+    made_folder(folder)
+
+    def embeddings(images: Tensor, index: Tensor) -> npt.NDArray[np.float32]:
+        rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
+        return np.stack([_unit(side, index, who) for side in rows], axis=1)
+
+    sound = table.sound()
+    if sound.any() and not _agrees(table, sound, views, embeddings):
+        progress.say(f"{table.path}: its rows are not what the {who} gives, all are computed anew")
+        sound[:] = False
+    elif table.path.exists() and not sound.all():
+        progress.say(
+            f"{table.path}: {np.count_nonzero(sound)} of its {len(sound)} blocks are there and sound, "
+            "the others are computed"
+        )
+    if not sound.any():
+        table.size = 0
+    missing = np.flatnonzero(~np.repeat(sound, BLOCK)[: len(views)]).tolist()
+    if missing:
+        with progress.task(who, len(missing)) as task:
+            for images, index, _ in views.batches(((at, False) for at in missing), BLOCK, workers):
+                rows = embeddings(images, index)
                 if not task.done:
-                    _refuse_constant(rows[0], who)
-                    shape = (len(views), len(sides), rows[0].shape[1])
-                    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                unit = np.stack([_unit(side, index, who) for side in rows], axis=1)
-                file.write(unit.astype("<f2").tobytes())
+                    _refuse_constant(rows[:, 0], who)
+                if not table.size:
+                    table.create(rows.shape[2])
+                table.write(int(index[0]) // BLOCK, rows)
                 task.advance(len(images))
-    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+    return table.rows()
+
+
+def _agrees(
+    table: TableFile,
+    sound: npt.NDArray[np.bool_],
+    views: Views,
+    embeddings: Callable[[Tensor, Tensor], npt.NDArray[np.float32]],
+) -> bool:
+    """Whether some rows of the sound blocks, other ones each time, are what is computed for their images now."""
+    there = np.flatnonzero(np.repeat(sound, BLOCK)[: len(views)])
+    index = np.sort(np.random.default_rng().choice(there, min(len(there), _CHECKED), replace=False))
+    images = torch.stack([views[int(at), False][0] for at in index])
+    now = embeddings(images, torch.from_numpy(index))
+    then = table.rows()[index].astype(np.float32)
+    return now.shape == then.shape and bool(((now * then).sum(axis=2) > _ALIKE).all())
 
 
 def _unit(embeddings: npt.NDArray[np.float32], index: Tensor, who: str) -> npt.NDArray[np.float32]:

@@ -214,13 +214,21 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, and the curve so far."""
-        parts = ("student", "objective", "optimizer", "average", "game")
-        states = {part: getattr(self, part).state_dict() for part in parts if getattr(self, part) is not None}
+        states = {name: part.state_dict() for name, part in self._parts().items()}
         return {"stage": self._number, "parts": states, "curve": [vars(point) for point in self.curve]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave."""
+    def load_state_dict(self, state: dict[str, Any], epochs: int) -> None:
+        """Go on from what ``state_dict`` gave after ``epochs``. ValueError: it was given after others."""
+        if state["stage"] != self.config.place(epochs)[0]:
+            raise ValueError(f"epoch {epochs} is not in stage {state['stage'] + 1}")
         self.begin(state["stage"])
-        for part, values in state["parts"].items():
-            getattr(self, part).load_state_dict(values)
+        parts = self._parts()
+        if state["parts"].keys() != parts.keys():
+            raise ValueError(f"it is of {', '.join(state['parts'])}, and not of {', '.join(parts)}")
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
         self.curve = [Point(**point) for point in state["curve"]]
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("student", "objective", "optimizer", "average", "game")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

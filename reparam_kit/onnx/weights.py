@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError
 from reparam_kit.files import require_file
 from reparam_kit.onnx.external import address, external_files, is_external
@@ -120,6 +121,16 @@ def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
     model = parse_onnx(read_bytes(path) if payload is None else payload, str(path))
     files = external_files(all_tensors(model), path)
     return OnnxFile(model, {location: read_bytes(file) for location, file in sorted(files.items())})
+
+
+def onnx_fingerprint(path: str | Path) -> str:
+    """sha256, in hex, of all bytes of a model's file and of the files in which it keeps tensors.
+
+    Raises:
+        InputError: as :func:`read_onnx`.
+    """
+    payload = read_bytes(Path(path))
+    return fingerprint([payload, read_onnx(path, payload).external])
 
 
 def parse_onnx(payload: bytes, name: str) -> ModelProto:

@@ -77,11 +77,11 @@ def test_the_table_is_computed_once(
     assert sum(calls) == 2 * len(FaceRecords(rec))
     calls.clear()
     again = table(teacher, rec, tmp_path)
-    assert calls == []
+    assert sum(calls) == 2 * 8  # a few rows, to see whether the table is this teacher's
     assert np.array_equal(first, again)
 
 
-def test_another_teacher_input_or_data_is_another_table(
+def test_another_teacher_or_input_is_another_table_and_a_copy_of_the_images_is_not(
     rec: Path, teacher: nn.Module, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -102,10 +102,6 @@ def test_another_teacher_input_or_data_is_another_table(
     os.utime(copy, ns=(0, 0))
     table(teacher, copy, cache)
     assert tables() == 4
-    with copy.open("ab") as file:
-        file.write(bytes(4))
-    table(teacher, copy, cache)
-    assert tables() == 5
 
 
 def test_a_table_that_fails_leaves_nothing(rec: Path, tmp_path: Path) -> None:
