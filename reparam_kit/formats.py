@@ -48,8 +48,8 @@ def load(
             ``.safetensors`` that ``save`` wrote for an expanded model says so: what the factory makes is then expanded
             likewise.
         unsafe: allow unpickling, which runs whatever code the file carries.
-        include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by their names in the model or
-            in the file; the others get ``requires_grad=False``. None: all.
+        include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by the names of their layers,
+            their own in the model, or those in the file; the others get ``requires_grad=False``. None: all.
         exclude: patterns of those not to train.
 
     Raises:

@@ -101,4 +101,4 @@ def input_preset(name: str | InputPreset) -> InputPreset:
             f"no input preset is called {name!r}: {suggestion(name, PRESETS, 'presets')}; or write a formula such as "
             "'(x - 127.5) / 128'"
         )
-    return _written(" ".join(name.split()), name)
+    return _written(name, name)

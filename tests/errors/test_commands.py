@@ -176,7 +176,7 @@ DATA = {
     "{w}/faces.rec --exclude conv9": "exclude 'conv9' matches no tensor that can be trained",
     "{w}/faces.rec --student-embedding z": "the student has no output 'z': known outputs: ",
     "{w}/faces.rec --teacher-embedding z": "has no output 'z': known outputs: ",
-    "{w}/faces.rec --val {w}/large.bin": "the student takes images of 8 x 8 pixels .*, and the validation images are 16 x",
+    "{w}/faces.rec --val {w}/large.bin": "the student takes images of 8 x 8 .*, and the validation images are 16",
     "{w}/faces.rec --compare": "--compare judges its arms on --val",
     "{w}/faces.rec -o nowhere/out.onnx": "nowhere.* (cannot be made|does not exist)",
     "{w}/faces.rec --config nowhere.json": "nowhere.json: no such file; name a JSON file",

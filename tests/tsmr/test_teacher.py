@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
+import reparam_kit as rk
 from recipes.faces import Embedder, FaceRecords, input_preset
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.progress import Progress
@@ -161,6 +162,7 @@ def test_images_are_scaled_for_a_teacher_that_fixes_another_size(
 ) -> None:
     path = onnx_teacher(tmp_path / "t.onnx", size)
     preset = teacher_preset(path, "raw", torch.Size([3, 16, 16]))
+    assert teacher_preset(rk.load(path), "raw", torch.Size([3, 16, 16])) == preset
     images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
     assert preset(images).shape == (2, 3, size, size)
     assert ("size" in repr(preset)) == (size != 16)  # a table of its own in the cache
