@@ -17,7 +17,9 @@ from onnx_models import without_payloads
 from onnx_text import Weights, load, run
 from torch import Tensor, fx, nn
 
-from reparam_kit.errors import InputError
+from reparam_kit import expand, fold
+from reparam_kit.algebra import Norm
+from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.onnx import import_onnx, write_back
 from reparam_kit.onnx.provenance import Grid
 
@@ -221,3 +223,133 @@ def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
         "s": np.array([0.1, 0.2, 0.3], np.float32),
     }
     assert_not_trained(tmp_path, text, weights)
+
+
+# What may stand between a QuantizeLinear and its DequantizeLinear, from q [N,4,8,8] to r.
+BETWEEN = {
+    "nothing": "r = Identity (q)",
+    "clip": "r = Clip (q, low, high)",
+    "clip from below": "r = Clip (q, low)",
+    "cast": "r = Cast <to = 2> (q)",
+    "cast there and back": "i = Cast <to = 6> (q) r = Cast <to = 2> (i)",
+    "relu": "i = Cast <to = 6> (q) m = Max (i, five) r = Cast <to = 2> (m)",
+    "max pool": "r = MaxPool <kernel_shape = [2,2], strides = [2,2]> (q)",
+    "max pool with padding on one side": "r = MaxPool <kernel_shape = [2,2], pads = [0,0,1,1]> (q)",
+    "reshape": 'r = Reshape (q, "0,4,-1")',
+    "flatten": "r = Flatten (q)",
+    "transpose": "r = Transpose <perm = [0,1,3,2]> (q)",
+    "concat": "r = Concat <axis = 1> (q, q)",
+    "concat with a constant": "r = Concat <axis = 1> (q, k)",
+    "split": "r, t = Split <axis = 1> (q)",
+    "slice": 'r = Slice (q, "0,", "6,", "2,")',
+    "pad": 'r = Pad (q, "0,0,1,0,0,0,0,1", high)',
+    "resize": 'r = Resize <mode = "nearest"> (q, , twice)',
+    "unsqueeze and squeeze": 'u = Unsqueeze (q, "1,") r = Squeeze (u, "1,")',
+    "gather": 'r = Gather <axis = 1> (q, "0,2")',
+    "gather one": 'r = Gather <axis = 2> (q, "3")',
+    "gather points": 'r = GatherND (q, "0,1")',
+    "depth to space": "r = DepthToSpace <blocksize = 2> (q)",
+    "expand": 'u = Unsqueeze (q, "1,") r = Expand (u, "1,3,1,1,1")',
+    "tile": 'r = Tile (q, "1,1,2,1")',
+    "where": "b = Less (low, high) r = Where (b, q, k)",
+    "largest": "r = ReduceMax <axes = [2]> (q)",
+    "of two": "f = Identity (q) r = Max (q, f)",
+    "sum": "i = Cast <to = 6> (q) j = Add (i, i) r = Cast <to = 2> (j)",
+    "half": "i = Cast <to = 6> (q) j = Div (i, two) r = Cast <to = 2> (j)",
+}
+BETWEEN_WEIGHTS: Weights = {
+    "low": np.array(100, np.uint8),
+    "high": np.array(140, np.uint8),
+    "five": np.array(125, np.int32),
+    "two": np.array(2, np.int32),
+    "k": np.full((1, 4, 8, 8), 9, np.uint8),
+    "twice": np.array([1, 1, 2, 2], np.float32),
+}
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("case", BETWEEN)
+def test_what_moves_integers_lets_the_gradient_through(case: str, batch: str, tmp_path: Path) -> None:
+    path, nodes = tmp_path / "model.onnx", BETWEEN[case]
+    text = f"""net (float[{batch},4,8,8] x) => (float y) {{
+        q = QuantizeLinear (x, s, z) {nodes} y = DequantizeLinear (r, s, z)
+    }}"""
+    weights: Weights = {"s": np.array(0.1, np.float32), "z": np.array(120, np.uint8)}
+    for literal in nodes.split('"')[1::2]:
+        if literal != "nearest":
+            array = np.array(literal.strip(",").split(","), np.int64)
+            weights = {**weights, literal: array if "," in literal else array.reshape(())}
+    used = {name: value for name, value in BETWEEN_WEIGHTS.items() if name in nodes}
+    model = load(path, text, {**weights, **used})
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    y = model(x)
+    torch.testing.assert_close(y.detach(), runtime(path, x.detach()), rtol=0, atol=1e-6)
+    y.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    if case == "clip":
+        outside = (x < -2.2) | (x > 2.2)
+        assert outside.any()
+        assert (x.grad[outside] == 0).all()
+
+
+STORED = {
+    "convolution": (
+        "[N,3,8,8]",
+        "d = DequantizeLinear <axis = 0> (w, s, z) y = Conv (x, d)",
+        (4, 3, 3, 3),
+        0,
+    ),
+    "transposed": (
+        "[N,3,8,8]",
+        "d = DequantizeLinear <axis = 1> (w, s, z) y = ConvTranspose (x, d)",
+        (3, 4, 3, 3),
+        1,
+    ),
+    "matrix": ("[N,3]", "d = DequantizeLinear <axis = 1> (w, s, z) y = MatMul (x, d)", (3, 4), 1),
+    "gemm": ("[N,3]", "d = DequantizeLinear <axis = 0> (w, s, z) y = Gemm <transB = 1> (x, d)", (4, 3), 0),
+    "on the left": ("[3,N]", "d = DequantizeLinear <axis = 0> (w, s, z) y = MatMul (d, x)", (4, 3), 0),
+    "slope": ("[N,4,8,8]", "d = DequantizeLinear <axis = 0> (w, s, z) y = PRelu (x, d)", (4, 1, 1), 0),
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_what_is_trained_is_what_is_written(case: str, tmp_path: Path) -> None:
+    sizes, nodes, shape, axis = STORED[case]
+    weights: Weights = {
+        "w": random.integers(-90, 90, shape).astype(np.int8),
+        "s": random.uniform(0.01, 0.03, shape[axis]).astype(np.float32),
+        "z": random.integers(-9, 9, shape[axis]).astype(np.int8),
+    }
+    path = tmp_path / "model.onnx"
+    model = load(path, f"net (float{sizes} x) => (float y) {{ {nodes} }}", weights)
+    x = torch.randn([2 if n == "N" else int(n) for n in sizes.strip("[]").split(",")])
+    [(name, parameter)] = model.named_parameters()
+    model(x).square().sum().backward()
+    assert parameter.grad is not None
+    assert parameter.grad.abs().max() > 0
+    parameter.data += torch.randn(parameter.shape)
+    parameter.data.view(-1)[0] += 9  # beyond the last level
+    write_back(model, tmp_path / "new.onnx")
+    torch.testing.assert_close(run(model, x)[0], runtime(tmp_path / "new.onnx", x), rtol=1e-5, atol=1e-5)
+    again = dict(import_onnx(tmp_path / "new.onnx").named_parameters())[name]
+    assert (again != parameter).any()
+    model.zero_grad()
+    model(x).square().sum().backward()
+    assert (parameter.grad == 0).any()
+
+
+@pytest.mark.parametrize("norm", ["scale", "none"])
+def test_branches_are_added_before_the_sum_is_rounded(norm: Norm, tmp_path: Path) -> None:
+    model = load(tmp_path / "model.onnx", CONV, settings_of(True, np.int8))
+    student = expand(model, norm=norm)
+    x = 2 * torch.randn(2, 3, 8, 8)
+    assert run(student, x)[0].equal(run(model, x)[0])
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape)
+    write_back(fold(student), tmp_path / "new.onnx")
+    torch.testing.assert_close(run(student, x)[0], runtime(tmp_path / "new.onnx", x), rtol=0, atol=0.031)
+    assert (run(student, x)[0] != runtime(tmp_path / "new.onnx", x)).float().mean() < 0.01
+    with pytest.raises(NothingToDoError, match="forward of its own"):
+        expand(model, norm="batch")

@@ -5,6 +5,7 @@
 - ``op``: the node as such a function sees it
 - ``builder``: the graph, the layers and their tensors, and where these came from
 - ``batch``, ``rules``: freeing a batch that the file fixes, so that no image's result depends on another
+- ``levels``, ``rounded``: integers with a gradient, and weights that are rounded in each pass as they will be written
 - ``example``: the shape and type of every value, seen on an example input
 - ``backend``: the importer as a ``onnx.backend.base.Backend``
 """

@@ -18,12 +18,24 @@ from reparam_kit.onnx.importer.example import (
     ROWS,
     call_example,
     check_size,
+    example,
     forget,
     layer_example,
     on_meta,
     remember,
 )
+from reparam_kit.onnx.importer.levels import (
+    as_numbers,
+    gives_levels,
+    integers,
+    integers_among,
+    stand_for,
+    stored_as,
+    takes_levels,
+    with_gradient,
+)
 from reparam_kit.onnx.importer.naming import Names
+from reparam_kit.onnx.importer.rounded import grid_of, on_grid, with_grids
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
 from reparam_kit.onnx.provenance import Source
 
@@ -72,7 +84,7 @@ class Builder:
 
     def finish(self, outputs: list[Value]) -> fx.GraphModule:
         """The model, in eval mode."""
-        nodes = [self._node(value) for value in outputs]
+        nodes = [self.stored(self._node(value)) for value in outputs]
         if self.images:
             nodes = [self.images.output(node) for node in nodes]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
@@ -89,6 +101,9 @@ class Builder:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
         """``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run time."""
+        dtype = integers_among(args)
+        if dtype is not None and not takes_levels(function):
+            return self._on_integers(function, args)
         nodes = [leaf for leaf in leaves(args) if isinstance(leaf, fx.Node)]
         if not nodes:
             known = map_aggregate(args, self.read)
@@ -105,17 +120,38 @@ class Builder:
         result = self._call(function, args)
         if on_cpu:
             self._on_cpu.add(result)
-        return result
+        return stand_for(result, dtype) if dtype and gives_levels(function) else result
+
+    def _on_integers(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """``function`` of the integers whose levels are among ``args``, with the gradient that it has on these."""
+        result = self.call(function, map_aggregate(args, self.stored))
+        known = example(result) if isinstance(result, fx.Node) else None
+        if not isinstance(known, Tensor) or known.dtype is torch.bool or known.dtype.is_floating_point:
+            return result
+        like = self.call(function, map_aggregate(args, self._floating))
+        floating = example(like)
+        if not isinstance(floating, Tensor) or not floating.dtype.is_floating_point:
+            return result
+        return stand_for(self.call(with_gradient, (result, like)), known.dtype)
+
+    def stored(self, leaf: Any) -> Any:
+        """The integers themselves, where ``leaf`` holds their levels."""
+        dtype = integers(leaf)
+        return leaf if dtype is None else self.call(stored_as, (leaf, dtype))
+
+    def _floating(self, leaf: Any) -> Any:
+        return self.call(as_numbers, (leaf,)) if integers(leaf) else leaf
 
     def item(self, result: fx.Node, index: int) -> fx.Node:
         """One output of a node that has several."""
-        item = self._call(operator.getitem, (result, index))
+        item = stand_for(self._call(operator.getitem, (result, index)), integers(result))
         if result in self._on_cpu:
             self._on_cpu.add(item)
         return item
 
     def as_list(self, value: fx.Node) -> fx.Node:
         """The integers of a 1-D value, to be an argument of a call."""
+        value = self.stored(value)
         if place(value) is not None:
             raise KeptBatchError("sizes that are computed from an image cannot be had for several")
         node = self.graph.call_method("tolist", (value,))
@@ -131,22 +167,28 @@ class Builder:
             for weight in weights.values():
                 self.read(weight)
             return self.call(module.eval(), inputs)
-        name = self._place(name, module.eval(), weights)
-        nodes = tuple(self._node(value) for value in inputs)
+        name = self._place(name, with_grids(module.eval(), weights), weights)
+        dtype = integers_among(inputs) if gives_levels(module) else None
+        nodes = tuple(self._node(value if dtype else self.stored(value)) for value in inputs)
         result = layer_example(module, nodes)
         if self.images is None or not images_in(nodes):
-            return remember(self.graph.call_module(name, nodes), result)
+            return stand_for(remember(self.graph.call_module(name, nodes), result), dtype)
         nodes, where = rules.layer(self.images, module, nodes)
-        return self.images.settled(
-            self.images.held(remember(self.graph.call_module(name, nodes), result), where)
-        )
+        node = self.images.held(remember(self.graph.call_module(name, nodes), result), where)
+        return stand_for(self.images.settled(node), dtype)
 
     def parameter(self, name: str, weight: Constant) -> fx.Node:
         """``weight`` as the parameter of a call that is no layer."""
         holder = nn.Module()
         holder.weight = nn.Parameter(torch.empty_like(weight.tensor, device="meta"))
         place = f"{self._place(name, holder, {'weight': weight})}.weight"
-        return remember(self.graph.get_attr(place), on_meta(weight.tensor))
+        node = remember(self.graph.get_attr(place), on_meta(weight.tensor))
+        if weight.source is None or weight.source.grid is None:
+            return node
+        scale, zero, *ends = grid_of(weight.source, tuple(weight.tensor.shape))
+        settings = (Constant(scale, f"{name}.scale"), Constant(zero, f"{name}.zero"))
+        result: fx.Node = self.call(on_grid, (node, *settings, *ends))
+        return result
 
     def read(self, leaf: Any) -> Any:
         """The tensor of a constant, which is then part of the graph and no longer to be trained."""

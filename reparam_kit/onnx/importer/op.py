@@ -13,10 +13,14 @@ from torch import Tensor, fx, nn
 from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import example
+from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.provenance import Source
+
+# Operators whose layers can have weights that are stored as integers.
+_ROUNDING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 class UnknownError(UnsupportedError):
@@ -135,6 +139,8 @@ class Op:
     def dtype(self, index: int) -> torch.dtype:
         """The type of an input's elements."""
         value = self[index]
+        if (dtype := integers(value)) is not None:
+            return dtype
         known = value.tensor if isinstance(value, Constant) else self._example(value)
         if known is None:
             raise UnknownError(f"the type of input {index} ({self._node.input[index]!r}) is not known")
@@ -153,15 +159,24 @@ class Op:
     def weights(self, **indices: int) -> dict[str, Constant] | None:
         """Weights for :meth:`layer` by their name there, without those that the node leaves out.
 
-        ``None`` where one is computed at run time: then they can be arguments of a call only.
+        ``None`` where one is computed at run time, or stored as integers for a layer that does not round: then they can
+        be arguments of a call only.
         """
         given = {name: value for name, index in indices.items() if (value := self.get(index)) is not None}
         known = {name: value for name, value in given.items() if isinstance(value, Constant)}
-        return known if len(known) == len(given) else None
+        stored = any(c.source is not None and c.source.grid is not None for c in known.values())
+        return None if len(known) < len(given) or (stored and self.type not in _ROUNDING) else known
 
     def call(self, function: Callable[..., Any], *args: Any, on_cpu: bool = False) -> Value:
         """``function(*args)``, where arguments may be values; ``on_cpu`` says that it reads a shape."""
         return self._value(self._builder.call(function, args, on_cpu=on_cpu))
+
+    def levels(self, function: Callable[..., Any], *args: Any, dtype: torch.dtype) -> Value:
+        """``function(*args)``, which gives the floating-point levels of integers of ``dtype``."""
+        result = self.call(function, *args)
+        if isinstance(result, fx.Node):
+            return stand_for(result, dtype)
+        return Constant(result.tensor.to(dtype), result.name)
 
     def call_many(self, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
         """``function(*args)``, where it returns as many tensors as the node has outputs."""

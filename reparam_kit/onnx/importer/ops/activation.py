@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
@@ -89,7 +90,8 @@ def prelu(op: Op) -> Value:
     if isinstance(slope, Constant):
         count, shape = slope.tensor.numel(), tuple(slope.tensor.shape)
         per_channel = x_shape and ((1,) * (len(x_shape) - len(shape)) + shape)[1:2] == (count,)
-        if count == 1 or per_channel:
+        stored = slope.source is not None and slope.source.grid is not None
+        if (count == 1 or per_channel) and not stored:
             return op.layer(nn.PReLU(count), op[0], weight=slope)
     return op.call(broadcast_prelu, op[0], op.parameter(1))
 
@@ -133,3 +135,4 @@ def shaped_like(x: Tensor, other: Tensor) -> Tensor:
 
 
 rule(elementwise, broadcast_prelu, clamped, scaled_hard_sigmoid)
+picks(clamped)

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
@@ -50,7 +51,7 @@ def cast(op: Op) -> Value:
     """``saturate`` and ``round_mode`` are about 8-bit floats, to which there is no cast here."""
     op.attr("saturate")
     op.attr("round_mode")
-    return op.call(cast_to, op[0], dtype_of(op.attr("to")))
+    return _cast(op, dtype_of(op.attr("to")))
 
 
 @operator("CastLike")
@@ -58,7 +59,17 @@ def cast_like(op: Op) -> Value:
     """x, and a value of the wanted type."""
     op.attr("saturate")
     op.attr("round_mode")
-    return op.call(cast_to, op[0], op.dtype(1))
+    return _cast(op, op.dtype(1))
+
+
+def _cast(op: Op, dtype: torch.dtype) -> Value:
+    """Integers with a gradient keep it, also as floating-point numbers."""
+    old = integers(op[0])
+    if old is None or dtype is torch.bool:
+        return op.call(cast_to, op[0], dtype)
+    if dtype.is_floating_point:
+        return op.call(cast_to, op.call(as_numbers, op[0]), dtype)
+    return op.levels(recast, op[0], old, dtype, dtype=dtype)
 
 
 @operator("Dropout", since=7)

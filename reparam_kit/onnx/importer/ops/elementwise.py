@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
@@ -97,3 +98,4 @@ def where(op: Op) -> Value:
 
 rule(elementwise, *_UNARY.values(), *_BINARY.values(), *_VARIADIC.values())
 rule(elementwise, torch.div, torch.fmod, torch.remainder, torch.where)
+picks(torch.maximum, torch.minimum, torch.where)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.example import check_count
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import along, picked
@@ -130,3 +131,4 @@ rule(along(1), torch.cat, torch.select, torch.unbind)
 rule(along(2), gathered, torch.split)
 rule(along(3), parts, sliced)
 rule(picked, getitem)
+picks(torch.cat, torch.select, torch.unbind, gathered, torch.split, parts, sliced, getitem, pointed_at)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.example import check_count
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import innermost_first
 from reparam_kit.onnx.importer.registry import operator
@@ -68,3 +69,4 @@ def _by_axis(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None) -> list
 
 
 rule(along(2), padded_with, padded_from_inside)
+picks(padded_with, padded_from_inside)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import (
     Window,
@@ -87,3 +88,4 @@ def _sums(x: Tensor, window: Window) -> Tensor:
 
 
 rule(first, average, padded)
+picks(padded)

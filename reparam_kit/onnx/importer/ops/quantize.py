@@ -1,8 +1,8 @@
 """Quantisation as fake quantisation: floating point on the levels of the integers, with a straight-through gradient.
 
-A ``QuantizeLinear`` becomes two calls. The first gives the levels as floating-point numbers, which have a gradient; the
-second stores them as integers. A ``DequantizeLinear`` of such integers reads the levels of the first. Integers that the
-file stores, and only dequantises, are weights like others.
+A ``QuantizeLinear`` gives the levels as floating-point numbers, which have a gradient and stand for the integers (see
+:mod:`..levels`); a ``DequantizeLinear`` reads them. Integers that the file stores, and only dequantises, are
+weights like others.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from onnx import TensorProto
 from torch import Tensor, fx
 
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
-from reparam_kit.onnx.importer.rules import beside, elementwise
+from reparam_kit.onnx.importer.rules import beside
 from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
 from reparam_kit.onnx.provenance import Grid
 
@@ -27,7 +28,7 @@ def quantize(op: Op) -> Value:
     dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
     division = dtype_of(division) if division else op.dtype(1)
     layout = op.attr("axis"), op.attr("block_size")
-    return op.call(stored_as, op.call(levels, op.parameter(0), scale, zero, dtype, division, *layout), dtype)
+    return op.levels(levels, op.parameter(0), scale, zero, dtype, division, *layout, dtype=dtype)
 
 
 @operator("DequantizeLinear", since=10)
@@ -45,8 +46,6 @@ def dequantize(op: Op) -> Value:
         if source is not None and source.permutation is None:
             settings = (scale.tensor, none if zero is None else zero.tensor)
             return x.on_grid(Grid(*(along(setting, x.tensor, *layout).numpy() for setting in settings)))
-    if isinstance(x, fx.Node) and x.target is stored_as:
-        x = x.args[0]  # type: ignore[assignment]
     return op.call(dequantized, x, scale, zero, dtype_of(dtype) if dtype else op.dtype(1), *layout)
 
 
@@ -69,11 +68,6 @@ def levels(
     nearest = (torch.round(at) + shift).clamp(range_.min, range_.max)
     inside = (at + shift).clamp(range_.min, range_.max)
     return nearest.detach() + (inside - inside.detach())  # what is added is zero, and has the gradient
-
-
-def stored_as(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Levels as the integers that they are."""
-    return x.to(dtype)
 
 
 def dequantized(
@@ -100,6 +94,6 @@ def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Te
     return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
 
 
-rule(elementwise, stored_as)
+reads(dequantized)
 rule(beside(5), levels)
 rule(beside(4), dequantized)

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import along
@@ -109,3 +110,4 @@ def cumulative_sum(op: Op) -> Value:
 
 
 rule(along(1), *_REDUCE.values(), torch.argmax, torch.argmin, last_index, running_total)
+picks(torch.amax, torch.amin)

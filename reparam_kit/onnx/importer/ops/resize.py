@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import first
@@ -86,6 +87,8 @@ def _resize(op: Op, region: object, scales: object, sizes: object, method: Metho
     for name, values in known.items():
         if getattr(method, name) not in values:
             raise UnsupportedError(f"{name} = {getattr(method, name)!r} is not supported")
+    if method.mode != "nearest" and op.shape(0) is not None and not op.dtype(0).is_floating_point:
+        raise UnsupportedError(f"mode = {method.mode!r} of integers is not supported")
     axes, shape = op.attr("axes"), op.shape(0)
     if axes is None or 0 in axes:
         first = 0 if axes is None else axes.index(0)
@@ -177,3 +180,4 @@ def _filter(distance: Tensor, method: Method) -> Tensor:
 
 
 rule(first, resized)
+picks(resized)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer.batch import FRONT, Function, Images, Planned, place, rearrangement, rule
+from reparam_kit.onnx.importer.levels import picks, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import extended, first, permuted
@@ -185,3 +186,6 @@ rule(permuted, torch.permute)
 rule(extended, torch.tile)
 rule(_measured, sizes_of, count_of)
 rule(_expanded, expanded)
+picks(reshaped, as_matrix, squeezed, unsqueezed, torch.squeeze, torch.flatten, torch.permute, torch.tile)
+picks(expanded, depth_moved_to_space, space_moved_to_depth)
+reads(sizes_of, count_of)

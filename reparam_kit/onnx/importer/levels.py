@@ -1,0 +1,90 @@
+"""Values that stand for integers, held as their floating-point levels, so that a gradient passes whatever moves them.
+
+A function that only picks and arranges entries does so with the levels. Any other is given the integers themselves, and
+the gradient that it would have on the levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.rules import elementwise
+from reparam_kit.onnx.importer.values import leaves
+
+_KEY = "integers"
+_PICKING: set[Callable[..., Any]] = set()
+_READING: set[Callable[..., Any]] = set()
+_PICKING_LAYERS = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Identity,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+
+
+def picks(*functions: Callable[..., Any]) -> None:
+    """These give entries of their arguments and nothing else, and so levels where they are given levels."""
+    _PICKING.update(functions)
+
+
+def reads(*functions: Callable[..., Any]) -> None:
+    """These take levels for the integers that they are, and give none."""
+    _READING.update(functions)
+
+
+def takes_levels(function: object) -> bool:
+    """Whether a function or layer may be given levels in the place of integers."""
+    return isinstance(function, _PICKING_LAYERS) or function in _PICKING or function in _READING
+
+
+def gives_levels(function: object) -> bool:
+    """Whether what it makes of levels are levels again."""
+    return takes_levels(function) and function not in _READING
+
+
+def integers(node: object) -> torch.dtype | None:
+    """The type of the integers of which ``node`` holds the levels; ``None`` where it holds what it says."""
+    found: torch.dtype | None = node.meta.get(_KEY) if isinstance(node, fx.Node) else None
+    return found
+
+
+def stand_for(node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
+    """``node``, which holds the levels of such integers."""
+    node.meta[_KEY] = dtype
+    return node
+
+
+def integers_among(args: Any) -> torch.dtype | None:
+    """The type of the first of the arguments that are levels."""
+    return next((dtype for leaf in leaves(args) if (dtype := integers(leaf))), None)
+
+
+def stored_as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Levels as the integers that they are."""
+    return x.to(dtype)
+
+
+def as_numbers(x: Tensor) -> Tensor:
+    """Levels as ordinary numbers."""
+    return x
+
+
+def with_gradient(x: Tensor, like: Tensor) -> Tensor:
+    """Integers ``x`` as levels, with the gradient of ``like``."""
+    return x.to(like.dtype) + (like - like.detach())
+
+
+def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:
+    """Levels of ``old`` as those of ``new``, which goes around where it has no such level."""
+    return with_gradient(x.detach().to(old).to(new), x)
+
+
+picks(recast)
+reads(stored_as, as_numbers)
+rule(elementwise, stored_as, as_numbers, with_gradient, recast)

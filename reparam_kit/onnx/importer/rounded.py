@@ -1,0 +1,115 @@
+"""Layers whose weights the file stores as integers: each call takes the numbers that would be written.
+
+The parameter itself stays a floating-point number, to which branches are added and which the optimiser moves. Before
+the layer uses it, it goes to the nearest level of the file's grid, by the formula with which it is written
+(:meth:`Grid.levels`); the gradient passes as if it did not, and ends beyond the first and the last level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reparam_kit.onnx.importer.values import Constant
+from reparam_kit.onnx.provenance import Source
+
+
+class Rounded(nn.Module):
+    """A layer that rounds its parameters first. ``grids``: for each, scale, zero, and the first and last level."""
+
+    grids: Mapping[str, tuple[int, int]]
+
+    def forward(self, *args: Any) -> Any:
+        """The layer's own forward, with its parameters on their grids."""
+        own = self._parameters
+        rounded: dict[str, Any] = {
+            name: on_grid(
+                getattr(self, name), getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero"), *ends
+            )
+            for name, ends in self.grids.items()
+        }
+        try:
+            self._parameters = own | rounded
+            return super().forward(*args)
+        finally:
+            self._parameters = own
+
+
+class RoundedConv1d(Rounded, nn.Conv1d):
+    """On its grids."""
+
+
+class RoundedConv2d(Rounded, nn.Conv2d):
+    """On its grids."""
+
+
+class RoundedConv3d(Rounded, nn.Conv3d):
+    """On its grids."""
+
+
+class RoundedConvTranspose1d(Rounded, nn.ConvTranspose1d):
+    """On its grids."""
+
+
+class RoundedConvTranspose2d(Rounded, nn.ConvTranspose2d):
+    """On its grids."""
+
+
+class RoundedConvTranspose3d(Rounded, nn.ConvTranspose3d):
+    """On its grids."""
+
+
+class RoundedLinear(Rounded, nn.Linear):
+    """On its grids."""
+
+
+_ROUNDED = {kind.__mro__[2]: kind for kind in Rounded.__subclasses__()}
+ROUNDED_LAYERS = tuple(_ROUNDED)
+
+
+def with_grids(module: nn.Module, weights: Mapping[str, Constant]) -> nn.Module:
+    """``module`` itself, which rounds those of ``weights`` that the file stores as integers, if there are any."""
+    grids = {}
+    for name, weight in weights.items():
+        if weight.source is not None and weight.source.grid is not None:
+            scale, zero, *ends = grid_of(weight.source, tuple(getattr(module, name).shape))
+            module.register_buffer(f"{name}_scale", scale, persistent=False)
+            module.register_buffer(f"{name}_zero", zero, persistent=False)
+            grids[name] = cast("tuple[int, int]", tuple(ends))
+    if grids:
+        module.__class__ = _ROUNDED[type(module)]
+        module.grids = grids  # type: ignore[assignment]
+    return module
+
+
+def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int, int]:
+    """Scale and zero of a stored tensor as they go with the parameter of that ``shape``, and its ends."""
+    grid = source.grid
+    assert grid is not None
+    ends = np.iinfo(grid.zero.dtype)
+    settings = [np.asarray(grid.scale), np.asarray(grid.zero).astype(np.float64)]
+    if all(setting.size == 1 for setting in settings):
+        arranged = [torch.from_numpy(setting.reshape(())[None].copy())[0] for setting in settings]
+    else:
+        arranged = [_arranged(np.broadcast_to(setting, source.shape), source, shape) for setting in settings]
+    return arranged[0], arranged[1], int(ends.min), int(ends.max)
+
+
+def _arranged(setting: Any, source: Source, shape: tuple[int, ...]) -> Tensor:
+    order = source.permutation
+    if order is not None:  # from the file's order of dimensions to the parameter's
+        setting = setting.reshape([shape[dim] for dim in order]).transpose(np.argsort(order))
+    return torch.from_numpy(np.array(setting, order="C").reshape(shape))
+
+
+def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int) -> Tensor:
+    """What is read back where ``x`` is written; its gradient is that of ``x`` between the ends, and 0 beyond."""
+    at = x.detach().double() / scale.double()
+    level = (torch.round(at) + zero).clamp(first, last)
+    value = ((level - zero).to(scale.dtype) * scale).to(x.dtype)
+    inside = (at + zero >= first) & (at + zero <= last)
+    return value + (x - x.detach()) * inside
