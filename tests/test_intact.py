@@ -125,6 +125,7 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "bias computed": lambda net: parametrize.register_parametrization(
         net.conv.base, "bias", nn.Tanh(), unsafe=True
     ),
+    "hook before the BatchNorm": lambda net: net.head[0].register_forward_hook(double),
     "branch hooked": lambda net: net.conv.branches[0].register_forward_hook(
         lambda module, args, output: -output
     ),

@@ -119,6 +119,8 @@ class Expanded(Foldable):
             return "its .base has a forward of its own"
         if has_hooks(base):
             return "its .base, which is only a part of the sum, has hooks: put them on the layer itself"
+        if self.shift_into is not None and self._forward_hooks:
+            return f"hooks stand between it and the BatchNorm {self.shift_into}, which takes up its shift: remove them"
         if self.shift_into is None and base._parameters.get("bias") is None:
             return "its bias, which takes up the shift of its branches, is gone or computed"
         for branch in self.branches:
