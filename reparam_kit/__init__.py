@@ -25,6 +25,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file as atomic_file
     from reparam_kit.baking import bake as bake
+    from reparam_kit.cli.paths import OutputPath as OutputPath
+    from reparam_kit.cli.paths import RootPath as RootPath
     from reparam_kit.digests import fingerprint as fingerprint
     from reparam_kit.files import require_file as require_file
     from reparam_kit.formats import load as load
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.importer.trainable import train_only as train_only
     from reparam_kit.onnx.run import open_session as open_session
     from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint
+    from reparam_kit.outputs import Output as Output
+    from reparam_kit.outputs import hold_apart as hold_apart
     from reparam_kit.restoration import restore_bn as restore_bn
     from reparam_kit.sites import inspect as inspect
     from reparam_kit.surgery import expand as expand

@@ -89,6 +89,17 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def require_writable(path: str | Path) -> None:
+    """Refuse what :func:`atomic_path` would refuse, before the work that is to be written.
+
+    Raises:
+        InputError: as there.
+    """
+    target = _target(Path(path))
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"{path} cannot be written: the folder {target.parent} may not be written to")
+
+
 class _Write:
     """One file on its way: its place, at the end of all links, and a temporary file beside that."""
 

@@ -33,6 +33,7 @@ ROOMS = [
     "onnx",
     "verification",
     "formats",
+    "outputs",
     "cli",
 ]
 

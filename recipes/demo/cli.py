@@ -17,7 +17,7 @@ import reparam_kit as rk
     "--output",
     default="demo-output",
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=rk.OutputPath(),
     help="Folder to fill.",
 )
 @click.option("--seed", default=0, show_default=True, help="Decides the faces and all training.")

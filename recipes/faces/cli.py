@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=rk.RootPath(path_type=Path),
     help="Folder of aligned crops that the paths of a list start in.",
 )
 @click.option(
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images run at once."
 )
-@click.option("--roc", type=click.Path(path_type=Path), help="Write the ROC curves to this .svg or .png.")
+@click.option("--roc", type=rk.OutputPath(".svg", ".png"), help="Write the ROC curves to this .svg or .png.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory.")
 @click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
 @click.option(
@@ -124,15 +124,15 @@ def evaluate(
         results[model] = evaluate_model(
             loaded, subject, preset, flip, batch_size, folds, bootstrap, embedding
         )
+    if roc:
+        from recipes.faces.plot import save_roc
+
+        save_roc(roc, results)
     if as_json:
         shown = [{"model": model, "set": str(pairs), **result.to_json()} for model, result in results.items()]
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))
     else:
         _show(pairs, results)
-    if roc:
-        from recipes.faces.plot import save_roc
-
-        save_roc(roc, results)
 
 
 def _show(pairs: Path, results: dict[str, Evaluation]) -> None:

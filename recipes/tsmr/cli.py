@@ -32,6 +32,16 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
     return click.option(*names, default=None, show_default=str(usual), **options)
 
 
+def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+    """What is written beside the output, which is read before, where nothing else is said."""
+
+    def named(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        output: Path | None = ctx.params.get("output")
+        return output.with_name(output.name + ending) if value is None and output is not None else value
+
+    return named
+
+
 @click.command()
 @click.argument("student", type=click.Path())
 @click.option(
@@ -44,7 +54,14 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
 )
 @click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder of people, or list.")
 @click.option("--val", type=_FILE, help="Verification set (.bin): the best epoch on it is kept.")
-@click.option("-o", "--output", required=True, type=_FILE, help="File to write.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    is_eager=True,
+    type=rk.OutputPath(".onnx", ".pt", ".safetensors"),
+    help="File to write.",
+)
 @click.option("--student-input", metavar="PRESET", help=f"What the student expects, required: {CHOICES}.")
 @click.option(
     "--teacher-input",
@@ -150,12 +167,19 @@ def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda.")
 @click.option(
     "--work",
-    type=_FILE,
+    type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "arms")),
+    callback=_beside(".work"),
     help="Folder of the checkpoint and the teacher's embeddings; the same command again goes on from there. "
     "[default: OUTPUT.work]",
 )
-@click.option("--logs", type=_FILE, help="Folder for TensorBoard.")
-@click.option("--report", "page", type=_FILE, help="HTML page to write of the run. [default: OUTPUT.html]")
+@click.option("--logs", type=rk.OutputPath(holds=("events.out.tfevents.*",)), help="Folder for TensorBoard.")
+@click.option(
+    "--report",
+    "page",
+    type=rk.OutputPath(".html", ".htm"),
+    callback=_beside(".html"),
+    help="HTML page to write of the run. [default: OUTPUT.html]",
+)
 @click.option(
     "--compare",
     "compared",
@@ -182,9 +206,9 @@ def tsmr(
     val: Path | None,
     output: Path,
     device: str,
-    work: Path | None,
+    work: Path,
     logs: Path | None,
-    page: Path | None,
+    page: Path,
     compared: bool,
     seeds: int,
     rates: tuple[float, ...],
@@ -203,13 +227,11 @@ def tsmr(
     config = chosen(**choices)
     if compared and val is None:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
-    page = page or output.with_name(f"{output.name}.html")
     from recipes.tsmr.distributed import Processes, launched
     from recipes.tsmr.page import write_report
     from recipes.tsmr.recipe import apply_tsmr
     from recipes.tsmr.show import show
 
-    work = work or output.with_name(f"{output.name}.work")
     with launched(device) as place, _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe_load)
         # Before hours of training: can this model and its page be written so?
@@ -279,7 +301,8 @@ def _page_of(page: Path, output: Path) -> Iterator[None]:
 
 @contextmanager
 def _work_folder(path: Path) -> Iterator[None]:
-    """Made if needed, and taken away again if nothing was kept in it."""
+    """Made if needed, and then taken away again if nothing was kept in it."""
+    made = not path.exists()
     try:
         path.mkdir(exist_ok=True)
     except OSError as error:
@@ -287,5 +310,6 @@ def _work_folder(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # it is not empty
-            path.rmdir()
+        if made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()

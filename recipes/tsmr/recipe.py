@@ -32,6 +32,7 @@ from recipes.tsmr.identity import data_identity, model_identity
 from recipes.tsmr.ingredients import first_images, require_fit
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.logs import Log
+from recipes.tsmr.places import in_its_own_places
 from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.report import EpochReport, TSMRReport
@@ -54,6 +55,7 @@ class TSMRResult(Generic[Model]):
     report: TSMRReport
 
 
+@in_its_own_places
 def apply_tsmr(
     model: Model,
     teacher: Teacher | Sequence[Teacher],
@@ -93,7 +95,8 @@ def apply_tsmr(
 
     Raises:
         InputError: data, teacher or checkpoint cannot be used, the student takes other images, its embedding or a
-            teacher's cannot be told, a pattern matches nothing, a teacher is at chance on ``val``, or the
+            teacher's cannot be told, a pattern matches nothing, what is written would replace what is read, another
+            run writes to ``cache`` or ``checkpoint`` at this moment, a teacher is at chance on ``val``, or the
             checkpoint is from a run that differs.
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from reparam_kit import __version__
 from reparam_kit.cli.group import Group
+from reparam_kit.cli.paths import OutputPath
 from reparam_kit.errors import printable
 
 if TYPE_CHECKING:
@@ -124,9 +126,11 @@ def _file(name: str) -> Callable[[_Command], _Command]:
     return click.argument(name, type=click.Path(), callback=check)
 
 
-_output = click.option(
-    "-o", "--output", required=True, type=click.Path(), metavar="OUT", help="File to write."
-)
+def _output(*suffixes: str) -> Callable[[_Command], _Command]:
+    kind = OutputPath(*suffixes)
+    return click.option("-o", "--output", required=True, type=kind, metavar="OUT", help="File to write.")
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
 
 
@@ -155,10 +159,10 @@ def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, *
 
 @main.command()
 @click.argument("model", type=click.Path())
-@_output
+@_output(".onnx", ".pt", ".safetensors")
 @_block_options
 @_model_options
-def expand(model: str, output: str, weights: str | None, unsafe_load: bool, **choice: Any) -> None:
+def expand(model: str, output: Path, weights: str | None, unsafe_load: bool, **choice: Any) -> None:
     """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
@@ -169,9 +173,9 @@ def expand(model: str, output: str, weights: str | None, unsafe_load: bool, **ch
 
 @main.command()
 @click.argument("expanded", type=click.Path())
-@_output
+@_output(".onnx", ".pt", ".safetensors")
 @_model_options
-def fold(expanded: str, output: str, weights: str | None, unsafe_load: bool) -> None:
+def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) -> None:
     """Multiply the branches of EXPANDED out into the original convolutions."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
@@ -220,7 +224,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", type=click.Path())
-@_output
+@_output(".onnx")
 @click.option(
     "--like",
     required=True,
@@ -240,7 +244,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 @_model_options
 def export(
     model: str,
-    output: str,
+    output: Path,
     like: str,
     inputs: str | None,
     simplify: bool,

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from reparam_kit.cli.paths import held_apart
 from reparam_kit.cli.plugins import load, plugins, warn
 from reparam_kit.cli.signals import ending_well
 from reparam_kit.cli.streams import OutputLostError, guard_streams
@@ -34,6 +35,12 @@ class Group(click.Group):
             return self.commands[cmd_name]
         point = plugins().get(cmd_name)
         return load(point) if point else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and held_apart(command), rest
 
     def main(self, *args: Any, **options: Any) -> Any:
         guard_streams()

@@ -132,7 +132,7 @@ PAIRS = {
     "{w}/pairs.bin --folds 50": "8 pairs cannot be cut into 50 folds",
     "{w}/pairs.bin --images {w}": "pairs.bin holds its images: leave out the image folder",
     "{w}/pairs.bin --detector-score": "pairs.bin is no IJB set",
-    "{w}/pairs.bin --roc out.pdf": "out.pdf: a ROC plot is written as .svg or .png",
+    "{w}/pairs.bin --roc out.pdf": "out.pdf: the suffix says what is written; choose .svg or .png",
     "{w}/pairs.bin --weights {w}/state.pt": "--weights is for package.module:factory",
     "{w}/pairs.bin --input raw": "2 times --input for 1 models",
     "{w}/pairs.bin --embedding a --embedding b": "2 times --embedding for 1 models",
