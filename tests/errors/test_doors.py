@@ -35,6 +35,9 @@ READS = {
     "evaluate {} --input raw --pairs pairs.bin --folds 2": ".onnx .pt",
     f"tsmr {{}} --teacher teacher.onnx --data faces.rec {NEEDED}": ".onnx .pt",
     f"tsmr face.onnx --teacher {{}} --data faces.rec {NEEDED}": ".onnx .pt",
+    "evaluate face.onnx --input raw --folds 2 --pairs {}": ".bin .txt",
+    f"tsmr face.onnx --teacher teacher.onnx --data {{}} {NEEDED}": ".rec .txt",
+    f"tsmr face.onnx --teacher teacher.onnx --data faces.rec --val {{}} {NEEDED}": ".bin .txt",
     f"tsmr face.onnx --teacher teacher.onnx --data faces.rec --config {{}} {NEEDED}": ".json",
 }
 CASES = [(command, suffix) for command, suffixes in READS.items() for suffix in suffixes.split()]

@@ -317,6 +317,15 @@ HOSTILE: dict[str, tuple[ModelProto, str]] = {
     "a negative size": (model_of(node("Add", "x w"), stored=[sized(-4)]), "is damaged"),
     "a huge input": (model_of(node("Relu", "x"), inputs=[value("x", 2**62, 2**62)]), "is damage"),
     "a huge fill": (model_of(node("ConstantOfShape", "s"), stored=[ints("s", 2**20, 2**20)]), "damage"),
+    "many large fills": (
+        model_of(
+            *(node("ConstantOfShape", "s", f"c{i}") for i in range(20)),
+            *(node("Neg", f"c{i}", f"d{i}") for i in range(20)),
+            node("Add", "x d0"),
+            stored=[ints("s", 2**11, 2**12)],
+        ),
+        "entries are computed from",
+    ),
     "a huge fill by shape": (
         model_of(node("Shape", "x", "s"), node("ConstantOfShape", "s"), inputs=[value("x", 1, 2**40)]),
         "damage",

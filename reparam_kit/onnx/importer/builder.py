@@ -15,6 +15,7 @@ from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer import rules
 from reparam_kit.onnx.importer.batch import Images, KeptBatchError, images_in, is_own, place
 from reparam_kit.onnx.importer.example import (
+    MOST,
     ROWS,
     call_example,
     check_size,
@@ -38,6 +39,8 @@ from reparam_kit.onnx.importer.naming import Names
 from reparam_kit.onnx.importer.rounded import grid_of, on_grid, with_grids
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
 from reparam_kit.onnx.provenance import Source
+
+_LONGEST = 2**20  # entries of a constant that is written into the code of the graph
 
 
 class Builder:
@@ -68,6 +71,7 @@ class Builder:
         self._buffers: dict[Constant, fx.Node] = {}
         self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
         self._fixed: set[str] = set()
+        self._stored = self._computed = 0  # entries of constants: in the file, and made of others
 
     def input(self, name: str, value: Tensor | None, optional: bool, batched: bool) -> fx.Node:
         """A graph input, for which ``value`` is an example; one that is ``optional`` is ``None`` by default."""
@@ -109,7 +113,7 @@ class Builder:
             known = map_aggregate(args, self.read)
             check_size(function, known)
             with torch.no_grad():
-                return function(*known)
+                return self._counted(function(*known))
         tensors = [node for node in nodes if node not in self._lists]
         on_cpu = on_cpu or self._on_cpu.issuperset(tensors)
         if on_cpu:
@@ -194,8 +198,9 @@ class Builder:
         """The tensor of a constant, which is then part of the graph and no longer to be trained."""
         if not isinstance(leaf, Constant):
             return leaf
-        if leaf.source is not None:
+        if leaf.source is not None and leaf.source.name not in self._fixed:
             self._fixed.add(leaf.source.name)
+            self._stored += leaf.tensor.numel()
         return leaf.tensor
 
     def _place(self, name: str, module: nn.Module, weights: Mapping[str, Constant]) -> str:
@@ -255,10 +260,22 @@ class Builder:
             self._buffers[value] = remember(self.graph.get_attr(name), on_meta(value.tensor))
         return self._buffers[value]
 
+    def _counted(self, result: Any) -> Any:
+        """``result``, if all that is computed at import is in proportion to what the file holds."""
+        self._computed += sum(leaf.numel() for leaf in leaves(result) if isinstance(leaf, Tensor))
+        if self._computed > 4 * MOST + 8 * self._stored:
+            raise InputError(
+                f"constants of {self._computed:,} entries are computed from {self._stored:,} that the file holds, "
+                "which is damage or far beyond a deployed net"
+            )
+        return result
+
     def _literal(self, leaf: Any) -> Any:
         if not isinstance(leaf, Constant):
             return leaf
         tensor: Tensor = self.read(leaf)
+        if tensor.numel() > _LONGEST:
+            raise InputError(f"a constant of {tensor.numel():,} entries meets what is made from shapes alone")
         node = self.graph.call_function(torch.tensor, (tensor.tolist(),), {"dtype": tensor.dtype})
         self._on_cpu.add(node)
         return remember(node, tensor)
