@@ -158,7 +158,5 @@ def test_a_pickled_module_is_checked_too(tmp_path: Path) -> None:
     content = (tmp_path / "net.pt").read_bytes()
     assert content.count(weight) == 1
     (tmp_path / "net.pt").write_bytes(content.replace(weight, weight[4:] + weight[:4]))
-    with pytest.raises(
-        rk.InputError, match=r"net\.pt is damaged: the checksum of its entry '.*/data/\d+'"
-    ):
+    with pytest.raises(rk.InputError, match=r"net\.pt is damaged: the checksum of its entry '.*/data/\d+'"):
         rk.load(tmp_path / "net.pt", unsafe=True)
