@@ -4,7 +4,7 @@
   is a ``FaceRecords``, ``FaceParts`` or ``FaceFiles``
 - ``Augmentation``: random changes of one image, decided by a seed
 - ``RecordFile(path)``, ``write_records(path, records)``: InsightFace RecordIO, read lazily and written
-- ``decode_image(data, where)``: JPEG or PNG bytes to uint8 ``[H, W, 3]`` RGB
+- ``decode_image(data, where)``: an encoded image to uint8 ``[H, W, 3]`` RGB
 - ``read_pairs(path)``, ``write_pairs(path, pairs)``, ``PairSet``: pairs of images (``.bin``, lists, CFP)
 - ``read_templates(path)``, ``TemplateSet``: pairs of videos and templates (YTF, IJB-B, IJB-C)
 - ``read_set(path)``: either of them

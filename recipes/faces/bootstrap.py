@@ -64,7 +64,7 @@ def bootstrap_intervals(
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    pairs = _Pairs(same[order], fold_numbers(len(scores), folds)[order], falling[last], last)
+    pairs = _Pairs(same[order], fold_numbers(same, folds)[order], falling[last], last)
     impostors = int((~same).sum())
     measured = [far for far in fars if accepts_allowed(far, impostors) >= 1]
     rows = []

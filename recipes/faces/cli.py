@@ -149,7 +149,10 @@ def _show(pairs: Path, results: dict[str, Evaluation]) -> None:
     row("input", lambda r: f"{r.input}, {'with' if r.flip else 'without'} flip")
     row("embedding", lambda r: str(r.embedding_size))
     row("accuracy", lambda r: _share(r.accuracy, r.accuracy_interval))
-    row("standard deviation", lambda r: f"{r.accuracy_std:.2%} over {r.folds} folds")
+    row(
+        "standard deviation",
+        lambda r: f"{r.accuracy_std:.2%} over {r.folds} folds{', dealt by kind' if r.folds_by_kind else ''}",
+    )
     row("threshold", lambda r: f"cosine {r.threshold:.4f}, mean of the folds")
     for far in first.tar_at_far:
         row(f"TAR at FAR {far:g}", lambda r, far=far: _tar(r, far))  # type: ignore[misc]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class Evaluation:
         input: name of the input preset.
         flip: whether the embedding of the mirrored image was added.
         folds: number of folds of the accuracy.
+        folds_by_kind: whether both kinds were dealt out to the folds, because consecutive ones would lack one of them.
         accuracy: mean over the folds, ``0..1``.
         accuracy_std: standard deviation over the folds.
         threshold: mean of the folds' thresholds, a cosine similarity.
@@ -76,6 +77,7 @@ class Evaluation:
     d_prime: float | None = None
     accuracy_interval: Interval | None = None
     tar_intervals: dict[float, Interval | None] | None = None
+    folds_by_kind: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, without scores and truths; false accept rates are keys such as ``"0.001"``."""
@@ -143,7 +145,9 @@ def evaluate(
         embeddings = embed_pairs(embedder, known, name, flip)
         scores = similarity(embeddings[0::2], embeddings[1::2])
     fars = TEMPLATE_FARS if isinstance(known, TemplateSet) else FARS
-    return judge(scores, known.same, cut, fars, embeddings.shape[1], preset.name, flip, bootstrap)
+    result = judge(scores, known.same, cut, fars, embeddings.shape[1], preset.name, flip, bootstrap)
+    counted = folds is not None or known.folds is None
+    return replace(result, folds_by_kind=counted and bool((np.diff(cut) < 0).any()))
 
 
 def choose_folds(pairs: PairSet | TemplateSet, folds: int | None) -> npt.NDArray[np.int64]:
@@ -152,7 +156,7 @@ def choose_folds(pairs: PairSet | TemplateSet, folds: int | None) -> npt.NDArray
     Raises:
         InputError: the set cannot be judged, whatever the scores will be: better known before minutes of embedding.
     """
-    numbers = fold_numbers(len(pairs), folds or (_FOLDS if pairs.folds is None else pairs.folds))
+    numbers = fold_numbers(pairs.same, folds or (_FOLDS if pairs.folds is None else pairs.folds))
     require_both_kinds(pairs.same)
     return numbers
 

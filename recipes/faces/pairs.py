@@ -21,7 +21,7 @@ class PairSet:
     """Pairs of face images and whether each pair shows one person.
 
     Attributes:
-        images: 2N encoded images (JPEG or PNG); pair ``i`` is ``images[2 * i]`` and ``images[2 * i + 1]``.
+        images: 2N encoded images; pair ``i`` is ``images[2 * i]`` and ``images[2 * i + 1]``.
         same: bool ``[N]``.
         folds: the number of each pair's fold, int64 ``[N]``, where the set's makers say which is which.
         names: what messages call each of the 2N images, where they came from files of their own.

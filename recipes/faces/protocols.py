@@ -37,28 +37,43 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return cosine
 
 
-def fold_numbers(count: int, folds: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The fold ``0 .. F - 1`` of each of ``count`` pairs, int64.
+def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The fold ``0 .. F - 1`` of each of N pairs, int64 ``[N]``.
 
     Args:
-        count: the number of pairs.
-        folds: how many consecutive folds, not shuffled, of which the first ``count mod folds`` have one pair more; or
-            the number of each pair's fold, as a set's makers give it.
+        same: bool ``[N]``.
+        folds: how many consecutive folds, not shuffled, of which the first ``N mod folds`` have one pair more; or the
+            number of each pair's fold, as a set's makers give it. Where a consecutive fold would lack genuine or
+            impostor pairs, as in a set that is ordered by kind, both kinds are dealt out evenly, in their order: a
+            threshold from folds of the other kind would be the worst there is.
 
     Raises:
         InputError: there are fewer than two folds, more than pairs, or not one number for each pair.
     """
-    given = np.asarray(folds)
+    given, same = np.asarray(folds), np.asarray(same, np.bool_)
+    count = len(same)
     if given.ndim == 0:
         number = int(given)
         if not 2 <= number <= count:
             raise InputError(f"{count} pairs cannot be cut into {number} folds")
         parts = [len(part) for part in np.array_split(np.arange(count), number)]
-        return np.repeat(np.arange(number), parts)
+        numbers = np.repeat(np.arange(number), parts)
+        has = np.zeros((number, 2), np.bool_)
+        has[numbers, same.astype(int)] = True
+        return numbers if has.all() else _dealt(same, numbers)
     known, numbers = np.unique(given, return_inverse=True)
     if given.shape != (count,) or len(known) < 2:
         raise InputError(f"{len(given)} numbers of {len(known)} folds do not cut {count} pairs into folds")
     return numbers
+
+
+def _dealt(same: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``numbers`` for the pairs in the order of how many of their kind stand before them, as a share of the kind."""
+    rank = np.where(same, np.cumsum(same), np.cumsum(~same)) - 0.5
+    share = rank / np.where(same, same.sum(), (~same).sum())
+    dealt = np.empty_like(numbers)
+    dealt[np.argsort(share, kind="stable")] = numbers
+    return dealt
 
 
 def kfold_accuracy(
@@ -66,7 +81,8 @@ def kfold_accuracy(
 ) -> tuple[float, float, Floats]:
     """LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
-    The folds are not shuffled, as the sets' makers intend: a set's folds share no person. The candidates are the
+    The folds are not shuffled, as the sets' makers intend: a set's folds share no person; a set that is ordered by kind
+    is dealt out (:func:`fold_numbers`). The candidates are the
     midpoints between neighbouring distinct scores of the other folds, and one threshold on either side of them all.
     Among equally accurate ones the highest is taken (InsightFace's choice: its first among ascending distances).
 
@@ -84,7 +100,7 @@ def kfold_accuracy(
     """
     scores, same = _checked(scores, same)
     order = _falling(scores)
-    fold = fold_numbers(len(scores), folds)[order]
+    fold = fold_numbers(same, folds)[order]
     scores, same = scores[order], same[order]
     accuracies = np.empty(int(fold.max()) + 1)
     thresholds = np.empty(len(accuracies))

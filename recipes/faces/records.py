@@ -83,8 +83,8 @@ class RecordFile:
                     f"{self._place(keys[0], offsets[0])} says that images end at record {images_end} "
                     f"and identities at record {identities_end}"
                 )
-            if abs(keys[-1] + 1 - identities_end) <= _rounding(identities_end):
-                identities_end = keys[-1] + 1
+            if abs(int(keys[-1]) + 1 - identities_end) <= _rounding(identities_end):
+                identities_end = int(keys[-1]) + 1
             keys, offsets = select_records(self.path, keys, offsets, identities_end)
             images_end = self._images_end(images_end, keys, offsets)
         cut = [np.searchsorted(keys, images_end)]

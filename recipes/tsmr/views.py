@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.faces.augment import Augmentation
 from recipes.tsmr.config import Augment
-from reparam_kit import InputError, ReparamError
+from reparam_kit import InputError, ReparamError, first_line
 
 Images = Dataset[tuple[Tensor, int, int]]
 View = tuple[int, bool]
@@ -78,15 +78,22 @@ def _as_from_here(loader: Iterable[_Batch]) -> Iterator[_Batch]:
         raise type(error)(
             last.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
         ) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # how torch says that one is no more
+            raise
+        raise InputError(
+            f"a process that decodes images was ended ({first_line(error)}): give it more memory, or fewer workers"
+        ) from None
 
 
 class Part(Dataset[tuple[Tensor, int, int]]):
-    """Some of the images of a dataset, with their people numbered anew."""
+    """Some of the images of a dataset, with their people numbered anew; a negative label is still not known."""
 
     def __init__(self, images: Images, chosen: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
         self.images = images
         self.chosen = chosen
-        self.labels = np.unique(labels[chosen], return_inverse=True)[1]
+        taken = labels[chosen]
+        self.labels = np.where(taken < 0, -1, np.searchsorted(np.unique(taken[taken >= 0]), taken))
 
     def __len__(self) -> int:
         return len(self.chosen)

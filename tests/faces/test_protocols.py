@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.faces import d_prime, kfold_accuracy, roc, similarity, tar_at_far
+from recipes.faces.protocols import fold_numbers
 from reparam_kit import InputError
 
 # Few distinct values, so that ties are common.
@@ -29,12 +30,9 @@ def decisions(scores: np.ndarray) -> list[np.ndarray]:
 def test_kfold_by_definition(rows: list[tuple[float, bool]], folds: int) -> None:
     scores, same = split(rows)
     mean, std, thresholds = kfold_accuracy(scores, same, folds)
-    accuracies, start = [], 0
+    accuracies = []
     for i in range(folds):
-        size = len(scores) // folds + (i < len(scores) % folds)
-        fold = np.zeros(len(scores), bool)
-        fold[start : start + size] = True
-        start += size
+        fold = fold_numbers(same, folds) == i
         reached = np.mean((scores[~fold] >= thresholds[i]) == same[~fold])
         best = max(np.mean(called == same[~fold]) for called in decisions(scores[~fold]))
         assert reached == best
@@ -84,7 +82,7 @@ def test_folds_of_a_set_by_its_makers(rows: list[tuple[float, bool]], order: lis
 
 def test_numbers_that_cut_evenly_are_the_consecutive_folds() -> None:
     scores = np.random.default_rng(0).normal(size=23)
-    same = scores > np.random.default_rng(1).normal(size=23)
+    same = np.arange(23) % 2 == 0
     numbers = np.repeat([5, 2, 9], [8, 8, 7])
     mean, std, thresholds = kfold_accuracy(scores, same, 3)
     again = kfold_accuracy(scores, same, numbers)
@@ -192,3 +190,45 @@ def test_rates_need_both_kinds(same: list[bool]) -> None:
 def test_folds_must_fit(folds: int) -> None:
     with pytest.raises(InputError, match=f"3 pairs cannot be cut into {folds} folds"):
         kfold_accuracy([0.1, 0.2, 0.3], [True, False, True], folds)
+
+
+ORDERS = {
+    "genuine first": lambda same: np.argsort(~same, kind="stable"),
+    "impostors first": lambda same: np.argsort(same, kind="stable"),
+    "runs of sixty": lambda same: np.concatenate(
+        [np.argsort(~same[i : i + 60]) + i for i in range(0, 600, 60)]
+    ),
+    "shuffled": lambda same: np.random.default_rng(0).permutation(len(same)),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("genuine", [300, 200, 10, 590])
+@pytest.mark.parametrize("folds", [2, 7, 10])
+def test_every_fold_has_both_kinds_in_whatever_order(order: str, genuine: int, folds: int) -> None:
+    same = np.arange(600) % 600 < genuine
+    same = same[ORDERS[order](same)]
+    numbers = fold_numbers(same, folds)
+    for fold in range(folds):
+        assert 0 < same[numbers == fold].sum() < (numbers == fold).sum()
+    sizes = np.bincount(numbers)
+    assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_scores_that_say_nothing_are_not_below_chance(order: str) -> None:
+    same = np.arange(600) % 2 == 0
+    same = same[ORDERS[order](same)]
+    scores = np.random.default_rng(1).normal(size=600)
+    assert kfold_accuracy(scores, same, 10)[0] > 0.45
+
+
+def test_a_set_in_the_order_of_lfw_is_cut_as_it_always_was() -> None:
+    same = np.tile(np.repeat([True, False], 300), 10)
+    assert np.array_equal(fold_numbers(same, 10), np.repeat(np.arange(10), 600))
+
+
+@pytest.mark.parametrize("same", [[True, False], [True] * 5 + [False], [True] * 4, [True] + [False] * 30])
+def test_no_fold_is_empty_where_a_kind_is_rare(same: list[bool]) -> None:
+    numbers = fold_numbers(same, 2)
+    assert set(numbers.tolist()) == {0, 1}

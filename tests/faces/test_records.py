@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipes.faces import Record, RecordFile, write_records
+from recipes.faces import FaceParts, FaceRecords, Record, RecordFile, write_records
 from reparam_kit import InputError
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -291,3 +291,77 @@ def test_real_file(shared_faces: Path, tmp_path: Path) -> None:
     write_records(tmp_path / "a.rec", [(r.label, r.image) for r in contents(records)])
     for ours, theirs in (("a.rec", "train.rec"), ("a.idx", "train.idx"), ("property", "property")):
         assert (tmp_path / ours).read_bytes() == (shared_faces / theirs).read_bytes()
+
+
+@pytest.mark.parametrize("last", [2, 3, 4])
+@pytest.mark.parametrize("start", [-20, 0])
+def test_identity_ranges_that_float32_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int, last: int
+) -> None:
+    """Beyond 2**24 images, starts and ends are stored to the nearest even number; the images know their people."""
+    first = (1 << 24) + start
+    sizes = [first - 1, *[1, 3, 2, 1, 4] * 3, last]
+    starts = np.cumsum([1, *sizes])
+    end, stop = int(starts[-1]), int(starts[-1]) + len(sizes)
+    images = [part(0, payload(7 * k, b"image")) for k in range(len(sizes))]
+    people = [part(0, payload(0, b"", (starts[k], starts[k + 1]))) for k in range(len(sizes))]
+    records = [part(0, payload(0, b"", (end, stop))), *images, *people]
+    path = write_raw(tmp_path / "big.rec", *records, index=False)
+    at = np.cumsum([0, *map(len, records[:-1])])
+    offsets = np.repeat(at, [1, *sizes, *[1] * len(sizes)])
+    # Millions of records share a few images. Read from text, the index alone would take seconds.
+    path.with_suffix(".idx").touch()
+    monkeypatch.setattr("recipes.faces.records.read_index", lambda _: (np.arange(stop), offsets))
+    faces = FaceRecords(path)
+    assert (len(faces), faces.num_identities) == (end - 1, len(sizes))
+    for k, begin in enumerate(starts[:-1].tolist()):
+        assert [faces.label(begin - 1), faces.label(begin + sizes[k] - 2)] == [k, k]
+    with pytest.raises(InputError, match="are rounded to float32; take the labels of the images"):
+        faces.records.identity_ranges()
+
+
+@pytest.mark.parametrize("label", [2.0**24 + 2, -(2.0**25), 1e30, float("inf"), float("nan"), 0.5])
+@pytest.mark.parametrize("array", [False, True])
+def test_labels_that_are_no_exact_whole_numbers(tmp_path: Path, label: float, array: bool) -> None:
+    labels = (label, 1.0) if array else ()
+    path = write_raw(tmp_path / "a.rec", part(0, payload(label, b"img", labels)))
+    for read in (RecordFile(path).read, RecordFile(path).label):
+        with pytest.raises(InputError, match=r"record 0 at byte 0 has the label"):
+            read(0)
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_negative_labels_are_not_known(tmp_path: Path, array: bool) -> None:
+    labels = [5, -1, 3, -2, 5]
+    rows = [part(0, payload(k, b"img", (k, 0.0) if array else ())) for k in labels]
+    faces = FaceRecords(write_raw(tmp_path / "a.rec", *rows))
+    assert [faces.label(i) for i in range(5)] == [1, -1, 0, -1, 1]
+    assert faces.num_identities == 2
+    parts = FaceParts([tmp_path / "a.rec", tmp_path / "a.rec"])
+    assert [parts.label(i) for i in range(10)] == [1, -1, 0, -1, 1] * 2
+    assert parts.num_identities == 2
+
+
+def test_promises_of_record_zero_cost_no_memory(tmp_path: Path) -> None:
+    path = write_raw(
+        tmp_path / "a.rec", part(0, payload(0, b"", (3.0e38, 3.0e38))), part(0, payload(1, b"img"))
+    )
+    with pytest.raises(InputError, match="has no record 2, though its record 0 promises"):
+        RecordFile(path)
+
+
+@any_folder
+@given(st.sampled_from([".rec", ".idx"]), st.data())
+def test_mutations_are_records_or_a_line(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    write_records(tmp_path / "a.rec", SOME)
+    path = tmp_path / f"a{suffix}"
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    changed = data.draw(st.binary(max_size=6))
+    path.write_bytes(whole[:at] + changed + whole[at + data.draw(st.integers(0, 6)) :])
+    try:
+        faces = FaceRecords(tmp_path / "a.rec")
+        for i in range(len(faces)):
+            faces.encoded(i)
+    except InputError:
+        return

@@ -29,7 +29,7 @@ STAGES = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, cosine=1.0, adversarial=0
 def judged(separation: float, pairs: int = 2200, seed: int = 0, input: str = "insightface") -> Evaluation:
     same = np.arange(pairs) % 2 == 0
     scores = np.random.default_rng(seed).normal(0, 0.12, pairs) + separation * 0.12 * same
-    return judge(scores, same, fold_numbers(pairs, 10), FARS, 8, input, False, 0)
+    return judge(scores, same, fold_numbers(same, 10), FARS, 8, input, False, 0)
 
 
 def arm(name: str, lr: float, *separations: float) -> Arm:

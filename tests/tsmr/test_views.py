@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from recipes.faces import FaceRecords
 from recipes.tsmr import Augment
-from recipes.tsmr.views import Changes, Views, epoch_order
+from recipes.tsmr.views import Changes, Part, Views, epoch_order
 from reparam_kit import InputError
 
 
@@ -98,3 +101,22 @@ def test_what_a_worker_raises_is_one_line(workers: int) -> None:
     with pytest.raises(InputError) as raised:
         list(Views(sizes).batches([(0, False), (1, False)], 1, workers))
     assert str(raised.value).startswith("training image 1 is torch.uint8 [3, 5, 4]")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
+    class Killed(Given):
+        def __getitem__(self, index: int):
+            if get_worker_info() is not None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(index)
+
+    views = Views(Killed([torch.zeros(3, 4, 4, dtype=torch.uint8)]))
+    with pytest.raises(InputError, match="a process that decodes images was ended"):
+        list(views.batches([(0, False)], 1, 1))
+
+
+def test_people_who_are_not_known_stay_so_in_a_part() -> None:
+    images = Given([torch.zeros(3, 4, 4, dtype=torch.uint8)] * 5)
+    labels = np.array([-1, 7, 3, -5, 7])
+    assert Part(images, np.array([0, 1, 3, 4]), labels).labels.tolist() == [-1, 0, -1, 0]
