@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from reparam_kit.surgery import expand as expand
     from reparam_kit.surgery import fold as fold
     from reparam_kit.verification import verify as verify
+    from reparam_kit.verification.imported import check_import as check_import
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)
     __all__ += ["__version__"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from recipes.faces import PairSet, decode_image
+from recipes.faces import PairSet, decode_image, input_preset
 from recipes.faces.signature import read_signature
+from recipes.tsmr.progress import Progress
 from recipes.tsmr.views import Views
-from reparam_kit import InputError
+from reparam_kit import InputError, check_import
 
 
 def require_fit(model: nn.Module, views: Views, pairs: PairSet | None) -> None:
@@ -29,6 +30,17 @@ def require_fit(model: nn.Module, views: Views, pairs: PairSet | None) -> None:
             f"the training images are {training[1]} x {training[2]} pixels (height x width) and the validation images "
             f"{judged[1]} x {judged[2]}: align the faces of both alike"
         )
+
+
+def warn_of_import(model: nn.Module, views: Views, preset: str, progress: Progress) -> None:
+    """Hold a student that came from ONNX against its file on a few of the images, or warn of why that cannot be.
+
+    Raises VerificationError where the two differ by more than rounding.
+    """
+    if isinstance(model, fx.GraphModule) and "onnx" in model.meta:
+        note = check_import(model, input_preset(preset)(first_images(views, 3)))
+        if note is not None:
+            progress.warn(note)
 
 
 def first_images(source: PairSet | Views, count: int) -> Tensor:

@@ -29,7 +29,7 @@ from recipes.tsmr.distributed import Processes
 from recipes.tsmr.examples import identity_labels
 from recipes.tsmr.history import History
 from recipes.tsmr.identity import data_identity, model_identity
-from recipes.tsmr.ingredients import first_images, require_fit
+from recipes.tsmr.ingredients import first_images, require_fit, warn_of_import
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.logs import Log
 from recipes.tsmr.places import in_its_own_places
@@ -98,6 +98,7 @@ def apply_tsmr(
             teacher's cannot be told, a pattern matches nothing, what is written would replace what is read, another
             run writes to ``cache`` or ``checkpoint`` at this moment, a teacher is at chance on ``val``, or the
             checkpoint is from a run that differs.
+        VerificationError: a student that came from ONNX computes something else than its file.
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.
     """
@@ -131,6 +132,7 @@ def apply_tsmr(
         embed(first_images(views, 2))  # hours before the first of the others
     chosen, others = choose_trained(model, views, config)
     progress = Progress(silent=processes.rank > 0)
+    warn_of_import(model, views, config.student_input, progress)
     kept = None if cache is None else Path(cache)
     identities: dict[str, Any] = {
         "student": model_identity(model),

@@ -198,7 +198,10 @@ class _Import:
         for name in node.output[len(results) :]:
             if name in self._read:
                 raise UnsupportedError(f"its output {name!r} is not supported")
-        return zip(node.output, results, strict=False)
+        for name, value in zip(node.output, results, strict=False):
+            if isinstance(value, fx.Node):
+                value.meta.setdefault("value", name)
+            yield name, value
 
     def _value(self, name: str) -> Value:
         if name not in self._values:
