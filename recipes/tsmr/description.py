@@ -166,7 +166,9 @@ class _Description:
 
 
 def _name(value: object) -> str:
-    return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', getattr(value, '__name__', None))}"
+    """With its module where that stands for the code; other code is told, and is the same when its file is renamed."""
+    name = str(getattr(value, "__qualname__", getattr(value, "__name__", None)))
+    return f"{getattr(value, '__module__', None)}.{name}" if _by_name(value) else name
 
 
 def _by_name(value: object) -> bool:

@@ -194,6 +194,15 @@ def test_what_does_not_change_a_net_does_not_change_its_identity(change: Callabl
     assert model_identity(net) == before
 
 
+def test_code_is_known_by_what_it_does_and_not_by_the_file_that_it_is_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = model_identity(Net())
+    monkeypatch.setattr(Net, "__module__", "__main__")
+    monkeypatch.setattr(scaled, "__module__", "__main__")
+    assert model_identity(Net()) == before
+
+
 def test_a_net_has_one_identity_in_every_process() -> None:
     code = (
         "import sys; sys.path[:0] = ['tests/tsmr', 'tests']; import test_identity as t; "
