@@ -152,7 +152,7 @@ def test_a_float_weight_is_quantised_in_every_pass(tmp_path: Path) -> None:
     [(name, parameter)] = model.named_parameters()
     model(x).square().sum().backward()
     stored = integers(path)["w"]
-    inside = torch.from_numpy(np.abs(stored / 0.02) < 127)
+    inside = torch.from_numpy(np.abs(stored / 0.02) < 127.5)
     assert parameter.grad is not None
     assert (parameter.grad[inside] != 0).all()
     assert (parameter.grad[~inside] == 0).all()
@@ -337,6 +337,61 @@ def test_what_is_trained_is_what_is_written(case: str, tmp_path: Path) -> None:
     model.zero_grad()
     model(x).square().sum().backward()
     assert (parameter.grad == 0).any()
+
+
+@pytest.mark.parametrize("scale", [1 / 127, 0.1 / 127, 0.3, 1e-3])
+@pytest.mark.parametrize("level", [-128, 127])
+@pytest.mark.parametrize("stored", ["integers", "numbers"])
+def test_a_weight_at_the_last_level_is_trained(stored: str, level: int, scale: float, tmp_path: Path) -> None:
+    """A quantiser puts the largest weight of each channel there: rounded, it may be just beyond the level."""
+    s = np.full(4, scale, np.float32)
+    integers_there = np.full((4, 3), level, np.int8)
+    numbers = np.asarray(integers_there, np.float32) * s[0] * np.float32(1.0000002)
+    quantise = "q = QuantizeLinear <axis = 0> (w, s, z)" if stored == "numbers" else "q = Identity (w)"
+    text = f"""net (float[N,3] x) => (float[N,4] y) {{
+        {quantise} d = DequantizeLinear <axis = 0> (q, s, z) y = Gemm <transB = 1> (x, d)
+    }}"""
+    weights: Weights = {
+        "w": numbers if stored == "numbers" else integers_there,
+        "s": s,
+        "z": np.zeros(4, np.int8),
+    }
+    model = load(tmp_path / "model.onnx", text, weights)
+    [parameter] = model.parameters()
+    model(torch.ones(2, 3)).sum().backward()
+    assert parameter.grad is not None
+    torch.testing.assert_close(parameter.grad, torch.full((4, 3), 2.0))
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("layer", ["Conv", "Gemm"])
+def test_what_follows_a_quantised_layer_knows_its_rank(
+    layer: str, per_channel: bool, batch: str, tmp_path: Path
+) -> None:
+    """Whatever asks for it: a reduction over all dimensions, or what keeps the images of a freed batch apart."""
+    size, shape = ("3,6,6", (4, 3, 3, 3)) if layer == "Conv" else ("3", (4, 3))
+    conv = "c = Conv (x, d)" if layer == "Conv" else "c = Gemm <transB = 1> (x, d)"
+    count = (4,) if per_channel else ()
+    weights: Weights = {
+        "w": random.integers(-90, 90, shape).astype(np.int8),
+        "ws": np.full(count, 0.01, np.float32),
+        "wz": np.zeros(count, np.int8),
+        "s": np.array(0.03, np.float32),
+        "z": np.array(120, np.uint8),
+    }
+    text = f"""net (float[{batch},{size}] x) => (float y) {{
+        d = DequantizeLinear <axis = 0> (w, ws, wz) {conv} q = QuantizeLinear (c, s, z)
+        f = DequantizeLinear (q, s, z) n = ReduceL2 (f) y = Div (f, n)
+    }}"""
+    path = tmp_path / "model.onnx"
+    model = load(path, text, weights)
+    images = torch.randn([3, *map(int, size.split(","))])
+    found = [run(model, x)[0] for x in images.split(1)]
+    if batch == "1":
+        found = list(run(model, images)[0].split(1))
+    for image, y in zip(images.split(1), found, strict=True):
+        torch.testing.assert_close(y, runtime(path, image), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["scale", "none"])

@@ -65,7 +65,11 @@ def call_example(function: Callable[..., Any], args: Any) -> Any:
 
 def layer_example(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Any:
     """For ``module(*inputs)``."""
-    state = {name: on_meta(tensor) for name, tensor in module.state_dict().items()}
+    tensors = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    state = {name: on_meta(tensor) for name, tensor in tensors}  # also what its state_dict leaves out
 
     def run(*values: Any) -> Any:
         inputs = tuple(on_meta(value) for value in values)

@@ -107,9 +107,12 @@ def _arranged(setting: Any, source: Source, shape: tuple[int, ...]) -> Tensor:
 
 
 def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int) -> Tensor:
-    """What is read back where ``x`` is written; its gradient is that of ``x`` between the ends, and 0 beyond."""
-    at = x.detach().double() / scale.double()
-    level = (torch.round(at) + zero).clamp(first, last)
+    """What is read back where ``x`` is written; its gradient is that of ``x``, and 0 where a level beyond is nearest.
+
+    A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
+    """
+    nearest = torch.round(x.detach().double() / scale.double()) + zero
+    level = nearest.clamp(first, last)
     value = ((level - zero).to(scale.dtype) * scale).to(x.dtype)
-    inside = (at + zero >= first) & (at + zero <= last)
+    inside = level == nearest
     return value + (x - x.detach()) * inside

@@ -60,14 +60,15 @@ def levels(
 ) -> Tensor:
     """The nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``; ties go to the even one.
 
-    The gradient is that of ``x / scale`` between the first level and the last, and zero beyond.
+    The gradient is that of ``x / scale``, and zero where a level beyond the first or the last is nearest.
     """
     at = x.to(division) / along(scale, x, axis, block).to(division)
     shift = 0 if zero is None else along(zero, x, axis, block).to(division)
     range_ = torch.iinfo(dtype)
-    nearest = (torch.round(at) + shift).clamp(range_.min, range_.max)
-    inside = (at + shift).clamp(range_.min, range_.max)
-    return nearest.detach() + (inside - inside.detach())  # what is added is zero, and has the gradient
+    nearest = (torch.round(at) + shift).detach()
+    level = nearest.clamp(range_.min, range_.max)
+    inside = torch.where(level == nearest, at, level)
+    return level + (inside - inside.detach())  # what is added is zero, and has the gradient
 
 
 def dequantized(
