@@ -59,7 +59,7 @@ class Restored(Foldable):
         self.site = site
         # Statistics in half precision would overflow, or stand still.
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)
-        norm = getattr(nn, f"BatchNorm{len(conv.kernel_size)}d")(conv.out_channels)
+        norm = getattr(nn, f"BatchNorm{len(conv.output_padding)}d")(conv.out_channels)
         self.norm = norm.to(conv.weight.device, dtype)
         self.conv = conv  # from here on, attributes that are not there yet are its own
         self.train(conv.training)
@@ -219,7 +219,7 @@ def _measure(
 
     def see(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def add(conv: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if output.dim() != len(cast("_ConvNd", conv).kernel_size) + 2:
+            if output.dim() != len(cast("_ConvNd", conv).output_padding) + 2:
                 raise InputError(
                     f"{name!r} runs on an input without a batch, which a BatchNorm cannot; exclude it"
                 )

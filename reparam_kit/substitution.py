@@ -41,7 +41,8 @@ class StandIn(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         held = self.__dict__.get("_modules", {}).get(self.HELD)
-        own = name.startswith("_") or name in self.__dict__ or isinstance(value, nn.Module)
+        method = callable(getattr(type(self), name, None))
+        own = name.startswith("_") or name in self.__dict__ or method or isinstance(value, nn.Module)
         if held is None or own:
             super().__setattr__(name, value)
         else:

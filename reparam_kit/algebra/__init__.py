@@ -11,9 +11,11 @@ from reparam_kit.algebra.layers import (
     LAYERS,
     Layer,
     by_channel,
+    each,
     geometry,
     to_kernel,
     to_weight,
+    weight_shape,
 )
 from reparam_kit.algebra.parser import parse
 from reparam_kit.algebra.presets import PRESETS, block, norm_of
@@ -41,6 +43,7 @@ __all__ = [
     "by_channel",
     "computed",
     "describe",
+    "each",
     "fit",
     "geometry",
     "has_hooks",
@@ -52,4 +55,5 @@ __all__ = [
     "to_kernel",
     "to_weight",
     "torch_class",
+    "weight_shape",
 ]

@@ -111,8 +111,8 @@ class Expanded(Foldable):
         base = self.base
         if base._parameters.get("weight") is None:
             return _COMPUTED
-        if "forward" in vars(self):
-            return "its forward has been replaced"
+        if "forward" in vars(self) or "forward" in vars(base):
+            return "its forward has been replaced: do that before rk.expand, on its class, or after rk.fold"
         if self.norm != "batch":
             return None
         if has_own_forward(base):

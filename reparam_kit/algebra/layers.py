@@ -26,7 +26,22 @@ def geometry(layer: Layer) -> Geometry:
     """Shape of the kernel that ``layer`` stands for."""
     if isinstance(layer, nn.Linear):
         return Geometry(layer.in_features, layer.out_features, ())
-    return Geometry(layer.in_channels, layer.out_channels, tuple(layer.kernel_size), layer.groups)
+    return Geometry(layer.in_channels, layer.out_channels, each(layer, "kernel_size"), layer.groups)
+
+
+def weight_shape(layer: Layer) -> tuple[int, ...]:
+    """Shape that the settings of ``layer`` say its weight has, as it is stored."""
+    shape = geometry(layer)
+    if not isinstance(layer, _ConvTransposeNd):
+        return shape.weight_shape
+    return (shape.in_channels, shape.out_channels // shape.groups, *shape.taps)
+
+
+def each(layer: _ConvNd, setting: str) -> tuple[int, ...]:
+    """``stride``, ``dilation``, ... of a layer, one number a dimension; set afterwards, it may be one for all."""
+    value = getattr(layer, setting)
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return numbers if len(numbers) > 1 else numbers * len(layer.output_padding)
 
 
 def to_kernel(layer: Layer, weight: Tensor) -> Kernel:
@@ -54,21 +69,40 @@ def grid(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...],
     """
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, layer.in_features), (), ()
-    if x.dim() == len(layer.kernel_size) + 1:
+    stride, dilation, taps = each(layer, "stride"), each(layer, "dilation"), each(layer, "kernel_size")
+    if x.dim() == len(taps) + 1:
         x, out = x[None], out[None]
     if not isinstance(layer, _ConvTransposeNd):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode), layer.stride, layer.dilation
-    spread = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], layer.stride, strict=True)]
+        return F.pad(x, _padding(layer), mode=mode), stride, dilation
+    spread = [(length - 1) * step + 1 for length, step in zip(x.shape[2:], stride, strict=True)]
     stuffed = x.new_zeros(*x.shape[:2], *spread)
-    every = tuple(slice(None, None, step) for step in (1, 1, *layer.stride))
+    every = tuple(slice(None, None, step) for step in (1, 1, *stride))
     stuffed[every] = x
     padding: list[int] = []
-    for i in reversed(range(len(spread))):
-        reach = layer.dilation[i] * (layer.kernel_size[i] - 1)
-        before = reach - int(layer.padding[i])
-        padding += [before, out.shape[2 + i] + reach - spread[i] - before]
-    return F.pad(stuffed, padding), (1,) * len(spread), layer.dilation
+    for i, before in reversed(list(enumerate(each(layer, "padding")))):
+        reach = dilation[i] * (taps[i] - 1)
+        padding += [reach - before, out.shape[2 + i] - spread[i] + before]
+    return F.pad(stuffed, padding), (1,) * len(spread), dilation
+
+
+def _padding(layer: _ConvNd) -> list[int]:
+    """What a convolution pads its input by, as ``F.pad`` takes it: the last dimension first, before and after.
+
+    Only where it pads in another mode than zeros, torch looks at what it worked out when the layer was made: then
+    settings that were changed afterwards count for nothing.
+    """
+    if layer.padding_mode != "zeros":
+        return list(layer._reversed_padding_repeated_twice)
+    taps, dilation = each(layer, "kernel_size"), each(layer, "dilation")
+    if layer.padding == "same":
+        totals = [rate * (tap - 1) for rate, tap in zip(dilation, taps, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+    elif layer.padding == "valid":
+        pairs = [(0, 0)] * len(taps)
+    else:
+        pairs = [(amount, amount) for amount in each(layer, "padding")]
+    return [amount for pair in reversed(pairs) for amount in pair]
 
 
 def correlate(x: Tensor, kernel: Kernel, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
@@ -82,7 +116,7 @@ def by_channel(layer: Layer, out: Tensor) -> Tensor:
     """An output of ``layer`` as ``[O, M]``, all values of a channel in a row."""
     if isinstance(layer, nn.Linear):
         return out.movedim(-1, 0).reshape(layer.out_features, -1)
-    batched = out if out.dim() == len(layer.kernel_size) + 2 else out[None]
+    batched = out if out.dim() == len(layer.output_padding) + 2 else out[None]
     return batched.transpose(0, 1).flatten(1)
 
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
-from reparam_kit.algebra import LAYERS, Expanded, Layer, geometry, torch_class
+from reparam_kit.algebra import LAYERS, Expanded, Layer, each, geometry, torch_class
 from reparam_kit.sites.find_flow import Inputs, observe
 from reparam_kit.sites.find_fx import trace
 from reparam_kit.sites.flow import Flow
@@ -100,8 +100,8 @@ def _describe(
         name=name,
         kind=torch_class(module).__name__,
         geometry=geometry(module),
-        stride=tuple(module.stride) if isinstance(module, _ConvNd) else (),
-        dilation=tuple(module.dilation) if isinstance(module, _ConvNd) else (),
+        stride=each(module, "stride") if isinstance(module, _ConvNd) else (),
+        dilation=each(module, "dilation") if isinstance(module, _ConvNd) else (),
         bias=module.bias is not None,
         calls=None if flow is None else flow.calls[module],
         batch_norm=None if norm is None else names[norm],
@@ -125,6 +125,8 @@ def _shift(
     no_bias = no_shift_in_bias(layer, name, held)
     if no_bias is None:
         return None, None
+    if flow is None:
+        return f"{no_bias}, and tracing does not tell whether a BatchNorm can: give example inputs", None
     if norm is None or site.batch_norm is None:
         if not site.bias:
             return "neither a bias nor a BatchNorm of its own to take up the branches' shift", None

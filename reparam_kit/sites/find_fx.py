@@ -50,6 +50,8 @@ def trace(model: nn.Module) -> Flow | str:
         return Flow({model: 1})
     if has_hooks(model):
         return "tracing passes over the hooks of the model itself"
+    if "forward" in vars(model):
+        return "tracing passes over a forward that the model itself has been given"
     with untouched(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reads = _Reads(owners(model))

@@ -12,7 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from reparam_kit.algebra import Layer, has_hooks, has_own_forward, not_affine
+from reparam_kit.algebra import Layer, has_hooks, has_own_forward, not_affine, weight_shape
 from reparam_kit.sites.flow import Flow
 from reparam_kit.substitution import kept
 
@@ -62,7 +62,7 @@ def not_a_sum(
     if parametrize.is_parametrized(layer, "weight") or layer._parameters.get("weight") is None:
         return "its weight is computed by a parametrization; make it plain first: rk.bake(model)"
     weight = layer.weight
-    if reason := _no_kernel(weight):
+    if reason := _no_kernel(weight) or _another_shape(layer):
         return reason
     if not weight.requires_grad:
         return "frozen: its weight has requires_grad=False"
@@ -92,6 +92,12 @@ def _no_kernel(weight: Tensor) -> str | None:
     if weight.is_meta:
         return "its weight is on the meta device, without values"
     return None
+
+
+def _another_shape(layer: Layer) -> str | None:
+    """Whether its weight has been exchanged for one of another shape than the settings of ``layer`` say."""
+    have, said = tuple(layer.weight.shape), weight_shape(layer)
+    return None if have == said else f"its weight is {have}, where its settings say {said}: set them as it is"
 
 
 def no_branch_norms(layer: Layer) -> str | None:

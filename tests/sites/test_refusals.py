@@ -155,7 +155,7 @@ NO_BATCH: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "its running mean is read",
     ),
-    "statistics read by a hook of the net": (hooked_root, "neither a bias nor a BatchNorm"),
+    "statistics read by a hook of the net": (hooked_root, "give example inputs"),
 }
 
 
