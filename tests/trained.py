@@ -12,7 +12,7 @@ from torch import fx, nn
 
 def names(model: fx.GraphModule) -> dict[str, str]:
     """ONNX name -> torch name."""
-    return {source.name: name for name, source in model.meta["onnx"].tensors.items()}
+    return {source.key.name: name for name, source in model.meta["onnx"].tensors.items()}
 
 
 def parameter(model: fx.GraphModule, onnx_name: str) -> nn.Parameter:

@@ -54,13 +54,13 @@ def _renamed(a: OnnxFile, b: OnnxFile) -> bool:
 
 def _payloads(a: OnnxFile, b: OnnxFile) -> Iterator[PayloadChange]:
     others = weights(b.model)
-    for label, tensor in weights(a.model).items():
-        other = others.get(label)
+    for key, tensor in weights(a.model).items():
+        other = others.get(key)
         if other is None or (other.dims, other.data_type) != (tensor.dims, tensor.data_type):
             continue
         before, after = a.read(tensor), b.read(other)
         if before.tobytes() != after.tobytes():
-            yield measure(label, dtype_name(tensor), before, after)
+            yield measure(str(key), dtype_name(tensor), before, after)
 
 
 # Message -> what identifies one among its neighbours, tried in turn. The others go by position.

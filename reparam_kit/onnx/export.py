@@ -148,7 +148,7 @@ class _Weights(nn.Module):
     def __init__(self, found: Match, fresh: OnnxFile, provenance: Provenance) -> None:
         super().__init__()
         sources = {}
-        for number, (stored, tensor) in enumerate(found.weights.items()):
+        for number, (key, tensor) in enumerate(found.weights.items()):
             self.register_buffer(f"weight{number}", to_tensor(fresh.read(tensor), tensor.data_type))
-            sources[f"weight{number}"] = Source(stored.name, stored.kind, None, tuple(tensor.dims))
+            sources[f"weight{number}"] = Source(key, None, tuple(tensor.dims))
         self.meta = {"onnx": replace(provenance, tensors=sources)}

@@ -10,26 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, defs, helper
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.changes import Change, change
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.weights import OnnxFile, weights
 
 _SUBGRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor of the file: an initializer of that name, or the output of that name of a ``Constant`` node."""
-
-    kind: Literal["initializer", "constant"]
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ class Match:
     """
 
     differences: tuple[Change, ...]
-    weights: dict[Stored, TensorProto]
+    weights: dict[TensorKey, TensorProto]
 
 
 def match(a: OnnxFile, b: OnnxFile) -> Match:
@@ -63,15 +52,15 @@ class _Graph:
         graph = file.model.graph
         self.file = file
         self.weights = weights(file.model)
-        self.stored: dict[str, tuple[Stored, TensorProto]] = {
-            tensor.name: (Stored("initializer", tensor.name), tensor) for tensor in graph.initializer
+        self.stored: dict[str, tuple[TensorKey, TensorProto]] = {
+            tensor.name: (TensorKey("initializer", tensor.name), tensor) for tensor in graph.initializer
         }
         self.nodes: dict[str, NodeProto] = {}
         for node in graph.node:
             self.nodes.update((name, node) for name in node.output if name)
             if node.op_type == "Constant" and node.output:
-                stored = Stored("constant", node.output[0])
-                self.stored.update((stored.name, (stored, a.t)) for a in node.attribute if a.name == "value")
+                key = TensorKey("constant", node.output[0])
+                self.stored.update((key.name, (key, a.t)) for a in node.attribute if a.name == "value")
             elif node.op_type == "Identity" and node.input[0] in self.stored:
                 self.stored[node.output[0]] = self.stored[node.input[0]]
         self.inputs = graph_inputs(file.model)
@@ -103,7 +92,7 @@ class _Walk:
         self._a = a
         self._b = b
         self._differences: dict[Change, None] = {}
-        self._weights: dict[Stored, TensorProto] = {}
+        self._weights: dict[TensorKey, TensorProto] = {}
         self._waiting: deque[tuple[str, str]] = deque()
 
     def run(self) -> Match:
@@ -164,18 +153,18 @@ class _Walk:
         self._waiting.extend(zip(*(side + [""] * (length - len(side)) for side in sides), strict=True))
 
     def _compare_stored(self, x: str, y: str) -> None:
-        (stored, before), (_, after) = self._a.stored[x], self._b.stored[y]
+        (key, before), (_, after) = self._a.stored[x], self._b.stored[y]
         if (before.dims, before.data_type) != (after.dims, after.data_type):
-            self._differ(str(stored), _shape(before), _shape(after))
+            self._differ(str(key), _shape(before), _shape(after))
             return
-        if str(stored) in self._a.weights:
-            other = self._weights.setdefault(stored, after)
+        if key in self._a.weights:
+            other = self._weights.setdefault(key, after)
             if self._b.file.read(other).tobytes() != self._b.file.read(after).tobytes():
-                self._differ(str(stored), "one tensor for two places", "two tensors with other numbers")
+                self._differ(str(key), "one tensor for two places", "two tensors with other numbers")
             return
         numbers = self._a.file.read(before), self._b.file.read(after)
         if numbers[0].tobytes() != numbers[1].tobytes():
-            self._differ(str(stored), *(number.tolist() for number in numbers))
+            self._differ(str(key), *(number.tolist() for number in numbers))
 
     def _differ(self, where: str, before: object, after: object) -> None:
         self._differences[change("changed", where, str(before), str(after))] = None

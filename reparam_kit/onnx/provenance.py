@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reparam_kit.errors import InputError
+from reparam_kit.onnx.keys import TensorKey
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,14 +50,12 @@ class Grid:
 class Source:
     """The ONNX tensor that a parameter or buffer was read from.
 
-    ``kind`` says where ``name`` is to be found: an initializer of that name, or the output of that name of a
-    ``Constant`` node. ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same);
+    ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same);
     after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar). With a ``grid`` the ONNX tensor
     holds integers, which a ``DequantizeLinear`` turns into the numbers that torch has.
     """
 
-    name: str
-    kind: Literal["initializer", "constant"]
+    key: TensorKey
     permutation: tuple[int, ...] | None
     shape: tuple[int, ...]
     grid: Grid | None = None
@@ -70,7 +69,7 @@ class Source:
 
         if tensor.numel() != prod(self.shape):
             raise InputError(
-                f"a tensor of shape {list(tensor.shape)} does not fit {self.kind} {self.name!r} "
+                f"a tensor of shape {list(tensor.shape)} does not fit {self.key} "
                 f"of shape {list(self.shape)}; the layer's size must stay as it was in the file"
             )
         value = tensor.detach().cpu()

@@ -22,6 +22,7 @@ from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError
 from reparam_kit.files import require_file
 from reparam_kit.onnx.external import address, external_files, is_external
+from reparam_kit.onnx.keys import Place, TensorKey
 
 # The types a weight is stored in, by itself or as levels of a quantisation.
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
@@ -38,6 +39,9 @@ _SETTINGS = {
     "Resize": (1, 2),
     "Upsample": (1,),
 }
+
+
+_Scope = tuple[tuple[Place, ...], Iterable[NodeProto], Iterable[TensorProto]]
 
 
 @dataclass(frozen=True)
@@ -151,15 +155,12 @@ def parse_onnx(payload: bytes, name: str) -> ModelProto:
     return model
 
 
-def stored_tensors(model: ModelProto) -> dict[str, TensorProto]:
-    """Every initializer and every ``value`` of a ``Constant`` node, also of sub-graphs and functions.
-
-    The key is ``initializer 'name'`` or ``constant 'output name'``, and its place if not the main graph.
-    """
-    return {label: tensor for label, _, tensor in _stored_tensors(model)}
+def stored_tensors(model: ModelProto) -> dict[TensorKey, TensorProto]:
+    """Find every initializer and every ``value`` of a ``Constant`` node, also of sub-graphs and functions."""
+    return dict(_stored_tensors(model))
 
 
-def weights(model: ModelProto) -> dict[str, TensorProto]:
+def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
     """The part of :func:`stored_tensors` that training may change."""
     nodes = [node for _, nodes, _ in _scopes(model) for node in nodes]
     settings = {
@@ -170,9 +171,9 @@ def weights(model: ModelProto) -> dict[str, TensorProto]:
     }
     levels = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input}
     return {
-        label: tensor
-        for label, name, tensor in _stored_tensors(model)
-        if tensor.data_type in (_LEVELS if name in levels else _FLOATS) and name not in settings
+        key: tensor
+        for key, tensor in _stored_tensors(model)
+        if tensor.data_type in (_LEVELS if key.name in levels else _FLOATS) and key.name not in settings
     }
 
 
@@ -233,33 +234,36 @@ def _is_text(message: Message) -> bool:
     return True
 
 
-def _stored_tensors(model: ModelProto) -> Iterator[tuple[str, str, TensorProto]]:
-    for place, nodes, initializers in _scopes(model):
+def _stored_tensors(model: ModelProto) -> Iterator[tuple[TensorKey, TensorProto]]:
+    for scope, nodes, initializers in _scopes(model):
         for tensor in initializers:
-            yield f"initializer {tensor.name!r}{place}", tensor.name, tensor
+            yield TensorKey("initializer", tensor.name, scope), tensor
         for node in nodes:
             if node.op_type == "Constant" and node.output:
                 for attribute in node.attribute:
                     if attribute.name == "value":
-                        yield f"constant {node.output[0]!r}{place}", node.output[0], attribute.t
+                        yield TensorKey("constant", node.output[0], scope), attribute.t
 
 
-def _scopes(model: ModelProto) -> Iterator[tuple[str, Iterable[NodeProto], Iterable[TensorProto]]]:
+def _scopes(model: ModelProto) -> Iterator[_Scope]:
     """Place, nodes and initializers of the main graph, of every sub-graph and of every function."""
 
     def with_bodies(
-        place: str, nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]
-    ) -> Iterator[tuple[str, Iterable[NodeProto], Iterable[TensorProto]]]:
-        yield place, nodes, initializers
+        scope: tuple[Place, ...], nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]
+    ) -> Iterator[_Scope]:
+        yield scope, nodes, initializers
         for node in nodes:
             for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    body = f" in {attribute.name} of {node.op_type} {node.name!r}{place}"
-                    yield from with_bodies(body, graph.node, graph.initializer)
+                for number, graph in enumerate((attribute.g, *attribute.graphs)):
+                    place = Place(
+                        f"{attribute.name} of {node.op_type} {node.name!r}", f"{number} of {node.output[:1]}"
+                    )
+                    yield from with_bodies((place, *scope), graph.node, graph.initializer)
 
-    yield from with_bodies("", model.graph.node, model.graph.initializer)
+    yield from with_bodies((), model.graph.node, model.graph.initializer)
     for function in model.functions:
-        yield from with_bodies(f" in function {function.name!r}", function.node, ())
+        place = Place(f"function {function.name!r}", f"{function.domain}:{function.overload}")
+        yield from with_bodies((place,), function.node, ())
 
 
 def read_bytes(path: Path) -> bytes:

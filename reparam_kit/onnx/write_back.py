@@ -18,6 +18,7 @@ from reparam_kit.atomic import atomic_paths
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.external import is_external
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.weights import (
     OnnxFile,
@@ -32,7 +33,7 @@ from reparam_kit.onnx.weights import (
 if TYPE_CHECKING:
     from torch import nn
 
-Values = dict[str, NDArray[Any]]
+Values = dict[TensorKey, NDArray[Any]]
 
 
 def write_back(module: nn.Module, path: str | Path) -> None:
@@ -73,14 +74,14 @@ def write_back(module: nn.Module, path: str | Path) -> None:
         parse_onnx(provenance.payload, name), {k: bytearray(v) for k, v in original.external.items()}
     )
     stored = stored_tensors(edited.model)
-    for label, values in moved.items():
-        finite = np.isfinite(values).reshape(-1) & np.isfinite(rounded(values, stored[label]))
+    for key, values in moved.items():
+        finite = np.isfinite(values).reshape(-1) & np.isfinite(rounded(values, stored[key]))
         if not finite.all():
             raise InputError(
-                f"{label}: {(~finite).sum()} of {finite.size} new values are NaN, infinite or too large for "
-                f"{dtype_name(stored[label])}; the training diverged, so write an earlier state of the model"
+                f"{key}: {(~finite).sum()} of {finite.size} new values are NaN, infinite or too large for "
+                f"{dtype_name(stored[key])}; the training diverged, so write an earlier state of the model"
             )
-        edited.write(stored[label], values)
+        edited.write(stored[key], values)
     renamed = _rename_external(edited, path)
     if provenance.path is not None and path.resolve() != provenance.path.resolve():
         data_files = {(provenance.path.parent / location).resolve() for location in original.external}
@@ -101,30 +102,30 @@ def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Val
     """The new numbers of each tensor whose old ones, as the module's dtype holds them, are not the module's."""
     state = module.state_dict(keep_vars=True)
     stored, trainable = stored_tensors(original.model), weights(original.model)
-    found: dict[str, tuple[str, NDArray[Any] | None]] = {}
+    found: dict[TensorKey, tuple[str, NDArray[Any] | None]] = {}
     for name, source in provenance.tensors.items():
-        label = f"{source.kind} {source.name!r}"
+        key = source.key
         if name not in state:
-            raise InputError(f"the model has no tensor {name!r} any more, which is {label}")
-        value, before = source.to_onnx(state[name]), original.read(stored[label])
+            raise InputError(f"the model has no tensor {name!r} any more, which is {key}")
+        value, before = source.to_onnx(state[name]), original.read(stored[key])
         with np.errstate(over="ignore"):
             held = (source.grid.values(before) if source.grid else before).astype(value.dtype)
         new = None
         if not np.array_equal(held, value, equal_nan=True):
-            if label not in trainable:
+            if key not in trainable:
                 raise InputError(
-                    f"{label} was changed, but it is a part of the graph's structure, not a weight; restore it"
+                    f"{key} was changed, but it is a part of the graph's structure, not a weight; restore it"
                 )
             new = source.grid.levels(value) if source.grid else value
-        owner, other = found.setdefault(label, (name, new))
+        owner, other = found.setdefault(key, (name, new))
         same = new is other or (
             new is not None and other is not None and np.array_equal(new, other, equal_nan=True)
         )
         if not same:
             raise InputError(
-                f"{owner!r} and {name!r} differ, but both are {label} in the file; share one parameter"
+                f"{owner!r} and {name!r} differ, but both are {key} in the file; share one parameter"
             )
-    return {label: new for label, (_, new) in found.items() if new is not None}
+    return {key: new for key, (_, new) in found.items() if new is not None}
 
 
 def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
@@ -153,11 +154,11 @@ def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
             f"writing the weights back would change more than weights, so it was not done: {places}"
         )
     before = weights(original.model)
-    for label, tensor in weights(written.model).items():
-        expected = moved[label] if label in moved else original.read(before[label])
+    for key, tensor in weights(written.model).items():
+        expected = moved[key] if key in moved else original.read(before[key])
         bits, expected_bits = (rounded(v, tensor).tobytes() for v in (written.read(tensor), expected))
         if bits != expected_bits:
             raise VerificationError(
-                f"{label} would not hold what the model holds, because its external data overlaps that of another "
+                f"{key} would not hold what the model holds, because its external data overlaps that of another "
                 "tensor, so nothing was written; save the original so that each tensor has its own bytes"
             )

@@ -150,15 +150,16 @@ def _rows_of_layer(layer: Layer) -> Tensor:
 
 
 def stored_kernels(file: OnnxFile) -> dict[str, tuple[NodeProto, TensorProto]]:
-    """Operator and weight of each stored kernel of the main graph."""
-    stored = weights(file.model)
+    """Find the stored kernels of the main graph: what each is called, its operator and its weight."""
+    stored = {key.name: (key, tensor) for key, tensor in weights(file.model).items() if not key.scope}
     return {
-        label: (node, stored[label])
+        str(key): (node, tensor)
         for node in file.model.graph.node
         if node.op_type in _OPERATORS
         for name in node.input[1:2]
-        for label in (f"initializer {name!r}", f"constant {name!r}")
-        if label in stored and len(stored[label].dims) > 1
+        if name in stored
+        for key, tensor in [stored[name]]
+        if len(tensor.dims) > 1
     }
 
 

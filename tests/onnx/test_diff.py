@@ -311,6 +311,31 @@ def test_bodies(edit: Edit, change: str | None, payload: str | None) -> None:
     assert [p.name for p in found.payloads] == ([payload] if payload else [])
 
 
+TWINS = """
+<ir_version: 10, opset_import: ["" : 17]>
+net (float[3] x, bool c) => (float[3] y, float[3] z) {
+    y = If (c) <
+        then_branch = a () => (float[3] t) { w = Constant <value = float[3] {1.0, 2.0, 3.0}> ()  t = Add (x, w) },
+        else_branch = b () => (float[3] e) { e = Neg (x) }
+    >
+    z = If (c) <
+        then_branch = a () => (float[3] t) { w = Constant <value = float[3] {4.0, 5.0, 6.0}> ()  t = Add (x, w) },
+        else_branch = b () => (float[3] e) { e = Neg (x) }
+    >
+}
+"""
+
+
+def test_tensors_that_are_called_alike_are_told_apart() -> None:
+    before = parser.parse_model(TWINS)
+    found = diff(before, parser.parse_model(TWINS.replace("3.0}", "7.0}").replace("6.0}", "8.0}")))
+    assert found.same_graph
+    assert [(p.name, p.max_abs) for p in found.payloads] == [
+        ("constant 'w' in then_branch of If ''", 4.0),
+        ("constant 'w' in then_branch of If ''", 2.0),
+    ]
+
+
 def test_external_data(tmp_path: Path) -> None:
     model = net()
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2]), "table"))

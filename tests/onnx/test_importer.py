@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer import import_onnx
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
 
 
@@ -69,13 +70,13 @@ def test_a_net_of_every_kind_of_weight(path: Path) -> None:
     provenance, state = model.meta["onnx"], model.state_dict()
     assert provenance.path == path
     assert provenance.payload == path.read_bytes()
-    assert {source.name for source in provenance.tensors.values()} == set(stored)
+    assert {source.key.name for source in provenance.tensors.values()} == set(stored)
     for name, source in provenance.tensors.items():
         back = source.to_onnx(state[name])
-        assert back.shape == stored[source.name].shape
-        assert back.tobytes() == stored[source.name].tobytes()
+        assert back.shape == stored[source.key.name].shape
+        assert back.tobytes() == stored[source.key.name].tobytes()
 
-    trained = {provenance.tensors[name].name for name, p in model.named_parameters() if p.requires_grad}
+    trained = {provenance.tensors[name].key.name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == set(stored) - {"mean", "var", "gain"}
     model.train()(torch.randn(3, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -97,7 +98,7 @@ def test_what_is_trained_can_be_chosen(
     write(path, SMALL, SMALL_WEIGHTS)
     model = import_onnx(path, include=include, exclude=exclude)
     sources = model.meta["onnx"].tensors
-    assert {sources[name].name for name, p in model.named_parameters() if p.requires_grad} == expected
+    assert {sources[name].key.name for name, p in model.named_parameters() if p.requires_grad} == expected
 
 
 def test_a_choice_that_matches_nothing(path: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_shared_weight_is_one_parameter(path: Path) -> None:
     first, second = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     assert first.weight is second.weight
     assert first.weight.requires_grad
-    assert {name: source.name for name, source in model.meta["onnx"].tensors.items()} == {
+    assert {name: source.key.name for name, source in model.meta["onnx"].tensors.items()} == {
         "a.weight": "w",
         "y.weight": "w",
     }
@@ -196,7 +197,7 @@ def test_a_weight_in_another_order_is_still_one(nodes: str, path: Path) -> None:
     assert parameter.requires_grad
     source = model.meta["onnx"].tensors[name]
     stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
-    assert source.name == "w"
+    assert source.key.name == "w"
     np.testing.assert_array_equal(source.to_onnx(parameter), stored["w"])
 
 
@@ -240,7 +241,7 @@ def test_weights_in_constant_nodes(path: Path) -> None:
     }"""
     model = load(path, text)
     assert_as_runtime(model, path, torch.randn(3, 2))
-    assert model.meta["onnx"].tensors == {"a.weight": Source("w", "constant", (1, 0), (2, 2))}
+    assert model.meta["onnx"].tensors == {"a.weight": Source(TensorKey("constant", "w"), (1, 0), (2, 2))}
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"a.weight"}
 
 

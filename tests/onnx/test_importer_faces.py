@@ -73,7 +73,7 @@ def test_every_tensor_goes_back(path: Path) -> None:
     assert provenance.payload == path.read_bytes()
     assert {name for name in state if not name.endswith("num_batches_tracked")} == set(provenance.tensors)
     for name, source in provenance.tensors.items():
-        expected = numpy_helper.to_array(stored[f"{source.kind} {source.name}"])
+        expected = numpy_helper.to_array(stored[f"{source.key.kind} {source.key.name}"])
         result = source.to_onnx(state[name])
         assert result.shape == expected.shape
         assert result.tobytes() == expected.tobytes()

@@ -191,7 +191,7 @@ def test_a_net_of(maker: str, tmp_path: Path) -> None:
     torch.testing.assert_close(run(model, x)[0], rows, rtol=1e-5, atol=1e-5)
 
     sources = model.meta["onnx"].tensors
-    assert {sources[name].name for name, p in model.named_parameters() if p.requires_grad} == trainable
+    assert {sources[name].key.name for name, p in model.named_parameters() if p.requires_grad} == trainable
     model.train()(x).square().sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     write_back(import_onnx(path), tmp_path / "same.onnx")

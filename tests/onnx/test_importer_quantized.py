@@ -158,7 +158,7 @@ def test_a_float_weight_is_quantised_in_every_pass(tmp_path: Path) -> None:
     assert (parameter.grad[~inside] == 0).all()
     parameter.data += 1
     write_back(model, tmp_path / "new.onnx")
-    assert model.meta["onnx"].tensors[name].name == "w"
+    assert model.meta["onnx"].tensors[name].key.name == "w"
     np.testing.assert_array_equal(integers(tmp_path / "new.onnx")["w"], parameter.detach())
     assert without_payloads(tmp_path / "new.onnx") == without_payloads(path)
 

@@ -24,6 +24,7 @@ from trained import initializers, names, parameter, train
 from reparam_kit.algebra import Expanded, Norm
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx import diff, import_onnx, write_back
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
 from reparam_kit.surgery import expand, fold
 
@@ -288,7 +289,7 @@ def _resize(model: fx.GraphModule) -> None:
 
 def _change_structure(model: fx.GraphModule) -> None:
     model.register_buffer("target", torch.tensor([-1, 2]))
-    model.meta["onnx"].tensors["target"] = Source("target", "constant", None, (2,))
+    model.meta["onnx"].tensors["target"] = Source(TensorKey("constant", "target"), None, (2,))
 
 
 @pytest.mark.parametrize(

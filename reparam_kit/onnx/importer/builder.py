@@ -38,6 +38,7 @@ from reparam_kit.onnx.importer.levels import (
 from reparam_kit.onnx.importer.naming import Names
 from reparam_kit.onnx.importer.rounded import grid_of, on_grid, with_grids
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
 
 _LONGEST = 2**20  # entries of a constant that is written into the code of the graph
@@ -69,8 +70,8 @@ class Builder:
         self._on_cpu: set[fx.Node] = set()
         self._lists: set[fx.Node] = set()
         self._buffers: dict[Constant, fx.Node] = {}
-        self._parameters: dict[str, dict[object, nn.Parameter]] = defaultdict(dict)
-        self._fixed: set[str] = set()
+        self._parameters: dict[TensorKey, dict[object, nn.Parameter]] = defaultdict(dict)
+        self._fixed: set[TensorKey] = set()
         self._stored = self._computed = 0  # entries of constants: in the file, and made of others
 
     def input(self, name: str, value: Tensor | None, optional: bool, batched: bool) -> fx.Node:
@@ -92,9 +93,9 @@ class Builder:
         if self.images:
             nodes = [self.images.output(node) for node in nodes]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
-        for name, parameters in self._parameters.items():
+        for key, parameters in self._parameters.items():
             # Trained in one place, such a tensor would no longer be what it is in the other.
-            if len(parameters) > 1 or name in self._fixed:
+            if len(parameters) > 1 or key in self._fixed:
                 for parameter in parameters.values():
                     parameter.requires_grad_(False)
         forget(self.graph)
@@ -198,8 +199,8 @@ class Builder:
         """The tensor of a constant, which is then part of the graph and no longer to be trained."""
         if not isinstance(leaf, Constant):
             return leaf
-        if leaf.source is not None and leaf.source.name not in self._fixed:
-            self._fixed.add(leaf.source.name)
+        if leaf.source is not None and leaf.source.key not in self._fixed:
+            self._fixed.add(leaf.source.key)
             self._stored += leaf.tensor.numel()
         return leaf.tensor
 
@@ -237,7 +238,7 @@ class Builder:
         if source is None:  # without a place in the file, what it learned would be lost
             return nn.Parameter(tensor, requires_grad=False)
         layout = (source.permutation, source.grid, tensor.shape)
-        return self._parameters[source.name].setdefault(
+        return self._parameters[source.key].setdefault(
             layout, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         )
 

@@ -21,6 +21,7 @@ from reparam_kit.onnx.importer.op import Op, UnknownError
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_bytes, read_onnx
 
@@ -169,7 +170,7 @@ class _Import:
             )
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
-            source = Source(name, "initializer", None, tuple(tensor.shape))
+            source = Source(TensorKey("initializer", name), None, tuple(tensor.shape))
             self._values[name] = Constant(tensor, name, source)
         for node in _in_order(self._graph.node, self._values):
             try:

@@ -17,6 +17,7 @@ from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.registry import find_schema
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
 
 # Operators whose layers can have weights that are stored as integers.
@@ -207,7 +208,7 @@ class Op:
     def stored(self, tensor: Tensor) -> Constant:
         """A constant that this node stores."""
         name = self._node.output[0]
-        source = Source(name, "constant", None, tuple(tensor.shape))
+        source = Source(TensorKey("constant", name), None, tuple(tensor.shape))
         return Constant(tensor, name, source if name in self._builder.file_constants else None)
 
     def check_all_read(self) -> None:
@@ -225,7 +226,7 @@ class Op:
         return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0])
 
     def _layer_name(self, weight: Constant | None) -> str:
-        return layer_name(self._node, weight.source.name if weight and weight.source else None)
+        return layer_name(self._node, weight.source.key.name if weight and weight.source else None)
 
 
 def _attribute(attribute: AttributeProto) -> Any:

@@ -28,7 +28,7 @@ def train_only(
             called = names.setdefault(parameter, set())
             called |= {name, name.rpartition(".")[0]} - {""}
             if provenance is not None and name in provenance.tensors:
-                called.add(provenance.tensors[name].name)
+                called.add(provenance.tensors[name].key.name)
     known = set().union(*names.values())
     for option, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns or ():
