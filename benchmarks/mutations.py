@@ -34,10 +34,10 @@ from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.faces import read_faces, read_pairs, write_pairs, write_records
-from recipes.faces.pairs import PairSet
+from recipes.faces.sets.pairs import PairSet
 from recipes.tsmr import TSMRConfig
-from recipes.tsmr.checkpoint import read_checkpoint, write_checkpoint
 from recipes.tsmr.options import read_choices
+from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
 
 _SECONDS = 30
 _ROOM = 1 << 20  # KiB

@@ -11,31 +11,53 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Lowest first. A module may import its own room and rooms before it.
-ROOMS = [
-    "errors",
-    "lazy",
-    "extras",
-    "files",
-    "atomic",
-    "digests",
-    "modes",
-    "substitution",
-    "baking",
-    "algebra",
-    "sites",
-    "calibration",
-    "restoration",
-    "intact",
-    "planning",
-    "surgery",
-    "record",
-    "onnx",
-    "verification",
-    "formats",
-    "outputs",
-    "cli",
-]
+# Lowest first. A module may import its own room and rooms before it, and packages those before theirs.
+ROOMS = {
+    "reparam_kit": [
+        "errors",
+        "lazy",
+        "extras",
+        "files",
+        "atomic",
+        "digests",
+        "modes",
+        "substitution",
+        "baking",
+        "algebra",
+        "sites",
+        "calibration",
+        "restoration",
+        "intact",
+        "planning",
+        "surgery",
+        "record",
+        "onnx",
+        "verification",
+        "formats",
+        "outputs",
+        "cli",
+    ],
+    "recipes.faces": ["images", "embedding", "sets", "judging", "cli"],
+    "recipes.tsmr": [
+        "choices",
+        "config",
+        "results",
+        "progress",
+        "distributed",
+        "judging",
+        "targets",
+        "objective",
+        "training",
+        "places",
+        "prepare",
+        "recipe",
+        "ablation",
+        "rendering",
+        "options",
+        "cli",
+    ],
+}
+PACKAGES = [*ROOMS, "recipes.demo"]
 
 
 def imports(path: Path) -> set[str]:
@@ -48,28 +70,48 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if parts[0] == "reparam_kit" and len(parts) > 1 and parts[1] in ROOMS else None
+def place(module: str) -> tuple[str, str] | None:
+    """The package and the room of a module: what its ``__init__`` offers is no room."""
+    for package, rooms in ROOMS.items():
+        first = module.removeprefix(f"{package}.").split(".")[0]
+        if module.startswith(f"{package}.") and first in rooms:
+            return package, first
+    return None
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "reparam_kit").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
-)
+def modules() -> list[Path]:
+    return sorted(path for name in ("reparam_kit", "recipes") for path in (ROOT / name).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_rooms_import_only_what_lies_below(path: Path) -> None:
-    own = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    package = next((name for name in PACKAGES if module.startswith(f"{name}.")), None)
+    own = place(module)
     for name in imports(path):
-        assert not name.startswith("recipes"), f"{path} imports {name}"
-        other = room(name)
-        if own is not None and other is not None:
-            assert ROOMS.index(other) <= ROOMS.index(own), f"{own} imports {other}"
+        other = next((p for p in PACKAGES if name.startswith(f"{p}.")), None)
+        if package is not None and other is not None:
+            assert PACKAGES.index(other) <= PACKAGES.index(package), f"{package} imports {name}"
+        there = place(name)
+        if own is not None and there is not None and own[0] == there[0]:
+            rooms = ROOMS[own[0]]
+            assert rooms.index(there[1]) <= rooms.index(own[1]), f"{own[1]} imports {name}"
+
+
+def test_every_module_is_in_a_room() -> None:
+    for package, rooms in ROOMS.items():
+        folder = ROOT / package.replace(".", "/")
+        found = {
+            path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        assert found - {"__init__"} == set(rooms)
 
 
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "recipes").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_recipes_use_public_names_only(path: Path) -> None:
-    private = [name for name in imports(path) if room(name) is not None]
+def test_recipes_use_the_public_names_of_the_core_only(path: Path) -> None:
+    private = [name for name in imports(path) if (place(name) or ("",))[0] == "reparam_kit"]
     assert not private, f"{path} imports {private}"
 
 

@@ -32,7 +32,7 @@ from benchmarks.tsmr.student import train_small
 from benchmarks.tsmr.summary import RESULT, write_summary
 from benchmarks.tsmr.throughput import measure
 from recipes.faces import evaluate
-from recipes.tsmr.holdout import hold_out
+from recipes.tsmr.targets.holdout import hold_out
 
 FACES = Path(__file__).parents[2].parent / "shared" / "faces"
 

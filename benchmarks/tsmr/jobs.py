@@ -15,9 +15,9 @@ import reparam_kit as rk
 from recipes.faces import Evaluation, FaceRecords, read_pairs
 from recipes.tsmr import Stage, TSMRConfig
 from recipes.tsmr.ablation import FINE_TUNING, arms, train_arm
-from recipes.tsmr.holdout import hold_out
-from recipes.tsmr.trainer import DivergedError
-from recipes.tsmr.views import Images
+from recipes.tsmr.targets.holdout import hold_out
+from recipes.tsmr.targets.views import Images
+from recipes.tsmr.training.trainer import DivergedError
 
 _STAGE = Stage(epochs=15, cosine=1.0)
 _REFINE = replace(_STAGE, epochs=5, rate=0.5, adversarial=0.005)

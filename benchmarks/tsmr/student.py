@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.demo.identity import train_on_identities
-from recipes.tsmr.views import Images
+from recipes.tsmr.targets.views import Images
 
 
 class SmallNet(nn.Module):

@@ -11,7 +11,7 @@ import reparam_kit as rk
 from benchmarks.tsmr.jobs import Student, best_rate, results, students
 from recipes.faces import evaluate
 from recipes.tsmr.ablation import arms
-from recipes.tsmr.report import Spread
+from recipes.tsmr.results import Spread
 
 RESULT = Path(__file__).parents[1] / "results" / "tsmr.md"
 

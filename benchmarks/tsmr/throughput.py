@@ -18,10 +18,10 @@ import reparam_kit as rk
 from recipes.faces import FaceRecords, input_preset
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.examples import Examples, Targets
 from recipes.tsmr.prepare import expanded, start_objective
-from recipes.tsmr.trainer import Trainer
-from recipes.tsmr.views import Views, epoch_order
+from recipes.tsmr.targets.examples import Examples, Targets
+from recipes.tsmr.targets.views import Views, epoch_order
+from recipes.tsmr.training.trainer import Trainer
 
 _TEACHER = 640  # numbers of the two teachers' embeddings together
 

@@ -26,35 +26,35 @@ from typing import TYPE_CHECKING
 from reparam_kit import lazily
 
 if TYPE_CHECKING:
-    from recipes.faces.augment import Augmentation as Augmentation
-    from recipes.faces.comparison import compare_inputs as compare_inputs
-    from recipes.faces.comparison import cross_evaluate as cross_evaluate
-    from recipes.faces.datasets import FaceFiles as FaceFiles
-    from recipes.faces.datasets import FaceParts as FaceParts
-    from recipes.faces.datasets import FaceRecords as FaceRecords
-    from recipes.faces.datasets import Faces as Faces
-    from recipes.faces.datasets import read_faces as read_faces
-    from recipes.faces.embed import Embedder as Embedder
-    from recipes.faces.evaluation import Evaluation as Evaluation
-    from recipes.faces.evaluation import evaluate as evaluate
-    from recipes.faces.evaluation import read_set as read_set
-    from recipes.faces.images import decode_image as decode_image
-    from recipes.faces.inputs import InputPreset as InputPreset
-    from recipes.faces.inputs import input_preset as input_preset
-    from recipes.faces.pairs import PairSet as PairSet
-    from recipes.faces.pairs import read_pairs as read_pairs
-    from recipes.faces.pairs import write_pairs as write_pairs
-    from recipes.faces.plot import draw_roc as draw_roc
-    from recipes.faces.plot import save_roc as save_roc
-    from recipes.faces.protocols import d_prime as d_prime
-    from recipes.faces.protocols import kfold_accuracy as kfold_accuracy
-    from recipes.faces.protocols import roc as roc
-    from recipes.faces.protocols import similarity as similarity
-    from recipes.faces.protocols import tar_at_far as tar_at_far
-    from recipes.faces.records import Record as Record
-    from recipes.faces.records import RecordFile as RecordFile
-    from recipes.faces.records import write_records as write_records
-    from recipes.faces.templates import TemplateSet as TemplateSet
-    from recipes.faces.templates import read_templates as read_templates
+    from recipes.faces.embedding.embedder import Embedder as Embedder
+    from recipes.faces.embedding.inputs import InputPreset as InputPreset
+    from recipes.faces.embedding.inputs import input_preset as input_preset
+    from recipes.faces.images.augment import Augmentation as Augmentation
+    from recipes.faces.images.decoding import decode_image as decode_image
+    from recipes.faces.images.records import Record as Record
+    from recipes.faces.images.records import RecordFile as RecordFile
+    from recipes.faces.images.records import write_records as write_records
+    from recipes.faces.judging.comparison import compare_inputs as compare_inputs
+    from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
+    from recipes.faces.judging.evaluation import Evaluation as Evaluation
+    from recipes.faces.judging.evaluation import evaluate as evaluate
+    from recipes.faces.judging.evaluation import read_set as read_set
+    from recipes.faces.judging.plot import draw_roc as draw_roc
+    from recipes.faces.judging.plot import save_roc as save_roc
+    from recipes.faces.judging.protocols import d_prime as d_prime
+    from recipes.faces.judging.protocols import kfold_accuracy as kfold_accuracy
+    from recipes.faces.judging.protocols import roc as roc
+    from recipes.faces.judging.protocols import similarity as similarity
+    from recipes.faces.judging.protocols import tar_at_far as tar_at_far
+    from recipes.faces.sets.datasets import FaceFiles as FaceFiles
+    from recipes.faces.sets.datasets import FaceParts as FaceParts
+    from recipes.faces.sets.datasets import FaceRecords as FaceRecords
+    from recipes.faces.sets.datasets import Faces as Faces
+    from recipes.faces.sets.datasets import read_faces as read_faces
+    from recipes.faces.sets.pairs import PairSet as PairSet
+    from recipes.faces.sets.pairs import read_pairs as read_pairs
+    from recipes.faces.sets.pairs import write_pairs as write_pairs
+    from recipes.faces.sets.templates import TemplateSet as TemplateSet
+    from recipes.faces.sets.templates import read_templates as read_templates
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

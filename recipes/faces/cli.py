@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 import reparam_kit as rk
-from recipes.faces.inputs import CHOICES
+from recipes.faces.embedding.inputs import CHOICES
 
 if TYPE_CHECKING:
-    from recipes.faces.bootstrap import Interval
-    from recipes.faces.evaluation import Evaluation
+    from recipes.faces.judging.bootstrap import Interval
+    from recipes.faces.judging.evaluation import Evaluation
 
 
 @click.command()
@@ -106,11 +106,11 @@ def evaluate(
         named = ", ".join(models)
         raise rk.InputError(f"--weights is for package.module:factory, one of them; the models are {named}")
     if roc:
-        from recipes.faces.plot import check_roc
+        from recipes.faces.judging.plot import check_roc
 
         check_roc(roc)
-    from recipes.faces.evaluation import evaluate as evaluate_model
-    from recipes.faces.evaluation import read_set
+    from recipes.faces.judging.evaluation import evaluate as evaluate_model
+    from recipes.faces.judging.evaluation import read_set
 
     subject = read_set(pairs, images, detector_score)
     results = {}
@@ -125,7 +125,7 @@ def evaluate(
             loaded, subject, preset, flip, batch_size, folds, bootstrap, embedding
         )
     if roc:
-        from recipes.faces.plot import save_roc
+        from recipes.faces.judging.plot import save_roc
 
         save_roc(roc, results)
     if as_json:

@@ -16,12 +16,12 @@ from torch import nn
 
 from recipes.faces import Evaluation, PairSet, evaluate, read_faces, read_pairs
 from recipes.tsmr.config import Stage, TSMRConfig
-from recipes.tsmr.holdout import hold_out
 from recipes.tsmr.judging import Teacher, separation
 from recipes.tsmr.recipe import apply_tsmr
-from recipes.tsmr.report import Arm
-from recipes.tsmr.trainer import DivergedError
-from recipes.tsmr.views import Images
+from recipes.tsmr.results import Arm
+from recipes.tsmr.targets.holdout import hold_out
+from recipes.tsmr.targets.views import Images
+from recipes.tsmr.training.trainer import DivergedError
 from reparam_kit import InputError
 
 FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (

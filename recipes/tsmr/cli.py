@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 import reparam_kit as rk
-from recipes.faces.inputs import CHOICES
+from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
 from recipes.tsmr.config import DISTIL, REFINE, TERMS, Margin, TSMRConfig
 from recipes.tsmr.options import chosen
@@ -228,9 +228,9 @@ def tsmr(
     if compared and val is None:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
     from recipes.tsmr.distributed import Processes, launched
-    from recipes.tsmr.page import write_report
     from recipes.tsmr.recipe import apply_tsmr
-    from recipes.tsmr.show import show
+    from recipes.tsmr.rendering.page import write_report
+    from recipes.tsmr.rendering.show import show
 
     with launched(device) as place, _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe_load)

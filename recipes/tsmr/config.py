@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
-from recipes.faces.inputs import PRESETS
+from recipes.faces.embedding.inputs import PRESETS
 from recipes.tsmr.choices import (
     Angle,
     Block,
@@ -41,7 +41,7 @@ from reparam_kit import InputError
 class Stage(Choices):
     """One stretch of training: how long, how fast, and what is minimised.
 
-    A term whose weight is 0 is not computed. See ``recipes.tsmr.losses`` for what each is.
+    A term whose weight is 0 is not computed. See ``recipes.tsmr.objective.losses`` for what each is.
 
     Attributes:
         epochs: passes over the images.

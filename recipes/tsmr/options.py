@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
-from recipes.faces.inputs import CHOICES
+from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.config import REFINE, TERMS, Augment, TSMRConfig
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 import reparam_kit as rk
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.identity import made_folder
+from recipes.tsmr.targets.identity import made_folder
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

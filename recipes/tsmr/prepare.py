@@ -17,12 +17,12 @@ from torch import Tensor, nn
 import reparam_kit as rk
 from recipes.faces import Embedder, input_preset
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.examples import Examples, PartTable, Table, Targets
-from recipes.tsmr.identity import data_identity
-from recipes.tsmr.objective import Objective
+from recipes.tsmr.objective.objective import Objective
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.teacher import embedding_table
-from recipes.tsmr.views import Part, Views, epoch_order
+from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets
+from recipes.tsmr.targets.identity import data_identity
+from recipes.tsmr.targets.teacher import embedding_table
+from recipes.tsmr.targets.views import Part, Views, epoch_order
 from reparam_kit import InputError
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -23,23 +23,23 @@ from recipes.faces import (
     read_faces,
     read_pairs,
 )
-from recipes.tsmr.checkpoint import read_checkpoint, whole, write_checkpoint
 from recipes.tsmr.config import LABELLED, TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.examples import identity_labels
-from recipes.tsmr.history import History
-from recipes.tsmr.identity import data_identity, model_identity
-from recipes.tsmr.ingredients import first_images, require_fit, warn_of_import
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
-from recipes.tsmr.logs import Log
 from recipes.tsmr.places import in_its_own_places
 from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.report import EpochReport, TSMRReport
-from recipes.tsmr.teacher import teacher_preset
-from recipes.tsmr.trained import MEASURED, changed_outputs, choose_trained
-from recipes.tsmr.trainer import Trainer
-from recipes.tsmr.views import Images, Views
+from recipes.tsmr.results import EpochReport, TSMRReport
+from recipes.tsmr.targets.examples import identity_labels
+from recipes.tsmr.targets.identity import data_identity, model_identity
+from recipes.tsmr.targets.teacher import teacher_preset
+from recipes.tsmr.targets.views import Images, Views
+from recipes.tsmr.training.checkpoint import read_checkpoint, whole, write_checkpoint
+from recipes.tsmr.training.history import History
+from recipes.tsmr.training.ingredients import first_images, require_fit, warn_of_import
+from recipes.tsmr.training.logs import Log
+from recipes.tsmr.training.trained import MEASURED, changed_outputs, choose_trained
+from recipes.tsmr.training.trainer import Trainer
 from reparam_kit import InputError, __version__, fingerprint
 
 Model = TypeVar("Model", bound=nn.Module)

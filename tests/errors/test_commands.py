@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from wrong_files import assert_one_line
 
-from recipes.tsmr.trainer import Trainer
+from recipes.tsmr.training.trainer import Trainer
 from reparam_kit.cli import main
 
 

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from recipes.faces import FaceRecords, decode_image
 from recipes.tsmr import Stage, TSMRConfig, compare
 from recipes.tsmr.ablation import BRANCHES, DISTILLATION, FINE_TUNING, TSMR, arms
-from recipes.tsmr.holdout import hold_out
-from recipes.tsmr.report import Spread
-from recipes.tsmr.trainer import DivergedError
+from recipes.tsmr.results import Spread
+from recipes.tsmr.targets.holdout import hold_out
+from recipes.tsmr.training.trainer import DivergedError
 from reparam_kit import InputError
 
 CONFIG = TSMRConfig(

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from recipes.faces import PairSet, decode_image, evaluate, read_pairs, write_pairs
-from recipes.tsmr import page
 from recipes.tsmr.cli import tsmr
+from recipes.tsmr.rendering import page
 from reparam_kit import InputError, ReparamError
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from recipes.faces import FaceRecords
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.prepare import deployable, expanded
-from recipes.tsmr.views import Views
+from recipes.tsmr.targets.views import Views
 from reparam_kit.algebra import Expanded
 from reparam_kit.restoration import Restored
 

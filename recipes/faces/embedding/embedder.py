@@ -1,0 +1,181 @@
+"""Images to embeddings, by a module or by an ONNX file, under one input preset."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from operator import length_hint
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from recipes.faces.embedding.inputs import InputPreset
+from recipes.faces.embedding.signature import EmbeddingOf, Signature, Taken, read_signature
+from reparam_kit import InputError, evaluating, first_line, open_session
+
+Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class Embedder:
+    """A face net with its input preset.
+
+    The net takes float32 ``[N, 3, H, W]``. The embedding is its output with several numbers an image, ``[N, D]`` or
+    such as ``[N, D, 1, 1]``; where several outputs are of that kind, it has to be named.
+
+    Args:
+        model: a module, which runs in eval mode on the device and in the dtype of its parameters and is given back in
+            the mode it was in; or the path of an ``.onnx`` file, which onnxruntime runs on the CPU. A file with a fixed
+            batch size is given batches of that size.
+        preset: what the net expects of its pixels.
+        batch_size: images run at once, unless the file says otherwise.
+        embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
+            ``1`` and so on in a tuple. None: there is only one that can be.
+
+    Raises:
+        InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | str | os.PathLike[str],
+        preset: InputPreset,
+        batch_size: int = 64,
+        embedding: str | None = None,
+    ) -> None:
+        self.preset = preset
+        self.batch_size = batch_size
+        self.embedding = embedding
+        run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
+        self._run: Callable[[torch.Tensor], object] = run
+        who = "the model" if isinstance(model, nn.Module) else os.fspath(model)
+        self._embedding_of = EmbeddingOf(run.signature, embedding, who)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed one batch of RGB images in 0..255, uint8 or floating ``[N, 3, H, W]``: float32 ``[N, D]`` on the CPU.
+
+        Raises:
+            InputError: the size of the images is not the one that the file has fixed; or no output is an embedding
+                each, or several are and none is named.
+        """
+        return self._embedding_of(self._run(self.preset(images)), len(images)).float().cpu()
+
+    def embed(self, images: Iterable[Image], flip: bool = False) -> npt.NDArray[np.float32]:
+        """Embed RGB images of one size, batch by batch: float32 ``[N, D]``, not normalised.
+
+        Args:
+            images: uint8 arrays ``[H, W, 3]``, uint8 tensors ``[3, H, W]``, or a dataset's ``(tensor, label, index)``.
+            flip: add the embedding of each mirrored image, as InsightFace's protocol does.
+
+        Raises:
+            InputError: there is no image, the images differ in size, or their size is not the one the file has fixed.
+        """
+        rows = list(self.batches(images, flip))
+        if not rows:
+            raise InputError("there is no image to embed")
+        return torch.cat(rows).numpy()
+
+    def batches(self, images: Iterable[Image], flip: bool = False) -> Iterator[torch.Tensor]:
+        """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
+        console = Console(stderr=True)
+        progress = Progress(console=console, transient=True)
+        with progress if console.is_terminal else nullcontext():  # elsewhere older rich leaves an empty line
+            task = progress.add_task("embedding", total=length_hint(images) or None)
+            for batch in _batches(images, self.batch_size):
+                yield self(batch) + self(batch.flip(3)) if flip else self(batch)
+                progress.advance(task, len(batch))
+
+
+def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
+    """uint8 ``[N, 3, H, W]``."""
+    remaining = map(_planes, images)
+    sizes: set[tuple[int, ...]] = set()
+    while batch := list(islice(remaining, size)):
+        sizes |= {tuple(image.shape) for image in batch}
+        if len(sizes) > 1:
+            raise InputError(
+                f"images of the sizes {sorted(sizes)} [3, H, W] cannot be one set: align the faces first"
+            )
+        yield torch.stack(batch)
+
+
+def _planes(image: Image) -> torch.Tensor:
+    if isinstance(image, np.ndarray):
+        # Copied, because it may be read-only or a reversed view, which torch does not take.
+        planes = torch.from_numpy(image.copy()).movedim(-1, 0)
+    else:
+        planes = image[0] if isinstance(image, tuple) else image
+    if planes.dtype != torch.uint8 or planes.ndim != 3 or len(planes) != 3:
+        raise InputError(f"an image of {planes.dtype} {list(planes.shape)} is not uint8 RGB in 0..255")
+    return planes
+
+
+class _ModuleRunner:
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.signature = read_signature(model)
+
+    def __call__(self, images: torch.Tensor) -> object:
+        if self.signature is not None:
+            self.signature.require_size("the model", images.shape[1:], "these are")
+        like = next(self._model.parameters(), images)
+        # Not inference_mode: a module may keep what it computes for its next training step.
+        try:
+            with evaluating(self._model), torch.no_grad():
+                return self._model(images.to(like.device, like.dtype))
+        except RuntimeError as error:
+            raise InputError(
+                f"the model fails on images {list(images.shape)}: {first_line(error)}"
+            ) from error
+
+
+class _OnnxRunner:
+    def __init__(self, path: Path) -> None:
+        self._session = open_session(path)
+        self.signature = Signature(
+            tuple(_taken(node.name, node.type, node.shape) for node in self._session.get_inputs()),
+            tuple(node.name for node in self._session.get_outputs()),
+        )
+        self.signature.require_images(str(path), tuple(_DTYPES))
+        self._path = path
+        given = self.signature.inputs[0]
+        self._name, self._dtype = given.name, _DTYPES[given.dtype]
+        self._batch = given.shape[0] if given.shape else None
+
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.signature.require_size(str(self._path), images.shape[1:], "these are")
+        chunks = torch.split(images.to(self._dtype), self._batch or len(images))
+        outputs = [self._chunk(chunk) for chunk in chunks]
+        return tuple(torch.cat(rows) for rows in zip(*outputs, strict=True))
+
+    def _chunk(self, images: torch.Tensor) -> list[torch.Tensor]:
+        missing = self._batch - len(images) if self._batch else 0
+        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        try:
+            outputs = self._session.run(None, {self._name: filled.numpy()})
+        except Exception as error:  # onnxruntime's errors share no other class
+            raise InputError(
+                f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"
+            ) from error
+        return [_tensor(output)[: len(images) if missing else None] for output in outputs]
+
+
+def _tensor(output: object) -> torch.Tensor:
+    """Texts and sequences are no embedding, and stand in messages as tensors of nothing."""
+    if isinstance(output, np.ndarray) and output.dtype.kind in "bifu":
+        return torch.from_numpy(np.atleast_1d(output))
+    return torch.empty(0)
+
+
+def _taken(name: str, kind: str, shape: list[int | str | None]) -> Taken:
+    dtype = kind.removeprefix("tensor(").removesuffix(")")
+    sizes = tuple(size if isinstance(size, int) else None for size in shape)
+    return Taken(name, {"float": "float32"}.get(dtype, dtype), sizes)

@@ -1,0 +1,1 @@
+"""Protocols and figures: how good a model is on a set."""

@@ -1,0 +1,1 @@
+"""Sets of images: to train on, and to judge with."""

@@ -1,0 +1,1 @@
+"""A run as tables in a terminal and as a page."""

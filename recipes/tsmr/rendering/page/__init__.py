@@ -1,0 +1,121 @@
+"""The report of a run as one HTML page, which opens anywhere and fetches nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import reparam_kit as rk
+from recipes.tsmr.config import TERMS, TSMRConfig
+from recipes.tsmr.judging import better_input
+from recipes.tsmr.rendering.page import figures
+from recipes.tsmr.rendering.page.chart import MINUS
+from recipes.tsmr.results import TSMRReport
+
+with rk.extra("faces", "the page of a run needs Jinja2"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+_SPACE = "\N{NO-BREAK SPACE}"
+
+
+class Verification(Protocol):
+    """What ``rk.verify`` gives."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def write_report(
+    report: TSMRReport,
+    path: str | os.PathLike[str],
+    *,
+    files: Mapping[str, str] | None = None,
+    verification: Verification | None = None,
+) -> None:
+    """Write ``report`` as an HTML page that holds all it shows; equal arguments give equal bytes.
+
+    Args:
+        report: the run; what it has no data of gets no section.
+        path: file to write.
+        files: what the run read and wrote, by part, such as ``{"student": "deployed.onnx"}``: for the reader, since
+            the report itself knows only contents.
+        verification: ``rk.verify`` of the old file and the new one, for graph, sizes and latency.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: rk.printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "points": _points,
+        "share": _share,
+        "signed": _signed,
+        "name": _name,
+    }
+    page = environment.get_template("page.html").render(
+        report=report,
+        files=files or {},
+        verification=verification and verification.to_json(),
+        figures=figures,
+        better_input=better_input(report.inputs, report.config.student_input) if report.inputs else None,
+        terms=TERMS,
+        choices=_choices(report.config),
+    )
+    with rk.atomic_file(os.fspath(path)) as file:
+        file.write(page.encode())
+
+
+def _percent(value: float) -> str:
+    return f"{_number(value)}{_SPACE}%"
+
+
+def _number(value: float) -> str:
+    """A share in percent, where the unit is said elsewhere."""
+    return f"{100 * value:.2f}"
+
+
+def _points(value: float) -> str:
+    """A difference of two shares, in percentage points."""
+    return f"{100 * value:+.2f}".replace("-", MINUS)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def _share(value: float) -> str:
+    """A share of any size, to three digits."""
+    return f"{100 * value:.3g}{_SPACE}%"
+
+
+def _name(name: str) -> Markup:
+    """A long name that may be broken after its parts."""
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(rk.printable(name)))))
+
+
+def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:
+    """Name and value of every choice but the stages, and whether it is the usual one."""
+    usual = dict(_leaves(asdict(TSMRConfig())))
+    return [(name, value, value == usual[name]) for name, value in _leaves(asdict(config))]
+
+
+def _leaves(choices: Mapping[str, Any], within: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for name, value in choices.items():
+        if isinstance(value, dict):
+            leaves += _leaves(value, f"{within}{name}.")
+        elif name != "stages":
+            leaves.append((within + name, value))
+    return leaves

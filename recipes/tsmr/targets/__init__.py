@@ -1,0 +1,1 @@
+"""What the teacher says, of which view, and where it is kept."""

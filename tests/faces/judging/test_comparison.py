@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recipes.faces import (
+    Embedder,
+    PairSet,
+    compare_inputs,
+    cross_evaluate,
+    decode_image,
+    evaluate,
+    input_preset,
+    kfold_accuracy,
+    similarity,
+    write_pairs,
+)
+from recipes.faces.embedding.inputs import PRESETS
+from reparam_kit import InputError
+
+
+@pytest.fixture
+def pairs(pictures, encode) -> PairSet:
+    """Genuine pairs are an image and a noisy copy of it."""
+    random = np.random.default_rng(1)
+    same = np.arange(40) % 2 == 0
+    images = []
+    for i, image in enumerate(pictures(40)):
+        noisy = np.clip(image + random.normal(0, 60, image.shape), 0, 255).astype(np.uint8)
+        images += [image, noisy if same[i] else pictures(1, seed=100 + i)[0]]
+    return PairSet([encode(image) for image in images], same)
+
+
+class Wants(nn.Module):
+    """Embeds well what one preset gives, and other input the worse the further it is from that."""
+
+    def __init__(self, preset: str) -> None:
+        super().__init__()
+        self.preset = input_preset(preset)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.preset.mean, self.preset.std))
+        x = x.flip(1) if self.preset.bgr else x
+        pixels = (x * std + mean - 127.5) / 60
+        # Red counts most, so that the order of the channels matters, and the range is limited.
+        return (torch.tanh(pixels) * torch.tensor([4.0, 1.0, 0.2]).view(3, 1, 1)).flatten(1)
+
+
+@pytest.mark.parametrize("wanted", ["imagenet", "insightface", "raw", "raw-bgr", "insightface-bgr"])
+def test_the_input_that_a_model_wants_is_best(wanted: str, pairs: PairSet, pictures, encode) -> None:
+    results = compare_inputs(Wants(wanted), _red(pairs, pictures, encode))
+    assert set(results) == set(PRESETS)
+    assert next(iter(results)) == wanted
+    separations = [result.d_prime for result in results.values()]
+    assert separations == sorted(separations, reverse=True)
+    assert all(result.input == name for name, result in results.items())
+
+
+def _red(pairs: PairSet, pictures, encode) -> PairSet:
+    """The same pairs with blue replaced by noise, so that only red tells people apart."""
+    images = []
+    for i, data in enumerate(pairs.images):
+        image = decode_image(data, "x")
+        image[..., 2] = pictures(1, seed=1000 + i)[0][..., 2]
+        images.append(encode(image))
+    return PairSet(images, pairs.same)
+
+
+def test_at_most_the_limit_is_embedded(pairs: PairSet, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "set.bin", pairs)
+    results = compare_inputs(nn.Flatten(), tmp_path / "set.bin", limit=12)
+    assert {(r.pairs, r.genuine, r.folds) for r in results.values()} == {(12, 6, 6)}
+
+
+def test_preset_that_a_model_cannot_take_is_left_out(pairs: PairSet) -> None:
+    class Rectified(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x - 200).relu().flatten(1)  # nothing of what is normalised is left
+
+    assert set(compare_inputs(Rectified(), pairs)) == {"raw", "raw-bgr"}
+
+    class Silent(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x.flatten(1)
+
+    with pytest.raises(InputError, match="zero or not finite"):
+        compare_inputs(Silent(), pairs)
+
+
+@pytest.fixture
+def models() -> tuple[nn.Module, nn.Module]:
+    """A net and one that is a little off it."""
+    old = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+    new = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
+    state = {name: value + 0.02 * torch.randn_like(value) for name, value in old.state_dict().items()}
+    new.load_state_dict(state)
+    return old, new
+
+
+def test_cross_evaluation(models: tuple[nn.Module, nn.Module], pairs: PairSet) -> None:
+    results = cross_evaluate(*models, pairs, "raw", flip=True, folds=4, bootstrap=5)
+    assert list(results) == ["old-old", "new-new", "new-old"]
+    for case, model in zip(("old-old", "new-new"), models, strict=True):
+        alone = evaluate(model, pairs, "raw", flip=True, folds=4, bootstrap=5)
+        assert results[case].to_json() == alone.to_json()
+    images = [decode_image(data, "x") for data in pairs.images]
+    old, new = (Embedder(model, input_preset("raw")).embed(images, flip=True) for model in models)
+    scores = np.append(similarity(old[0::2], new[1::2]), similarity(new[0::2], old[1::2]))
+    mixed = results["new-old"]
+    np.testing.assert_allclose(mixed.scores, scores, atol=1e-6)
+    assert (mixed.pairs, mixed.genuine, mixed.folds, mixed.input) == (80, 40, 4, "raw")
+    fold = np.tile(np.repeat(np.arange(4), 10), 2)
+    assert mixed.accuracy == kfold_accuracy(mixed.scores, mixed.same, fold)[0]
+
+
+def test_new_model_that_is_the_old_one_keeps_the_gallery(models, pairs: PairSet) -> None:
+    results = cross_evaluate(models[0], models[0], pairs)
+    assert results["new-old"].d_prime == pytest.approx(results["old-old"].d_prime)
+
+
+def test_turned_embeddings_lose_the_gallery_and_nothing_else(models, pairs: PairSet) -> None:
+    turned = nn.Sequential(models[0], nn.Linear(6, 6, bias=False))
+    turned[1].weight.data = torch.linalg.qr(torch.randn(6, 6))[0]
+    results = cross_evaluate(models[0], turned, pairs)
+    assert results["new-new"].accuracy == results["old-old"].accuracy
+    old, mixed = results["old-old"].d_prime, results["new-old"].d_prime
+    assert old is not None
+    assert mixed is not None
+    assert mixed < old / 2
+
+
+def test_inputs_may_differ_and_sizes_may_not(models, pairs: PairSet, tmp_path: Path) -> None:
+    results = cross_evaluate(*models, pairs, "raw", "insightface")
+    assert [result.input for result in results.values()] == ["raw", "insightface", "raw and insightface"]
+    write_pairs(tmp_path / "set.bin", pairs)
+    with pytest.raises(InputError, match="embeddings of 6 and 192 numbers cannot be compared"):
+        cross_evaluate(models[0], nn.Flatten(), tmp_path / "set.bin")

@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import re
+from configparser import ConfigParser
+from dataclasses import replace
+from fnmatch import fnmatch
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recipes.tsmr.rendering.page as page
+from recipes.faces import Evaluation
+from recipes.faces.judging.evaluation import FARS, judge
+from recipes.faces.judging.protocols import fold_numbers
+from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport, write_report
+from recipes.tsmr.rendering.page import figures
+from recipes.tsmr.rendering.page.chart import MINUS, Axis, Chart, nice_step
+from recipes.tsmr.results import EpochReport, Point
+from reparam_kit import InputError
+
+HOSTILE = "<script>alert('x')</script>&\""
+STAGES = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, cosine=1.0, adversarial=0.1))
+
+
+def judged(separation: float, pairs: int = 2200, seed: int = 0, input: str = "insightface") -> Evaluation:
+    same = np.arange(pairs) % 2 == 0
+    scores = np.random.default_rng(seed).normal(0, 0.12, pairs) + separation * 0.12 * same
+    return judge(scores, same, fold_numbers(same, 10), FARS, 8, input, False, 0)
+
+
+def arm(name: str, lr: float, *separations: float) -> Arm:
+    return Arm(name, {1e-3: 0.7, 3e-3: None}, lr, 72, tuple(judged(s) for s in separations))
+
+
+@pytest.fixture(scope="module")
+def report() -> TSMRReport:
+    validations = [judged(2.0), judged(2.4), judged(2.2)]
+    losses = [{"cosine": 0.5 / step} | ({"adversarial": 0.7} if step > 4 else {}) for step in range(1, 7)]
+    return TSMRReport(
+        TSMRConfig(stages=STAGES, keep_gallery=1.0, lr=1e-3, seed=7),
+        student="5" * 64,
+        teachers=("7" * 64, "8" * 64),
+        data="d" * 64,
+        images=1234,
+        epochs=tuple(
+            EpochReport(n, 1 + n // 3, losses[2 * n - 1], 100.0, e)
+            for n, e in enumerate(validations, start=1)
+        ),
+        curve=tuple(
+            Point(step, 1 + step // 5, 1e-3, terms, 0.6 if step > 4 else None)
+            for step, terms in enumerate(losses, start=1)
+        ),
+        inputs={name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},
+        teacher_scores=(judged(3.0, 300), judged(2.9, 300)),
+        before=judged(1.8),
+        after=validations[1],
+        kept=2,
+        gallery={"old-old": judged(1.8), "new-new": judged(2.4), "new-old": judged(2.1, 4400)},
+        weight_change={"stem.weight": 0.031, "stem.bias": 0.0, "head.bias": 4e9, "head.weight": 0.27},
+        ablation=(arm("distillation", 1e-3, 2.0, 2.2, 2.1), arm("TSMR", 3e-3, 2.4, 2.3, 2.2)),
+    )
+
+
+class Verified:
+    """What a page needs of ``rk.verify``."""
+
+    def __init__(self, *changes: dict[str, Any], name: str = "initializer 'c1.w'") -> None:
+        payload = {"name": name, "dtype": "float32", "shape": [8, 3], "max_abs": 0.25, "relative_l2": None}
+        self.json = {
+            "ok": not changes,
+            "structure": {"same_graph": not changes, "changes": list(changes), "payloads": [payload]},
+            "outputs": [{"name": "y", "cosine": 0.98765}],
+            "file_sizes": [1000, 2000],
+            "latency_ratio": 1.0432,
+            "quantisation": {"kernels": [{}, {}], "at_risk": ["c1.w"], "outputs": []},
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return self.json
+
+
+class Page(HTMLParser):
+    """Text, tags and tables of a page; fails where tags are not closed in order."""
+
+    VOID = ("meta",)
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.html, self.text, self.open = html, "", list[str]()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.feed(html)
+        self.close()
+        assert not self.open
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in (*self.VOID, "wbr"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def headings(self) -> list[str]:
+        return re.findall("<h2>(.*?)</h2>", self.html)
+
+    def row(self, name: str) -> list[str]:
+        """The first with this name."""
+        return next(
+            [" ".join(cell.split()) for cell in row[1:]] for row in self.rows if row and row[0] == name
+        )
+
+
+def written(report: TSMRReport, folder: Path, **options: Any) -> Page:
+    path = folder / "page.html"
+    write_report(report, path, **options)
+    return Page(path.read_text())
+
+
+def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path) -> None:
+    made = written(report, tmp_path, verification=Verified())
+    before, after = report.before, report.after
+    assert before is not None
+    assert after is not None
+
+    def row(*shares: float) -> list[str]:
+        return [f"{100 * share:.2f}" for share in shares]
+
+    assert made.row("accuracy, %")[:2] == row(before.accuracy, after.accuracy)
+    assert made.row("accuracy, %")[2] == f"{100 * (after.accuracy - before.accuracy):+.2f}"
+    first, then = (f"{100 * e.accuracy:.2f}\N{NO-BREAK SPACE}%" for e in (before, after))
+    assert f"accuracy {first} → {then}" in made.html
+    tars = before.tar_at_far[0.001], after.tar_at_far[0.001]
+    assert made.row("TAR at FAR = 0.001, %")[:2] == row(*tars)  # type: ignore[arg-type]
+    assert "TAR at FAR = 0.0001, %" not in made.text
+    assert made.row("stem.weight") == ["3.1 %"]
+    assert made.row("head.bias") == ["from zero"]
+    mean, std = report.ablation[1].accuracy.mean, report.ablation[1].accuracy.std
+    assert made.row("TSMR")[:2] == ["0.003", f"{100 * mean:.2f} ± {100 * std:.2f}"]
+    assert made.row("raw")[1:] == row(report.inputs["raw"].accuracy)
+    assert made.row("teacher 2")[2:] == row(report.teacher_scores[1].accuracy)
+    assert made.row("seed") == ["7"]
+    assert made.row("initializer 'c1.w'") == ["float32", "8 \N{MULTIPLICATION SIGN} 3", "0.25", "from zero"]
+    for text in ("latency ratio is 1.04", "1,000 → 2,000 bytes", "0.9877", "1 of 2 kernels", "1,234 images"):
+        assert text in made.text
+    for digest in ("5", "7", "8", "d"):
+        assert digest * 64 in made.text
+
+
+@pytest.mark.parametrize(
+    ("heading", "less"),
+    [
+        ("Before and after", {"before": None, "after": None}),
+        ("Stored galleries", {"gallery": {}}),
+        ("Ablation", {"ablation": ()}),
+        ("What changed in the net", {"weight_change": {"stem.weight": 0.0}}),
+        ("Were the ingredients right?", {"inputs": {}, "teacher_scores": ()}),
+        ("The file", {}),
+    ],
+)
+def test_a_section_is_there_if_its_data_are(
+    report: TSMRReport, tmp_path: Path, heading: str, less: dict[str, Any]
+) -> None:
+    whole = written(report, tmp_path, verification=Verified()).headings
+    rest = written(replace(report, **less), tmp_path, verification=Verified() if less else None).headings
+    assert [h for h in whole if h not in rest] == [heading]
+    assert [h for h in whole if h in rest] == rest
+
+
+def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> None:
+    bare = replace(
+        report,
+        epochs=tuple(replace(epoch, validation=None) for epoch in report.epochs),
+        **{"inputs": {}, "teacher_scores": (), "gallery": {}, "ablation": ()},
+        before=None,
+        after=None,
+        kept=3,
+    )
+    made = written(bare, tmp_path)
+    assert made.headings == ["Training", "What changed in the net", "Configuration"]
+    assert "3 epochs, and not judged" in made.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({}, "Epoch 2 of 3 is kept: accuracy"),
+        ({"kept": 0}, "No epoch beat the deployed model: its weights are kept"),
+        ({"before": judged(2.4), "after": judged(2.4)}, "as before, with better TAR or separation"),
+    ],
+)
+def test_the_verdict_comes_first(
+    report: TSMRReport, tmp_path: Path, changed: dict[str, Any], says: str
+) -> None:
+    made = written(replace(report, **changed), tmp_path)
+    assert says in Page(re.findall("<h1>.*?</h1>", made.html, re.S)[0]).text
+
+
+def test_another_graph_is_told_loudly(report: TSMRReport, tmp_path: Path) -> None:
+    change = {"what": "removed", "where": "graph.node[relu]", "before": "Relu(c) -> d", "after": None}
+    made = written(report, tmp_path, verification=Verified(change))
+    assert "The graph is not the same: 1 differences" in made.text
+    assert made.row("graph.node[relu]") == ["removed", "Relu(c) -> d", ""]
+    assert "graph is the same" not in made.text
+
+
+def test_a_better_input_is_told(report: TSMRReport, tmp_path: Path) -> None:
+    asked = replace(report, config=replace(report.config, student_input="raw"))
+    assert "does better with insightface than with raw" in written(asked, tmp_path).text
+    assert "does better with" not in written(report, tmp_path).text
+
+
+def test_it_fetches_nothing_and_runs_nothing(report: TSMRReport, tmp_path: Path) -> None:
+    made = written(report, tmp_path, verification=Verified(), files={"student": "a.onnx", "output": "b.onnx"})
+    assert not {tag for tag, _ in made.tags} & {"script", "link", "img", "iframe", "object", "image", "use"}
+    attributes = {name for _, attributes in made.tags for name in attributes}
+    assert not {name for name in attributes if name in ("src", "href", "srcset") or name.startswith("on")}
+    assert not re.search(r"https?:|//|url\(|@import", made.html)
+    assert "default-src 'none'" in made.html
+
+
+def test_names_are_text(report: TSMRReport, tmp_path: Path) -> None:
+    hostile = replace(
+        report,
+        student=HOSTILE,
+        weight_change={HOSTILE: 0.5, "other": 0.1},
+        ablation=(replace(report.ablation[0], name=HOSTILE), report.ablation[1]),
+    )
+    change = {"what": "changed", "where": HOSTILE, "before": HOSTILE, "after": HOSTILE}
+    files = dict.fromkeys(("student", "teacher 1", "validation", "output", HOSTILE), HOSTILE)
+    made = written(hostile, tmp_path, files=files, verification=Verified(change, name=HOSTILE))
+    assert "script" not in {tag for tag, _ in made.tags}
+    assert "alert" not in "".join(str(attributes) for tag, attributes in made.tags if tag != "svg")
+    assert made.text.count(HOSTILE) >= 15
+
+
+def test_names_that_a_terminal_would_obey_are_escaped(report: TSMRReport, tmp_path: Path) -> None:
+    files = {"student": "a\x1b[2J\udcff\n{{7*7}}.onnx", "output": "\u202eb.onnx"}
+    write_report(report, tmp_path / "r.html", files=files)
+    text = (tmp_path / "r.html").read_text()
+    assert not {"\x1b", "\u202e"} & set(text)
+    assert r"a\x1b[2J\udcff\n{{7*7}}" in text.replace("<wbr>", "")
+
+
+def test_equal_reports_give_equal_bytes(report: TSMRReport, tmp_path: Path) -> None:
+    first, again = (written(report, tmp_path, verification=Verified()).html for _ in range(2))
+    assert first == again
+
+
+def test_nothing_is_left_where_it_cannot_be_written(report: TSMRReport, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        write_report(report, tmp_path / "missing" / "page.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_arm_that_accepts_nobody_has_a_rate_of_zero(report: TSMRReport, tmp_path: Path) -> None:
+    run = report.ablation[0].evaluations[0]
+    nobody = replace(run, tar_at_far={**run.tar_at_far, 0.001: 0.0})
+    arms = (replace(report.ablation[0], evaluations=(nobody,)), report.ablation[1])
+    made = written(replace(report, ablation=arms), tmp_path)
+    assert made.row("distillation")[-1] == "0.00"
+
+
+def test_a_set_of_a_million_pairs_makes_a_small_page(report: TSMRReport, tmp_path: Path) -> None:
+    many = judged(2.0, 1_000_000)
+    written(replace(report, before=many, after=many), tmp_path)
+    assert (tmp_path / "page.html").stat().st_size < 300_000
+
+
+def test_the_roc_passes_through_the_rates_of_the_table(report: TSMRReport) -> None:
+    evaluation = judged(1.8)
+    chart = figures.draw_roc({"before": evaluation}, "ROC")
+    line, *dots = chart.marks
+    corners = walk(line.path)
+    assert len(dots) == 3
+    for dot in dots:
+        (x, y) = walk(dot.path)[0]
+        below = [b for a, b in corners if a <= x]
+        assert min(below) == y
+
+
+def test_histograms_share_axes_and_hold_every_pair() -> None:
+    first, second = figures.draw_histograms({"a": judged(1.0), "b": judged(3.0, seed=1)})
+    assert (first.x, first.y) == (second.x, second.y)
+    for chart in (first, second):
+        impostor = next(mark for mark in chart.marks if mark.style == "area impostor")
+        levels = [
+            (chart.bottom - y) / (chart.bottom - chart.top) * chart.y.high for _, y in bars(impostor.path)
+        ]
+        assert sum(levels) == pytest.approx(1, abs=0.02)
+
+
+def walk(path: str) -> list[tuple[float, float]]:
+    """The corners of a path."""
+    x = y = 0.0
+    corners = []
+    for command, text in re.findall(r"([MLHVh])([-\d. ]*)", path):
+        numbers = [float(number) for number in text.split()]
+        x = numbers[0] if command in "MLH" else x
+        y = numbers[-1] if command in "MLV" else y
+        corners.append((x, y))
+    return corners
+
+
+def bars(path: str) -> list[tuple[float, float]]:
+    """A place in each bin of a histogram, and its height in pixels."""
+    corners = walk(path)
+    width = min(b[0] - a[0] for a, b in pairwise(corners) if b[0] > a[0])
+    return [(a[0], a[1]) for a, b in pairwise(corners) for _ in range(round((b[0] - a[0]) / width))]
+
+
+@pytest.mark.parametrize(
+    ("axis", "texts"),
+    [
+        (Axis(0, 1, percent=True), ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]),
+        (Axis(0.815, 0.842, percent=True), ["82 %", "83 %", "84 %"]),
+        (Axis(-1, 1), [f"{MINUS}1.0", f"{MINUS}0.5", "0.0", "0.5", "1.0"]),
+        (Axis(1 / 3000, 1, log=True), ["10⁻³", "10⁻²", "10⁻¹", "1"]),
+        (Axis(1e-7, 1, log=True), ["10⁻⁶", "10⁻⁴", "10⁻²", "1"]),
+        (Axis(1e-3, 1, log=True, percent=True), ["0.1 %", "1 %", "10 %", "100 %"]),
+        (Axis(1.5, -0.5, names=("a", "b")), ["a", "b"]),
+    ],
+)
+def test_ticks(axis: Axis, texts: list[str]) -> None:
+    assert [tick.text for tick in axis.ticks] == texts
+    assert all(0 <= tick.at <= 1 for tick in axis.ticks)
+
+
+@pytest.mark.parametrize(("about", "step"), [(0.9, 1), (1.0, 1), (1.1, 2), (2.1, 5), (6, 10), (0.03, 0.05)])
+def test_a_step_is_1_2_or_5(about: float, step: float) -> None:
+    assert nice_step(about) == pytest.approx(step)
+
+
+def test_an_axis_has_room_around_one_value_but_none_beyond_the_whole() -> None:
+    axis = Axis.around([1.0, 1.0], whole=(0, 1))
+    assert (axis.low, axis.high) == (0.9, 1)
+
+
+def test_a_chart_leaves_out_points_that_fall_on_the_one_before() -> None:
+    chart = Chart("line", Axis(0, 1), Axis(0, 1))
+    chart.line([0, 1e-9, 1], [0, 1e-9, 1], "after")
+    assert chart.marks[0].path == "M46 212L388 26"
+
+
+def test_the_files_of_the_page_are_packaged() -> None:
+    folder = Path(page.__file__).parent
+    setup = ConfigParser()
+    setup.read(folder.parents[3] / "setup.cfg")
+    patterns = setup["options.package_data"]["recipes.tsmr.rendering.page"].split(", ")
+    files = [path.name for path in folder.iterdir() if path.suffix not in (".py", "")]
+    assert len(files) == 3
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)

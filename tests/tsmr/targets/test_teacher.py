@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+import reparam_kit as rk
+from recipes.faces import Embedder, FaceRecords, input_preset
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.teacher import data_identity, embedding_table, model_identity, teacher_preset
+from recipes.tsmr.targets.views import Views
+from reparam_kit import InputError
+
+
+def table(
+    teacher: nn.Module | Path, rec: Path, folder: Path, *, preset: str = "insightface", flip: bool = True
+) -> npt.NDArray[np.float16]:
+    views = Views(FaceRecords(rec))
+    return embedding_table(
+        Embedder(teacher, input_preset(preset)),
+        model_identity(teacher),
+        views,
+        data_identity(views.images),
+        folder,
+        flip=flip,
+        workers=0,
+        progress=Progress(),
+    )
+
+
+class Broken(nn.Module):
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(1)[:, :8].clone()
+        if self.output == "constant":
+            return torch.ones_like(rows)
+        rows[-1] = torch.nan if self.output == "nan" else 0
+        return rows
+
+    def extra_repr(self) -> str:
+        return self.output
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_each_row_is_the_unit_embedding_of_its_image(
+    rec: Path, teacher: nn.Module, tmp_path: Path, flip: bool
+) -> None:
+    rows = table(teacher, rec, tmp_path, flip=flip)
+    records = FaceRecords(rec)
+    assert (rows.shape, rows.dtype) == ((len(records), 1 + flip, 12), np.float16)
+    embed = Embedder(teacher, input_preset("insightface"))
+    for index in (0, 7, len(records) - 1):
+        for side in range(1 + flip):
+            image = records[index][0].flip(2) if side else records[index][0]
+            expected = F.normalize(embed(image[None]), dim=1)[0]
+            np.testing.assert_allclose(rows[index, side], expected, atol=1e-3)
+
+
+def test_the_table_is_computed_once(
+    rec: Path, teacher: nn.Module, tmp_path: Path, counted: Callable[[nn.Module], list[int]]
+) -> None:
+    calls = counted(teacher)
+    first = table(teacher, rec, tmp_path)
+    assert sum(calls) == 2 * len(FaceRecords(rec))
+    calls.clear()
+    again = table(teacher, rec, tmp_path)
+    assert sum(calls) == 2 * 8  # a few rows, to see whether the table is this teacher's
+    assert np.array_equal(first, again)
+
+
+def test_another_teacher_or_input_is_another_table_and_a_copy_of_the_images_is_not(
+    rec: Path, teacher: nn.Module, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def tables() -> int:
+        return len(list(cache.iterdir()))
+
+    table(teacher, rec, cache)
+    table(teacher, rec, cache, preset="imagenet")
+    assert tables() == 2
+    table(teacher, rec, cache, flip=False)
+    assert tables() == 3
+    with torch.no_grad():
+        teacher.head.bias[0] += 1e-3  # type: ignore[index, union-attr]
+    table(teacher, rec, cache)
+    assert tables() == 4
+    copy = shutil.copytree(rec.parent, tmp_path / "copy") / rec.name
+    os.utime(copy, ns=(0, 0))
+    table(teacher, copy, cache)
+    assert tables() == 4
+
+
+def test_a_table_that_fails_leaves_nothing(rec: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        table(Broken("nan"), rec, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("nan", "image 23 is zero or not finite"),
+        ("zero", "image 23 is zero or not finite"),
+        ("constant", "the same embedding for each of 24 training images"),
+    ],
+)
+def test_a_broken_teacher_stops_the_run(rec: Path, tmp_path: Path, output: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        table(Broken(output), rec, tmp_path)
+
+
+def onnx_teacher(path: Path, size: int = 16, external: bool = False) -> Path:
+    weight = np.random.default_rng(0).normal(size=(3 * size * size, 6)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
+        "teacher",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
+    return path
+
+
+def test_a_file_is_a_teacher(rec: Path, tmp_path: Path) -> None:
+    assert table(onnx_teacher(tmp_path / "t.onnx"), rec, tmp_path).shape == (24, 2, 6)
+
+
+def test_a_teacher_for_another_image_size_stops_the_run(rec: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="20"):
+        table(onnx_teacher(tmp_path / "t.onnx", size=20), rec, tmp_path)
+
+
+def test_weights_outside_the_file_are_part_of_its_identity(tmp_path: Path) -> None:
+    path = onnx_teacher(tmp_path / "t.onnx", external=True)
+    before = model_identity(path)
+    assert model_identity(path) == before
+    with (tmp_path / "t.onnx.data").open("r+b") as file:
+        file.write(b"\1\2\3\4")
+    assert model_identity(path) != before
+
+
+@pytest.mark.parametrize("size", [16, 20])
+def test_images_are_scaled_for_a_teacher_that_fixes_another_size(
+    rec: Path, student: nn.Module, tmp_path: Path, size: int
+) -> None:
+    path = onnx_teacher(tmp_path / "t.onnx", size)
+    preset = teacher_preset(path, "raw", torch.Size([3, 16, 16]))
+    assert teacher_preset(rk.load(path), "raw", torch.Size([3, 16, 16])) == preset
+    images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    assert preset(images).shape == (2, 3, size, size)
+    assert ("size" in repr(preset)) == (size != 16)  # a table of its own in the cache
+    flat = torch.full((1, 3, 16, 16), 7, dtype=torch.uint8)
+    torch.testing.assert_close(preset(flat), torch.full((1, 3, size, size), 7.0))
+    config = TSMRConfig(stages=(Stage(1, cosine=1.0),), batch_size=8)
+    assert apply_tsmr(student, path, rec, config=config).report.epochs[0].losses["cosine"] > 0
+
+
+@pytest.mark.parametrize("content", [b"not a model", None])
+def test_a_teacher_that_is_no_model_stops_the_run(
+    rec: Path, student: nn.Module, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "t.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"t\.onnx"):
+        apply_tsmr(student, path, rec, config=TSMRConfig(batch_size=8))

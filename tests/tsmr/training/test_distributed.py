@@ -1,0 +1,133 @@
+"""Runs in processes of their own: two that train together, and one that is killed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from recipes.tsmr import Adversary, Margin, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.distributed import Processes
+
+ROOT = Path(__file__).parents[3]
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_distributed import train
+from recipes.tsmr.distributed import launched
+with launched("cpu"):
+    train(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+"""
+
+
+class Net(nn.Module):
+    """Without BatchNorm, whose statistics are those of a process's own batch; with an output that no term uses."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.PReLU(8),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.Flatten(),
+            nn.Linear(128, size),
+        )
+        self.quality = nn.Linear(size, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = self.net(x)
+        return embedding, self.quality(embedding)
+
+
+def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
+    torch.manual_seed(0)
+    student, teacher = Net(6), Net(9)
+    first = Stage(epochs, cosine=1.0, relational=1.0, hard=1.0, margin=0.1, centres=0.1)
+    config = TSMRConfig(
+        stages=(first, Stage(epochs - 1, mse=1.0, adversarial=0.1)),
+        batch_size=batch_size,
+        lr=3e-3,
+        keep_gallery=0.5,
+        adversary=Adversary(hidden=8),
+        margin=Margin("adaface", 0.2, 8.0, classes=4),
+    )
+    out = Path(folder)
+    result = apply_tsmr(student, teacher, rec, config=config, cache=out / "cache", checkpoint=out / "run.pt")
+    if Processes.current().rank == 0:
+        curve = [point.losses for point in result.report.curve]
+        torch.save({"curve": curve, "weights": result.model.state_dict()}, out / "result.pt")
+
+
+def start(rec: Path, folder: Path, *numbers: int, **variables: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(rec), str(folder)]
+    environment = {**os.environ, **variables, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+
+def test_two_processes_take_the_steps_of_one_with_a_doubled_batch(rec: Path, tmp_path: Path) -> None:
+    """The two are started as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    processes = [start(rec, two, 4, **launch, RANK=rank) for rank in ("0", "1")]
+    train(str(rec), str(one), batch_size=8)
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+    alone, together = (torch.load(folder / "result.pt", weights_only=True) for folder in (one, two))
+    for ours, theirs in zip(alone["curve"], together["curve"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(together["weights"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_killed_in_each_stage_ends_with_the_same_weights(rec: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    for epochs in (3, 18):  # of 15 in the first stage and 14 in the second
+        process = start(rec, killed, 8, 15)
+        while _epochs(killed / "run.pt") < epochs:
+            assert process.poll() is None, process.communicate()[1].decode()
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert epochs <= _epochs(killed / "run.pt") < 29
+    for folder in (whole, killed):
+        train(str(rec), str(folder), 8, 15)
+    one, other = (
+        torch.load(folder / "result.pt", weights_only=True)["weights"] for folder in (whole, killed)
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def _epochs(checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    return len(torch.load(checkpoint, weights_only=True)["state"]["history"]["epochs"])
+
+
+def test_processes_share_full_batches_in_order() -> None:
+    order = range(11)
+    parts = [list(Processes(rank, 2).share(order, 2)) for rank in (0, 1)]
+    assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert list(Processes().share(order, 4)) == list(range(8))
+
+
+def test_one_process_gathers_what_it_has() -> None:
+    rows = torch.randn(3, 2)
+    assert Processes().gather(rows) is rows
+    assert Processes.current() == Processes(0, 1)
