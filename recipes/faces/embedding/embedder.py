@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from recipes.faces.embedding.inputs import InputPreset
 from recipes.faces.embedding.signature import EmbeddingOf, Signature, Taken, read_signature
@@ -122,19 +123,24 @@ class _ModuleRunner:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.signature = read_signature(model)
+        self._batch = _fixed_batch(self.signature)
 
     def __call__(self, images: torch.Tensor) -> object:
         if self.signature is not None:
             self.signature.require_size("the model", images.shape[1:], "these are")
         like = next(self._model.parameters(), images)
+        filled = _filled(images, self._batch)
         # Not inference_mode: a module may keep what it computes for its next training step.
         try:
             with evaluating(self._model), torch.no_grad():
-                return self._model(images.to(like.device, like.dtype))
+                output = self._model(filled.to(like.device, like.dtype))
         except RuntimeError as error:
             raise InputError(
                 f"the model fails on images {list(images.shape)}: {first_line(error)}"
             ) from error
+        if len(filled) == len(images):
+            return output
+        return tree_map_only(torch.Tensor, lambda rows: rows[: len(images)], output)
 
 
 class _OnnxRunner:
@@ -148,7 +154,7 @@ class _OnnxRunner:
         self._path = path
         given = self.signature.inputs[0]
         self._name, self._dtype = given.name, _DTYPES[given.dtype]
-        self._batch = given.shape[0] if given.shape else None
+        self._batch = _fixed_batch(self.signature)
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         self.signature.require_size(str(self._path), images.shape[1:], "these are")
@@ -157,15 +163,27 @@ class _OnnxRunner:
         return tuple(torch.cat(rows) for rows in zip(*outputs, strict=True))
 
     def _chunk(self, images: torch.Tensor) -> list[torch.Tensor]:
-        missing = self._batch - len(images) if self._batch else 0
-        filled = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+        filled = _filled(images, self._batch)
         try:
             outputs = self._session.run(None, {self._name: filled.numpy()})
         except Exception as error:  # onnxruntime's errors share no other class
             raise InputError(
                 f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"
             ) from error
-        return [_tensor(output)[: len(images) if missing else None] for output in outputs]
+        short = len(filled) > len(images)
+        return [_tensor(output)[: len(images) if short else None] for output in outputs]
+
+
+def _fixed_batch(signature: Signature | None) -> int | None:
+    """How many images the model takes at once; None where it takes any number."""
+    shape = signature.inputs[0].shape if signature is not None and signature.inputs else None
+    return shape[0] if shape else None
+
+
+def _filled(images: torch.Tensor, batch: int | None) -> torch.Tensor:
+    """``images``, with as many black ones behind them as make the last batch full."""
+    missing = -len(images) % (batch or 1)
+    return torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
 
 
 def _tensor(output: object) -> torch.Tensor:
