@@ -89,7 +89,7 @@ class Expanded(Foldable):
         if self.base._parameters.get("weight") is None:
             raise InputError(f"{self.site}: {_COMPUTED}")
         if self.norm != "batch":
-            if torch.jit.is_tracing():
+            if not torch.compiler.is_compiling() and torch._C._is_tracing():
                 raise InputError(
                     f"{self.site}: torch.jit cannot trace a sum of branches; trace the fold of it"
                 )
