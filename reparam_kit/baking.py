@@ -18,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.modes import evaluating
+from reparam_kit.substitution import copying
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,12 +40,15 @@ def bake(model: Model) -> Model:
 
     Raises:
         NothingToDoError: no tensor of the model is parametrised.
+        UnsupportedError: a part of the model cannot be copied; the message names it.
     """
     # What a hook computed last is an attribute with a gradient history, which deepcopy refuses.
     computed = [getattr(module, name) for module in model.modules() for name, _ in _hooked(module)]
     if not computed and not any(parametrize.is_parametrized(module) for module in model.modules()):
         raise NothingToDoError("no weight of the model is parametrised, so there is nothing to bake")
-    baked = copy.deepcopy(model, {id(value): value.detach() for value in computed})
+    with copying(model) as memo:
+        memo.update({id(value): value.detach() for value in computed})
+        baked = copy.deepcopy(model, memo)
     with evaluating(baked), torch.no_grad():
         for module in list(baked.modules()):
             for name, style in list(_hooked(module)):

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from reparam_kit.closures import rebind
 from reparam_kit.errors import ReparamError, UnsupportedError, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -56,13 +58,18 @@ def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tu
     """
     modules = dict(model.named_modules())
     stand_ins = {name: kind.__new__(kind) for name in arguments}
-    memo = detached(model)
-    memo.update({id(modules[name]): stand_in for name, stand_in in stand_ins.items()})
-    with copying(model):
+    with copying(model) as memo:
+        memo.update({id(modules[name]): stand_in for name, stand_in in stand_ins.items()})
         for name, stand_in in stand_ins.items():
             held = fill(blank(modules[name]), modules[name], memo)
             stand_in.__init__(held, *arguments[name])  # type: ignore[misc]
         return deep_copy(model, memo, stand_ins.values())
+
+
+def duplicate(model: Model) -> Model:
+    """A deep copy of ``model``, of which nothing leads back. Raises UnsupportedError, which names what has none."""
+    with copying(model) as memo:
+        return deep_copy(model, memo, ())
 
 
 def blank(module: Model) -> Model:
@@ -90,21 +97,32 @@ def deep_copy(model: Model, memo: dict[int, object], expected: Iterable[nn.Modul
             f"the copy of the model has lost layers that it was to hold: {', '.join(sorted(own)) or 'a part of it'} "
             "copies itself in a way of its own (__deepcopy__); remove that, or use the parts within"
         )
+    for parameter in copied.parameters():
+        if (
+            not parameter.is_leaf
+        ):  # TorchScript copies its parameters with a gradient history, so that none trains
+            parameter.detach_().requires_grad_()
     return copied
 
 
 @contextmanager
-def copying(model: nn.Module) -> Iterator[None]:
-    """Raise UnsupportedError, which names the part of ``model`` that cannot be copied, where one cannot."""
+def copying(model: nn.Module) -> Iterator[dict[int, object]]:
+    """A memo for copies of parts of ``model``; at the end, functions that they hold lead to the copies too.
+
+    Raises UnsupportedError, which names the part that cannot be copied, where one cannot.
+    """
     try:
-        yield
+        with torch.inference_mode(False):  # what is copied there could not be trained
+            memo = _detached(model)
+            yield memo
+            rebind(memo)
     except ReparamError:
         raise
     except Exception as error:  # a __deepcopy__ or __reduce__ may raise anything
         raise _not_copied(model, error) from error
 
 
-def detached(model: nn.Module) -> dict[int, object]:
+def _detached(model: nn.Module) -> dict[int, object]:
     """A memo for ``copy.deepcopy``, which refuses tensors with a gradient history: those that modules keep, without."""
     tensors = (tensor for module in model.modules() for _, tensor in kept(module))
     return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
@@ -130,7 +148,7 @@ def _not_copied(model: nn.Module, error: Exception) -> UnsupportedError:
         for name, value in vars(module).items():
             try:
                 if name not in ("_parameters", "_buffers", "_modules"):
-                    copy.deepcopy(value, detached(model))
+                    copy.deepcopy(value, _detached(model))
             except Exception as own:  # the one that the whole copy failed with
                 where = ".".join(filter(None, (path, name)))
                 return UnsupportedError(

@@ -15,7 +15,7 @@ from reparam_kit.errors import NothingToDoError
 from reparam_kit.intact import homes_of_shifts
 from reparam_kit.planning import nothing_to_expand, plan
 from reparam_kit.sites.find_flow import Inputs
-from reparam_kit.substitution import blank, copying, deep_copy, detached, fill, with_stand_ins
+from reparam_kit.substitution import blank, copying, deep_copy, fill, with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -89,10 +89,9 @@ def fold(model: Model) -> Model:
     stand_ins = {name: found[name] for name in outermost.values()}
     homes = homes_of_shifts(model, stand_ins)
     plain_of = {base: blank(base) for base in outermost}
-    memo = detached(model)
-    for module in found.values():
-        memo[id(module)] = memo[id(module.base)] = plain_of[module.base]
-    with copying(model):
+    with copying(model) as memo:
+        for module in found.values():
+            memo[id(module)] = memo[id(module.base)] = plain_of[module.base]
         for base, plain in plain_of.items():
             fill(plain, base, memo)
         folded = deep_copy(model, memo, plain_of.values())

@@ -21,6 +21,7 @@ ROOMS = {
         "atomic",
         "digests",
         "modes",
+        "closures",
         "substitution",
         "baking",
         "algebra",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from reparam_kit.errors import InputError
-from reparam_kit.substitution import StandIn, blank, copying, detached, fill
+from reparam_kit.substitution import StandIn, blank, copying, fill
 
 if TYPE_CHECKING:
     from reparam_kit.algebra.layers import Layer
@@ -62,10 +62,9 @@ class Foldable(StandIn):
         """
         if reason := self.changed():
             raise InputError(f"{self.site} cannot be folded: {reason}")
-        memo = detached(self)
         plain = blank(self.base)
-        memo[id(self)] = memo[id(self.base)] = plain
-        with copying(self):
+        with copying(self) as memo:
+            memo[id(self)] = memo[id(self.base)] = plain
             fill(plain, self.base, memo)
             self.carry_hooks(plain, memo)
         shift = self.fold_into(plain)

@@ -8,7 +8,6 @@ are those of the model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.onnx.weights import OnnxFile, read_bytes, read_onnx
 from reparam_kit.onnx.write_back import write_back
 from reparam_kit.restoration import Restored
+from reparam_kit.substitution import duplicate
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def export_onnx(
         raise InputError(
             "the model still has expanded layers or restored BatchNorms; fold it first, then export it"
         )
-    model = copy.deepcopy(model).cpu().eval()
+    model = duplicate(model).cpu().eval()
     if isinstance(example_inputs, Tensor):
         example_inputs = [example_inputs]
     inputs = None if example_inputs is None else [x.detach().cpu() for x in example_inputs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from torch import Tensor, fx, nn
 from reparam_kit.errors import InputError, VerificationError, first_line
 from reparam_kit.onnx import write_back
 from reparam_kit.onnx.run import Session
+from reparam_kit.substitution import duplicate
 
 # Of the largest value. More where inputs that differ by rounding alone are further apart, as with integers.
 _TOLERANCE, _TIMES_NOISE, _NUDGE = 1e-3, 20, 1e-6
@@ -37,7 +37,7 @@ def check_import(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> str | N
     if not isinstance(model, fx.GraphModule):
         raise InputError("the model was not loaded from an ONNX file, so there is none to compare it with")
     given = [x.detach().cpu() for x in ([inputs] if isinstance(inputs, Tensor) else inputs)]
-    copied = copy.deepcopy(model).cpu().eval()
+    copied = duplicate(model).cpu().eval()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_back(copied, path)

@@ -7,7 +7,6 @@ already is. Where a file takes part there is no such run, and a fixed tolerance 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from reparam_kit.errors import InputError, first_line
 from reparam_kit.onnx.run import Session, random_inputs
+from reparam_kit.substitution import duplicate
 from reparam_kit.verification.report import OutputError
 
 Model = nn.Module | str | Path
@@ -91,7 +91,7 @@ def runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
 
     What it gives raises InputError where the module does not take the inputs.
     """
-    module = copy.deepcopy(module).to(device="cpu", dtype=dtype).eval()
+    module = duplicate(module).to(device="cpu", dtype=dtype).eval()
 
     def run(inputs: Sequence[Tensor]) -> Outputs:
         try:

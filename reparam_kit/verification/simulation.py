@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.onnx.weights import OnnxFile
+from reparam_kit.substitution import duplicate
 from reparam_kit.verification.outputs import Outputs, errors_of, runner
 from reparam_kit.verification.quantisation import OutputRisk, layers, quantise, stored_kernels
 
@@ -22,7 +22,7 @@ def quantised_module_outputs(a: nn.Module, b: nn.Module, inputs: Sequence[Tensor
     """Each module on ``inputs``, as it is and with the weights of its layers quantised."""
     runs = []
     for model in (a, b):
-        quantised = copy.deepcopy(model)
+        quantised = duplicate(model)
         for _, layer in layers(quantised):
             layer.weight.data = quantise(layer.weight.data.double()).to(layer.weight)
         runs.append((runner(model)(inputs), runner(quantised)(inputs)))
