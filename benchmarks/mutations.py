@@ -33,10 +33,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import reparam_kit as rk
-from recipes.faces import read_faces, read_pairs, write_pairs, write_records
+from recipes.faces import Embedder, input_preset, read_faces, read_pairs, write_pairs, write_records
 from recipes.faces.sets.pairs import PairSet
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.options import read_choices
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.teacher import embedding_table
+from recipes.tsmr.targets.views import Views
 from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
 
 _SECONDS = 30
@@ -120,6 +123,27 @@ def _make_list(path: Path) -> None:
     path.write_text("".join(f"{i}.png {i // 2}\n" for i in range(6)))
 
 
+def _table(folder: Path) -> bytes:
+    """The rows of 130 images, in three blocks, as a run has them that finds a table in ``folder``."""
+    views = Views(read_faces(folder / "images.rec"))
+    embed = Embedder(net(), input_preset("insightface"))
+    progress = Progress(silent=True)
+    rows = embedding_table(embed, "net", views, "noise", folder, flip=True, workers=0, progress=progress)
+    return rows.tobytes()
+
+
+def _make_table(path: Path) -> None:
+    write_records(path.with_name("images.rec"), [(0, _picture(i)) for i in range(130)], (8, 8))
+    _table(path.parent)
+    next(path.parent.glob("teacher-*.npy")).rename(path)
+
+
+def _read_table(path: Path) -> bytes:
+    _table(path.parent)  # for its name
+    next(path.parent.glob("teacher-*.npy")).write_bytes(path.read_bytes())
+    return _table(path.parent)
+
+
 FORMATS = {
     "onnx": Format("m.onnx", _make_onnx, _run_onnx),
     "expanded": Format("m.pt", _make_expanded, lambda path: _state(rk.fold(rk.load(path))), sealed=True),
@@ -153,6 +177,7 @@ FORMATS = {
         ),
         sealed=True,
     ),
+    "table": Format("m.npy", _make_table, _read_table, sealed=True),
 }
 
 
