@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Iterator, Mapping, Set
+from dis import get_instructions, opmap
 from io import BytesIO
 from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import fx, nn
 from reparam_kit import fingerprint
 
 _BY_NAME = {*sys.stdlib_module_names, "numpy", "onnx", "torch", "torchvision"}
+_IMPORT = opmap["IMPORT_NAME"]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
 # Of a module: told otherwise, or nothing to do with what it computes; ``meta`` is where an imported net came from.
 _TOLD = {"training", "meta", "_parameters", "_buffers", "_modules", "_compiled_call_impl"}
@@ -95,8 +98,12 @@ class _Description:
             return self.of(value.__func__)
         if isinstance(value, property):
             return [self.of(value.fget), self.of(value.fset)]
-        if hasattr(value, "__qualname__") or isinstance(value, np.ufunc):  # written in C
-            return _name(value)
+        if isinstance(value, torch.jit.ScriptFunction):
+            return _script(value)
+        if hasattr(value, "__qualname__") or isinstance(
+            value, np.ufunc
+        ):  # written in C, around a function or not
+            return [_name(value), self.of(getattr(value, "__wrapped__", None))]
         return self._object(value)
 
     def _module(self, module: nn.Module) -> object:
@@ -137,7 +144,7 @@ class _Description:
             self.of(function.__defaults__),
             self.of(function.__kwdefaults__),
             [self.of(part) for part in _enclosed(function)],
-            {name: self.of(part) for name, part in _read(function)},
+            [[name, self.of(part)] for name, part in _read(function)],
         ]
 
     def _code(self, code: CodeType) -> object:
@@ -150,9 +157,12 @@ class _Description:
             return value.name
         if type(value).__module__.startswith("torch._"):
             return None
+        reduced = self._reduced(value)
+        if reduced is not None and _by_name(type(value)):  # a logger is its name, and not all loggers
+            return reduced
         slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
         held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
-        return [self.of(type(value)), self.of(held), self._reduced(value)]
+        return [self.of(type(value)), self.of(held), reduced]
 
     def _reduced(self, value: object) -> object:
         """What pickle would keep of an object whose class says how, such as a ``functools.partial``."""
@@ -189,16 +199,20 @@ def _enclosed(function: FunctionType) -> Iterator[object]:
 
 
 def _read(function: FunctionType) -> Iterator[tuple[str, object]]:
-    """The globals that a function names, and those functions in it."""
-    names = sorted(set(_names(function.__code__)))
-    given = function.__globals__
-    modules = [given[name] for name in names if isinstance(given.get(name), ModuleType)]
-    for name in names:
-        for space in (given, *(vars(module) for module in modules if not _by_module(module))):
+    """What the names in a function mean: globals of its own, and parts of the modules that it names or imports."""
+    code, given = function.__code__, function.__globals__
+    names = sorted(set(_names(code)))
+    imported = [module for name in _imports(code) for module in _loaded(name, given.get("__package__"))]
+    modules, spaces = {id(module): module for module in imported}, [given, *map(vars, imported)]
+    for space in spaces:  # it grows: a module may lead to another
+        for name in names:
             part = space.get(name)
-            if isinstance(part, FunctionType | type) or _is_constant(part):
-                yield name, part
-                break
+            if not isinstance(part, ModuleType):
+                if name in space:
+                    yield name, part
+            elif id(part) not in modules and not _by_module(part):
+                modules[id(part)] = part
+                spaces.append(vars(part))
 
 
 def _by_module(module: ModuleType) -> bool:
@@ -212,12 +226,22 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _is_constant(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_constant, value.values())) and all(map(_is_constant, value))
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(map(_is_constant, value))
-    return value is not None and isinstance(value, _PLAIN)
+def _imports(code: CodeType) -> Iterator[str]:
+    """The names of modules that a function imports when it runs."""
+    if _IMPORT in code.co_code[::2]:
+        yield from (str(step.argval) for step in get_instructions(code) if step.opcode == _IMPORT)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _imports(constant)
+
+
+def _loaded(name: str, package: str | None) -> Iterator[ModuleType]:
+    """Modules of that name, in ``package`` and its parents too: a code says how far up only in passing."""
+    parents = (package or "").split(".")
+    for end in range(len(parents), -1, -1):
+        module = sys.modules.get(".".join(filter(None, [*parents[:end], name])))
+        if module is not None and not _by_module(module):
+            yield module
 
 
 def _stored(tensor: torch.Tensor) -> object:
@@ -226,7 +250,7 @@ def _stored(tensor: torch.Tensor) -> object:
     return tensor.to_dense() if tensor.layout != torch.strided else tensor
 
 
-def _script(module: torch.jit.ScriptModule) -> dict[str, bytes]:
+def _script(module: torch.jit.ScriptModule | torch.jit.ScriptFunction[..., Any]) -> dict[str, bytes]:
     saved = BytesIO()
     torch.jit.save(module, saved)
     with ZipFile(saved) as archive:
