@@ -250,7 +250,7 @@ def _stored(tensor: torch.Tensor) -> object:
     return tensor.to_dense() if tensor.layout != torch.strided else tensor
 
 
-def _script(module: torch.jit.ScriptModule | torch.jit.ScriptFunction[..., Any]) -> dict[str, bytes]:
+def _script(module: torch.jit.ScriptModule | torch.jit.ScriptFunction[Any, Any]) -> dict[str, bytes]:
     saved = BytesIO()
     torch.jit.save(module, saved)
     with ZipFile(saved) as archive:

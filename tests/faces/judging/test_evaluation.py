@@ -245,7 +245,10 @@ def test_list_with_a_folder_and_templates(onnx_net, pairs: PairSet, tmp_path: Pa
     [
         (("--input", "raw", "--input", "raw", "--input", "raw"), "3 times --input for 2 models"),
         (("--input", "raw", "--weights", "w.pt"), "--weights is for package.module:factory"),
-        (("--input", "raw", "--roc", "roc.pdf"), "roc.pdf: the suffix says what is written; choose .svg or .png"),
+        (
+            ("--input", "raw", "--roc", "roc.pdf"),
+            "roc.pdf: the suffix says what is written; choose .svg or .png",
+        ),
     ],
 )
 def test_wrong_words_for_several(words, message: str, onnx_net, second: Path, bin_file: Path) -> None:

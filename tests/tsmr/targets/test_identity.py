@@ -205,7 +205,7 @@ def test_code_is_known_by_what_it_does_and_not_by_the_file_that_it_is_in(
 
 def test_a_net_has_one_identity_in_every_process() -> None:
     code = (
-        "import sys; sys.path[:0] = ['tests/tsmr', 'tests']; import test_identity as t; "
+        "import sys; sys.path[:0] = ['tests/tsmr/targets', 'tests']; import test_identity as t; "
         "print(*[t.model_identity(make()) for make in t.DIFFERENT])"
     )
     root, runs = Path(__file__).parents[3], []

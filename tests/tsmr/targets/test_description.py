@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.tsmr.identity import model_identity
+from recipes.tsmr.targets.identity import model_identity
 
 # What stands before the class, with another number in the place of {}; and what its forward returns.
 READ = {
@@ -114,12 +114,12 @@ def test_a_net_that_reads_what_passes_has_one_identity_in_every_process(tmp_path
     write(tmp_path, head, f"x * len([{', '.join(names)}])", 1)
     code = (
         "import logging, sys; sys.argv[1] == '2' and logging.basicConfig(); "
-        "import net_of_a_user; from recipes.tsmr.identity import model_identity; "
+        "import net_of_a_user; from recipes.tsmr.targets.identity import model_identity; "
         "print(model_identity(net_of_a_user.Net()))"
     )
     found = set()
     for seed in "12":
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
         run = subprocess.run([sys.executable, "-c", code, seed], capture_output=True, env=env, text=True)
         assert run.returncode == 0, run.stderr
         found.add(run.stdout)
