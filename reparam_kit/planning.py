@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -64,9 +65,9 @@ def plan(
     norm = norm or norm_of(block)
     if norm not in NORMS:
         raise InputError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
-    if budget is not None and (example_inputs is None or budget <= 1):
+    if budget is not None and (example_inputs is None or not 1 < budget < math.inf):
         raise InputError(
-            f"budget={budget:g} is a bound on the cost of a step in units of the plain one, at least 1, and needs "
+            f"budget={budget:g} is a bound on the cost of a step in units of the plain one, above 1 and finite, and needs "
             "example_inputs of the size and batch to train with"
         )
     expression = algebra.block(block)

@@ -20,7 +20,13 @@ import reparam_kit as rk
     type=rk.OutputPath(),
     help="Folder to fill.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides the faces and all training.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Decides the faces and all training.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def demo(output: Path, seed: int, as_json: bool) -> None:
     """Improve a small deployed face net, all drawn and trained here, and prove that its graph stayed.

@@ -85,6 +85,12 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: rk.restore_bn(convolution(), [X[:0]]), rk.InputError, "a batch .* is empty"),
     "budget without inputs": (
         lambda w: rk.expand(convolution(), budget=1.2), rk.InputError, "needs example_inputs"),
+    **{
+        f"a budget of {budget}": (
+            lambda w, budget=budget: rk.expand(convolution(), budget=budget, example_inputs=torch.zeros(1, 3, 8, 8)),
+            rk.InputError, "above 1 and finite")
+        for budget in (float("nan"), float("inf"), 1.0, -1.0)
+    },
     "no batch to restore from": (lambda w: rk.restore_bn(convolution(), []), rk.InputError, "holds no batch"),
     "restored from NaN": (lambda w: rk.restore_bn(convolution(), [NAN]), rk.InputError, "not finite"),
     "restored where there is one": (

@@ -109,6 +109,7 @@ OUT = {
         "name.npz has no array 'x'",
     ),
     "demo -o {w}/nobody": (2, "nobody is not empty and holds no earlier demo"),
+    "demo -o {w}/d --seed -1": (2, "-1 is not in the range 0<=x<="),
     "demo -o {w}/faces.rec": (2, "faces.rec is a file; name a folder with -o"),
     "inspekt {w}/net.onnx": (2, "No such command 'inspekt'"),
     "expand {w}/net.onnx": (2, "Missing option '-o'"),

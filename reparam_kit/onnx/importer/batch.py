@@ -215,7 +215,10 @@ def without_single_dimension(x: Tensor) -> Tensor:
 
 def rearranged(x: Tensor, count: int, old: int, new: int, name: str, args: tuple[Any, ...]) -> Tensor:
     """``x`` in the shape that the function of that name gives what the file has for one image."""
-    if count == 1 and FRONT not in (old, new):  # what the file has itself, and an exporter writes as the file does
+    if count == 1 and FRONT not in (
+        old,
+        new,
+    ):  # what the file has itself, and an exporter writes as the file does
         alone: Tensor = _function_of(name)(x, *args)
         return alone
     shape = list(x.shape) if old != FRONT else list(x.shape[1:])
