@@ -67,8 +67,8 @@ def plan(
         raise InputError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
     if budget is not None and (example_inputs is None or not 1 < budget < math.inf):
         raise InputError(
-            f"budget={budget:g} is a bound on the cost of a step in units of the plain one, above 1 and finite, and needs "
-            "example_inputs of the size and batch to train with"
+            f"budget={budget:g} is a bound on the cost of a step in units of the plain one, above 1 and finite, and "
+            "needs example_inputs of the size and batch to train with"
         )
     expression = algebra.block(block)
     sites = inspect(model, example_inputs)

@@ -66,7 +66,7 @@ IN_ONNX = {
     "{w}/net.onnx --budget cheap": "'cheap' is not a valid float",
     "{w}/bomb_zip.pt": "bomb_zip.pt would unpack to",
     "{w}/net.onnx --budget 1.5": "budget=1.5 .* needs example_inputs",
-    "{w}/net.onnx --budget 0.5 --input-shape 1x3x8x8": "budget=0.5 .* at least 1",
+    "{w}/net.onnx --budget 0.5 --input-shape 1x3x8x8": "budget=0.5 .* above 1",
 }
 OUT = {
     "expand {w}/relu.onnx -o out.pt": (3, "the model has no convolution"),
