@@ -49,6 +49,7 @@ ROOMS = {
         "targets",
         "objective",
         "training",
+        "arguments",
         "places",
         "prepare",
         "recipe",

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from filelock import FileLock, Timeout
 
 import reparam_kit as rk
+from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.targets.identity import made_folder
 
@@ -25,6 +26,7 @@ def in_its_own_places(run: Callable[Params, Result]) -> Callable[Params, Result]
     @wraps(run)
     def guarded(*args: Params.args, **options: Params.kwargs) -> Result:
         given = signature(run).bind(*args, **options).arguments
+        require_kinds(given)
         _hold_apart(given)
         with ExitStack() as locks:
             if Processes.current().rank == 0:

@@ -20,20 +20,36 @@ View = tuple[int, bool]
 _Batch = tuple[Tensor, Tensor, Tensor]
 
 
+def _image(item: object) -> Tensor:
+    """The image of the first ``item`` of a dataset, of which nobody knows yet what it is."""
+    image = item[0] if isinstance(item, list | tuple) and item else item
+    if (
+        image is item
+        or not isinstance(image, Tensor)
+        or image.dtype != torch.uint8
+        or image.shape[:-2] != (3,)
+    ):
+        what = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise InputError(
+            f"training image 0 is {what}: an item of the data is (image torch.uint8 [3, H, W] RGB, label, index)"
+        )
+    return image
+
+
 class Views(Dataset[tuple[Tensor, int, bool]]):
     """``views[index, mirrored]`` is ``(image uint8 [3, H, W], index, mirrored)``, of a dataset ``(image,
     label, index)``.
 
     Raises:
-        InputError: there is no image, or it differs when it is read again. Items raise it where an image is
-            not uint8 of the first one's shape.
+        InputError: there is no image, the first item is of another kind, or its image differs when it is read
+            again. Items raise it where an image is not uint8 of the first one's shape.
     """
 
     def __init__(self, images: Images) -> None:
         self.images = images
         if not len(self):
             raise InputError("the training data has no image")
-        first = images[0][0]
+        first = _image(images[0])
         self.shape = first.shape
         if not torch.equal(first, images[0][0]):
             raise InputError(

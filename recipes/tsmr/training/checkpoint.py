@@ -36,8 +36,12 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         InputError: the file is not such a checkpoint, is cut short or damaged, or was written for a run that
             differs; the message names each field that does.
     """
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return None
+    except OSError:
+        pass  # which has a line below
     require_file(path, "a checkpoint of this recipe")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,58 @@
+"""What ``apply_tsmr`` is given, held against the kinds that it takes, before anything is read or made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from recipes.faces import PairSet
+from recipes.tsmr.config import TSMRConfig
+from reparam_kit import InputError
+
+_PATH = (str, Path)
+_PLACES = ("cache", "checkpoint", "logs")
+
+
+def require_kinds(given: Mapping[str, Any]) -> None:
+    """Refuse an argument of another kind than ``apply_tsmr`` takes, and a path that names nothing.
+
+    Raises:
+        InputError: the message names the argument and what it may be.
+    """
+    for name, value in given.items():
+        if name == "teacher" and isinstance(value, list | tuple):
+            for number, teacher in enumerate(value):
+                _require("teacher", teacher, f"teacher[{number}]")
+        elif value is not None or name not in ("val", *_PLACES):
+            _require(name, value, name)
+
+
+def _require(name: str, value: Any, called: str) -> None:
+    right, wanted = {
+        "model": (isinstance(value, nn.Module), "a module; reparam_kit.load makes one of a file"),
+        "teacher": (
+            isinstance(value, (*_PATH, nn.Module)),
+            "the path of an .onnx file, a module, or a list of these",
+        ),
+        "data": (
+            isinstance(value, _PATH) or (hasattr(value, "__len__") and hasattr(value, "__getitem__")),
+            "what read_faces opens, or a dataset of (image, label, index)",
+        ),
+        "val": (isinstance(value, (*_PATH, PairSet)), "the path of a .bin file, pairs (read_pairs), or None"),
+        "config": (isinstance(value, TSMRConfig), "a TSMRConfig"),
+    }.get(name, (isinstance(value, _PATH), "a path, or None"))
+    if not right:
+        raise InputError(f"{called} is of type {type(value).__name__}: give {wanted}")
+    if isinstance(value, _PATH):
+        _require_name(called, value)
+
+
+def _require_name(called: str, path: str | Path) -> None:
+    """An empty path is the current folder to Python, and what an empty variable comes to."""
+    if not str(path) or "\0" in str(path):
+        raise InputError(f"{called}={str(path)!r} is no path")
+    if called == "checkpoint" and not Path(path).name:
+        raise InputError(f"checkpoint={str(path)!r} is a folder: name a file in it")
