@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reparam_kit.algebra import Expanded, by_channel, to_kernel, to_weight
+from reparam_kit.algebra import NORMS, Expanded, by_channel, to_kernel, to_weight
 from reparam_kit.errors import InputError, ReparamError, first_line
 from reparam_kit.modes import evaluating
 
@@ -26,7 +26,7 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     Raises InputError where ``batches`` is empty, or the model does not run on them.
     """
     expanded = [module for module in student.modules() if isinstance(module, Expanded)]
-    meters = [_Meter(module) for module in expanded if module.norm == "scale"]
+    meters = [_Meter(module) for module in expanded if NORMS[module.norm].measured]
     branches = [branch for module in expanded for branch in module.branches]
     norms = [norm for branch in branches for norm in branch.modules() if isinstance(norm, _BatchNorm)]
     count = 0

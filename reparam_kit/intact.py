@@ -29,7 +29,7 @@ def homes_of_shifts(model: nn.Module, stand_ins: dict[str, Foldable]) -> dict[st
     for name, module in stand_ins.items():
         if reason := module.changed() or _tied(module, name, held):
             raise InputError(f"{name or 'the layer'} cannot be folded: {reason}")
-        if isinstance(module, Expanded) and module.norm == "batch" and module.shift_into is not None:
+        if isinstance(module, Expanded) and module.shifts and module.shift_into is not None:
             homes[name] = _home(model, name, module, held)
     return homes
 
@@ -39,7 +39,7 @@ def _tied(module: Foldable, name: str, held: Holders) -> str | None:
     path = _join(
         name, "conv.base" if isinstance(module, Restored) and module.base is not module.conv else module.HELD
     )
-    shift = isinstance(module, Restored) or (isinstance(module, Expanded) and module.norm == "batch")
+    shift = isinstance(module, Restored) or (isinstance(module, Expanded) and module.shifts)
     for own in ("weight", "bias") if shift and getattr(module, "shift_into", None) is None else ("weight",):
         if others := shared(module.base, path, own, held):
             return f"its {own} has been made that of {others} too"

@@ -18,7 +18,6 @@ from reparam_kit.algebra import (
     Chain,
     Expression,
     Geometry,
-    Norm,
     describe,
     fit,
     norm_of,
@@ -52,7 +51,7 @@ class Plan:
 def plan(
     model: nn.Module,
     block: str | Expression = "dbb",
-    norm: Norm | None = None,
+    norm: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     example_inputs: Inputs | None = None,
@@ -105,9 +104,9 @@ def nothing_to_expand(plans: Sequence[Plan], block: Block) -> str:
     return f"none of the {len(plans)} layers can be expanded with {block}: {text}"
 
 
-def _plan_site(site: Site, layer: nn.Module, block: Block, norm: Norm) -> Plan:
+def _plan_site(site: Site, layer: nn.Module, block: Block, norm: str) -> Plan:
     assert site.geometry is not None
-    if norm == "batch" and site.batch_reason is not None:
+    if NORMS[norm].runs and site.batch_reason is not None:
         return Plan(site, reason=site.batch_reason)
     chains, misfits = fit(block, site.geometry, norm)
     if not chains:
@@ -115,10 +114,10 @@ def _plan_site(site: Site, layer: nn.Module, block: Block, norm: Norm) -> Plan:
     return Plan(site, tuple(chains), extra_macs=_extra_macs(site, layer, chains, norm))
 
 
-def _extra_macs(site: Site, layer: nn.Module, chains: Sequence[Chain], norm: Norm) -> int | None:
+def _extra_macs(site: Site, layer: nn.Module, chains: Sequence[Chain], norm: str) -> int | None:
     if site.positions is None or site.calls is None:
         return None
-    if norm != "batch":
+    if not NORMS[norm].runs:
         kernel = 2 * site.parameters  # a branch is scaled, and added
         return site.calls * sum(_multiply_out_macs(chain) + kernel for chain in chains)
     # What comes before the last factor runs before the stride.

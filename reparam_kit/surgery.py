@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit import algebra
-from reparam_kit.algebra import Expanded, Expression, Foldable, Norm, norm_of
+from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.intact import homes_of_shifts
@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def expand(
     model: Model,
     block: str | Expression = "dbb",
-    norm: Norm | None = None,
+    norm: str | None = None,
     *,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,

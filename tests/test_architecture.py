@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -98,6 +99,27 @@ def test_rooms_import_only_what_lies_below(path: Path) -> None:
         if own is not None and there is not None and own[0] == there[0]:
             rooms = ROOMS[own[0]]
             assert rooms.index(there[1]) <= rooms.index(own[1]), f"{own[1]} imports {name}"
+
+
+@pytest.mark.parametrize("package", ["reparam_kit", "recipes"])
+def test_nothing_is_imported_in_a_circle(package: str) -> None:
+    """Not for type checkers alone, either."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in modules()
+        if path.relative_to(ROOT).parts[0] == package
+    }
+    graph = {
+        module: {
+            name if name in paths else name.rpartition(".")[0]
+            for name in imports(path)
+            if paths.keys() & {name, name.rpartition(".")[0]}
+        }
+        - {package}
+        for module, path in paths.items()
+    }
+    assert sum(map(len, graph.values())) > len(paths)
+    TopologicalSorter(graph).prepare()
 
 
 def test_every_module_is_in_a_room() -> None:

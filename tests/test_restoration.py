@@ -14,7 +14,7 @@ from onnx_text import SMALL, SMALL_WEIGHTS, load
 from torch import Tensor, nn
 
 import reparam_kit as rk
-from reparam_kit.algebra import NORMS, Expanded, Norm
+from reparam_kit.algebra import NORMS, Expanded
 from reparam_kit.restoration import Restored
 
 
@@ -93,7 +93,7 @@ def test_nothing_changes_in_eval_mode(kind: str, training: bool) -> None:
 @pytest.mark.parametrize("block", [None, "dbb", "repvgg", "conv(1) >> conv(k)"])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", NETS)
-def test_trained_fold_is_exact_in_float64(kind: str, norm: Norm, block: str | None) -> None:
+def test_trained_fold_is_exact_in_float64(kind: str, norm: str, block: str | None) -> None:
     make, data = NETS[kind]
     model, x = make().double(), data().double()
     student = rk.restore_bn(model, [x])
@@ -113,7 +113,7 @@ def test_trained_fold_is_exact_in_float64(kind: str, norm: Norm, block: str | No
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_expand_sees_a_convolution_with_a_batch_norm_of_its_own(norm: Norm) -> None:
+def test_expand_sees_a_convolution_with_a_batch_norm_of_its_own(norm: str) -> None:
     student = rk.restore_bn(Deployed(), [images()])
     sites = {site.name: site.batch_norm for site in rk.inspect(student)}
     assert sites["stem.conv"] == "stem.norm"

@@ -11,7 +11,7 @@ from nets import NETS, Dynamic, Perceptron, Plain, Residual, Shared, build, dist
 from torch import nn
 
 import reparam_kit as rk
-from reparam_kit.algebra import NORMS, PRESETS, Expanded, Norm
+from reparam_kit.algebra import NORMS, PRESETS, Expanded
 from reparam_kit.planning import plan
 from reparam_kit.restoration import Restored
 
@@ -24,7 +24,7 @@ def expanded(net: nn.Module) -> list[str]:
 
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("kind", "norm"), CASES)
-def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: Norm, mode: bool) -> None:
+def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: str, mode: bool) -> None:
     net = build(kind).train(mode)
     before = copy.deepcopy(net.state_dict())
     student = rk.expand(net, "dbb", norm, include=["*"], calibration=[images()])
@@ -39,7 +39,7 @@ def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: Norm, mod
 
 @pytest.mark.parametrize("block", ["dbb", "mobileone", "ecb", "conv(1) >> conv(2) >> avg(2)"])
 @pytest.mark.parametrize(("kind", "norm"), CASES)
-def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: Norm, block: str) -> None:
+def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: str, block: str) -> None:
     student = disturb(rk.expand(build(kind).double(), block, norm, include=["*"])).train()
     folded = rk.fold(student).eval()
     x = images().double()
@@ -49,7 +49,7 @@ def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: Norm, blo
 
 
 @pytest.mark.parametrize(("kind", "norm"), CASES)
-def test_float32_fold_is_as_near_to_the_truth_as_the_unfolded_net(kind: type[nn.Module], norm: Norm) -> None:
+def test_float32_fold_is_as_near_to_the_truth_as_the_unfolded_net(kind: type[nn.Module], norm: str) -> None:
     student = disturb(rk.expand(build(kind), "dbb", norm, include=["*"])).eval()
     folded = rk.fold(student)
     x = images(8)
@@ -61,7 +61,7 @@ def test_float32_fold_is_as_near_to_the_truth_as_the_unfolded_net(kind: type[nn.
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("block", PRESETS)
-def test_every_preset_starts_from_the_same_function(block: str, norm: Norm) -> None:
+def test_every_preset_starts_from_the_same_function(block: str, norm: str) -> None:
     net = build(Plain)
     student = rk.expand(net, block, norm)
     x = images()
@@ -73,7 +73,7 @@ def test_every_preset_starts_from_the_same_function(block: str, norm: Norm) -> N
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_parameter_learns(norm: Norm) -> None:
+def test_every_parameter_learns(norm: str) -> None:
     student = disturb(rk.expand(build(Plain), "dbb", norm)).train()
     student(images(4)).square().sum().backward()
     assert [name for name, parameter in student.named_parameters() if parameter.grad is None] == []
@@ -119,7 +119,7 @@ def test_expanded_weight_is_the_sum() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_an_expanded_model_copies_pickles_and_reloads(norm: Norm) -> None:
+def test_an_expanded_model_copies_pickles_and_reloads(norm: str) -> None:
     student = disturb(rk.expand(build(Plain), "dbb", norm)).eval()
     x = images()
     again = rk.expand(build(Plain), "dbb", norm).eval()
@@ -141,7 +141,7 @@ def test_a_folded_model_expands_again() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_one_module_at_a_time_as_timm_fuses(norm: Norm) -> None:
+def test_one_module_at_a_time_as_timm_fuses(norm: str) -> None:
     """The BatchNorm behind a convolution is out of its reach, so that a shift becomes a bias."""
     student = disturb(rk.expand(build(Plain).double(), "dbb", norm))
     folded = rk.fold(student)
@@ -258,7 +258,7 @@ class Own(nn.Conv2d):
         (lambda: nn.Sequential(Own(3, 4, 3)), "batch", "a forward of its own"),
     ],
 )
-def test_what_branch_norms_cannot_follow_is_refused(net: type[nn.Module], norm: Norm, reason: str) -> None:
+def test_what_branch_norms_cannot_follow_is_refused(net: type[nn.Module], norm: str, reason: str) -> None:
     (item,) = plan(net(), norm=norm)
     assert reason in (item.reason or "")
 

@@ -1,10 +1,9 @@
 """The algebra of linear branches: factors, expressions, presets, and exact composition of kernels."""
 
-from reparam_kit.algebra.branch import NORMS, Branch, Chain, Norm, affine, describe, fit
+from reparam_kit.algebra.branch import NORMS, Branch, Chain, describe, fit
 from reparam_kit.algebra.computed import METADATA, computed, is_metadata
 from reparam_kit.algebra.expanded import Expanded
-from reparam_kit.algebra.expression import Block, Expression, Term
-from reparam_kit.algebra.factors import Factor
+from reparam_kit.algebra.expression import Block, Expression, Factor, Term
 from reparam_kit.algebra.foldable import Foldable
 from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.algebra.layers import (
@@ -17,6 +16,7 @@ from reparam_kit.algebra.layers import (
     to_weight,
     weight_shape,
 )
+from reparam_kit.algebra.norms import affine
 from reparam_kit.algebra.parser import parse
 from reparam_kit.algebra.presets import PRESETS, block, norm_of
 from reparam_kit.algebra.stock import has_hooks, has_own_forward, not_affine, torch_class
@@ -36,7 +36,6 @@ __all__ = [
     "Geometry",
     "Kernel",
     "Layer",
-    "Norm",
     "Term",
     "affine",
     "block",

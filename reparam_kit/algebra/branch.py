@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from reparam_kit.algebra.expression import Block, Term
-from reparam_kit.algebra.factors import Conv, Factor, Fixed, Misfit
+from reparam_kit.algebra.expression import Block, Factor, Term
+from reparam_kit.algebra.factors import Conv, Fixed, Misfit, Trained
 from reparam_kit.algebra.kernel import Geometry, Kernel, span
 from reparam_kit.algebra.layers import correlate
-
-Norm = Literal["scale", "batch", "none"]
-NORMS: tuple[Norm, ...] = ("scale", "batch", "none")
-
-_BATCH_NORM = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+from reparam_kit.algebra.stock import has_hooks
 
 
 class Link(NamedTuple):
@@ -56,7 +51,7 @@ def describe(chain: Chain) -> str:
     return str(Term(tuple(factor for factor, _ in chain)))
 
 
-def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str]]:
+def fit(block: Block, site: Geometry, norm: str) -> tuple[list[Chain], list[str]]:
     """The branches that ``block`` adds at ``site``, and the reason of each of its terms that adds none.
 
     The first plain convolution of the site's own size is the deployed kernel itself. Terms that come to the same at
@@ -76,7 +71,7 @@ def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str
         key = tuple((type(link.factor), link.shape) for link in chain)
         if key in seen:
             reasons.append(f"{term} is the same here as another branch")
-        elif norm == "none" and all(isinstance(link.factor, Fixed) for link in chain):
+        elif not NORMS[norm].trains(chain):
             reasons.append(f"{term} has nothing to train without a norm")
         else:
             chains += [chain] * (term.copies - (key == deployed))
@@ -85,78 +80,90 @@ def fit(block: Block, site: Geometry, norm: Norm) -> tuple[list[Chain], list[str
 
 
 class Branch(nn.Module):
-    """A chain with its parameters. Every branch starts as the zero operator, in one place only.
+    """A chain with its parameters, and the base of all norms: what its output passes before the sum.
 
-    The last thing that a branch trains starts at zero (its ``scale``, its last BatchNorm's weight, or its last
-    factor), all before it at random. So the deployed function is untouched, to the bit and in train mode too; the
-    gradient of what starts at zero is alive, and soon wakes the rest.
-
-    With ``norm="scale"`` the branch ends in a factor per output channel, in units of the deployed kernel: at
-    ``scale = 1`` each channel's kernel has the norm of the deployed one, on average over random starts. With
-    ``"batch"`` every factor is followed by a BatchNorm, as in the papers.
+    A norm is a class that is given a name (``class Scaled(Branch, norm="scale")``). Every branch starts as the zero
+    operator: the last thing that it trains starts at zero, all before it at random. So the deployed function is
+    untouched, to the bit and in train mode too; the gradient of what starts at zero is alive, and soon wakes the rest.
 
     Args:
         chain: what ``fit`` returned.
-        norm: what the output passes before the sum.
         deployed: kernel of the site, ``[O, C / groups, *taps]``; gives dtype and device.
     """
 
-    def __init__(self, chain: Chain, norm: Norm, deployed: Tensor) -> None:
+    norm: ClassVar[str]
+    runs: ClassVar[bool] = False
+    """Whether every branch is convolved by itself; else the sum is multiplied out before each call."""
+    shifts: ClassVar[bool] = False
+    """Whether a bias or a BatchNorm of the site has to take up a shift at folding. Such a norm runs, too."""
+    measured: ClassVar[bool] = False
+    """Whether calibration brings the product to the standard deviation of the deployed output."""
+
+    def __init_subclass__(cls, norm: str) -> None:
+        cls.norm = norm
+        NORMS[norm] = cls
+
+    def __init__(self, chain: Chain, deployed: Tensor) -> None:
         super().__init__()
         self.chain = chain
-        self.norm = norm
         # What comes behind the last factor that mixes channels works on each of the site's outputs by itself, so a
         # scale of the outputs may as well stand there, where the kernel is smaller.
         self._last = max((i for i, link in enumerate(chain) if link.factor.mixes), default=len(chain) - 1)
         for i, (factor, shape) in enumerate(chain):
-            start = factor.start(shape, deployed)
-            parameter = None if start is None else nn.Parameter(start)
-            self.register_parameter(f"factor{i}", parameter)
-        if norm == "scale":
-            self.scale = nn.Parameter(deployed.new_zeros(deployed.shape[0]))
-            norms = torch.linalg.vector_norm(deployed.flatten(1), dim=1)
-            self.rescale(norms / prod(factor.gain(shape) for factor, shape in chain))
-        elif norm == "batch":
-            layer = _BATCH_NORM[deployed.dim() - 2]
-            self.norms = nn.ModuleList(layer(shape.out_channels) for _, shape in chain).to(deployed)
-            nn.init.zeros_(cast("_BatchNorm", self.norms[-1]).weight)
-        else:
-            nn.init.zeros_(list(self.parameters())[-1])
+            start = nn.Parameter(factor.start(shape, deployed)) if isinstance(factor, Trained) else None
+            self.register_parameter(f"factor{i}", start)
+
+    @staticmethod
+    def trains(chain: Chain) -> bool:
+        """Whether a branch of this norm has anything to train."""
+        return True
+
+    def behind(self, i: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None] | None:
+        """Give factor and shift, each ``[C]``, of what follows factor ``i`` in eval mode; None: nothing does."""
+        return None
+
+    def normalised(self, i: int, x: Tensor) -> Tensor:
+        """Apply what follows factor ``i`` to its output ``x``, in the mode that the branch is in."""
+        return x
+
+    def changed(self) -> str | None:
+        """Say what has been done to the branch that a fold could not hold; None: nothing."""
+        return "one has hooks" if has_hooks(self) or "forward" in vars(self) else None
 
     @property
     def taps(self) -> tuple[int, ...]:
         """Extent of the whole chain on the site's tap grid."""
         return span([shape.taps for _, shape in self.chain])
 
-    def product(self, dtype: torch.dtype | None = None, scale: Tensor | None = None) -> Kernel:
-        """The chain multiplied out, with a ``scale`` of its outputs; with ``norm="batch"`` as it is in eval mode."""
-        like = next(self.parameters()).new_empty((), dtype=dtype)
-        total: Kernel | None = None
-        for i, (factor, shape) in enumerate(self.chain):
-            parameter = getattr(self, f"factor{i}")
-            kernel = factor.kernel(None if parameter is None else parameter.to(dtype), shape, like)
-            if self.norm == "batch":
-                kernel = kernel.scale(*affine(cast("_BatchNorm", self.norms[i]), dtype))
-            if i == self._last and scale is not None:
-                kernel = kernel.scale(scale)
-            total = kernel if total is None else total >> kernel
-        assert total is not None
-        return total
+    def product(self) -> Kernel:
+        """Multiply the chain out, without the norm."""
+        like = next(self.parameters())
+        return _in_series([self._factor(i, like) for i in range(len(self.chain))])
 
     def kernel(self, dtype: torch.dtype | None = None) -> Kernel:
-        """The one kernel that the branch stands for, in ``dtype`` (default: that of its parameters)."""
-        return self.product(dtype, self.scale.to(dtype) if self.norm == "scale" else None)
+        """Give the one kernel that the branch stands for in eval mode, in ``dtype`` (default: its parameters')."""
+        like = next(self.parameters()).new_empty((), dtype=dtype)
+        kernels = []
+        for i in range(len(self.chain)):
+            kernel, behind = self._factor(i, like, dtype), self.behind(i, dtype)
+            kernels.append(kernel if behind is None else kernel.scale(*behind))
+        return _in_series(kernels)
 
     def forward(self, x: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
-        """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides.
-
-        For ``norm="batch"``: the others are multiplied out instead.
-        """
+        """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides."""
         last = len(self.chain) - 1
-        for i, (factor, shape) in enumerate(self.chain):
-            kernel = factor.kernel(getattr(self, f"factor{i}"), shape, x)
-            x = self.norms[i](correlate(x, kernel, stride if i == last else (1,) * len(stride), dilation))
+        for i in range(len(self.chain)):
+            step = stride if i == last else (1,) * len(stride)
+            x = self.normalised(i, correlate(x, self._factor(i, x), step, dilation))
         return x
+
+    def _factor(self, i: int, like: Tensor, dtype: torch.dtype | None = None) -> Kernel:
+        factor, shape = self.chain[i]
+        if isinstance(factor, Trained):
+            return factor.kernel(getattr(self, f"factor{i}").to(dtype), shape)
+        if isinstance(factor, Fixed):
+            return factor.kernel(shape, like)
+        raise TypeError(f"{type(factor).__name__}: derive a factor from Trained or Fixed")
 
     def rescale(self, factor: Tensor) -> None:
         """Multiply the product by ``factor`` ``[O]`` where that is finite and positive, in place.
@@ -175,15 +182,14 @@ class Branch(nn.Module):
         return f"{describe(self.chain)}, norm={self.norm}"
 
 
-def affine(norm: _BatchNorm, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """``(factor, shift)``, each ``[C]``, of a BatchNorm in eval mode: ``y -> factor * y + shift``."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    shift = -norm.running_mean.to(dtype) * factor
-    if norm.affine:
-        factor, shift = factor * norm.weight.to(dtype), shift * norm.weight.to(dtype) + norm.bias.to(dtype)
-    return factor, shift
+NORMS: dict[str, type[Branch]] = {}
+
+
+def _in_series(kernels: Sequence[Kernel]) -> Kernel:
+    total, *rest = kernels
+    for kernel in rest:
+        total = total >> kernel
+    return total
 
 
 def _is_identity(link: Link) -> bool:

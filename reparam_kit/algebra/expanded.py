@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from reparam_kit.algebra.branch import Branch, Norm, fit
+from reparam_kit.algebra.branch import NORMS, Branch, fit
 from reparam_kit.algebra.computed import computed
 from reparam_kit.algebra.expression import Block
 from reparam_kit.algebra.foldable import Foldable
 from reparam_kit.algebra.kernel import Kernel
 from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
-from reparam_kit.algebra.stock import has_hooks, has_own_forward, not_affine
+from reparam_kit.algebra.stock import has_hooks, has_own_forward
 from reparam_kit.errors import InputError
 
 _COMPUTED = (
@@ -38,7 +38,7 @@ class Expanded(Foldable):
 
     HELD = "base"
 
-    def __init__(self, base: Layer, block: Block, norm: Norm, site: str, shift_into: str | None) -> None:
+    def __init__(self, base: Layer, block: Block, norm: str, site: str, shift_into: str | None) -> None:
         super().__init__()
         self.block = str(block)
         self.norm = norm
@@ -48,7 +48,7 @@ class Expanded(Foldable):
         self.base = base  # from here on, attributes that are not there yet are its own
         chains, _ = fit(block, geometry(base), norm)
         deployed = to_kernel(base, base.weight.detach()).weight
-        branches = nn.ModuleList(Branch(chain, norm, deployed) for chain in chains)
+        branches = nn.ModuleList(NORMS[norm](chain, deployed) for chain in chains)
         self.branches = cast("Collection[Branch]", branches)
         self.train(base.training)
 
@@ -60,7 +60,7 @@ class Expanded(Foldable):
         since the branches have a shift that only ``rk.fold`` can put into the BatchNorm behind.
         """
         unreadable = None
-        if self.norm == "batch" and self.shift_into is not None:
+        if self.shifts and self.shift_into is not None:
             unreadable = (
                 "its weight is not all of it, for its branches have a shift, which goes into the BatchNorm "
                 f"{self.shift_into} when the model is folded: call rk.fold first"
@@ -71,10 +71,15 @@ class Expanded(Foldable):
     def bias(self) -> Tensor | None:
         """The bias in eval mode: that of ``base``, and with it the shift of the branches where it takes that up."""
         bias = self.base.bias
-        if self.norm != "batch" or self.shift_into is not None or bias is None:
+        if not self.shifts or self.shift_into is not None or bias is None:
             return bias
         shift = self.multiply_out().bias
         return bias if shift is None else computed(bias + shift, self.site)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether its branches have a shift, which ``base`` or ``shift_into`` takes up at folding."""
+        return NORMS[self.norm].shifts
 
     def _weight(self) -> Tensor:
         return to_weight(self.base, self.multiply_out())
@@ -88,7 +93,7 @@ class Expanded(Foldable):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.base._parameters.get("weight") is None:
             raise InputError(f"{self.site}: {_COMPUTED}")
-        if self.norm != "batch":
+        if not NORMS[self.norm].runs:
             if not torch.compiler.is_compiling() and torch._C._is_tracing():
                 raise InputError(
                     f"{self.site}: torch.jit cannot trace a sum of branches; trace the fold of it"
@@ -113,7 +118,7 @@ class Expanded(Foldable):
             return _COMPUTED
         if "forward" in vars(self) or "forward" in vars(base):
             return "its forward has been replaced: do that before rk.expand, on its class, or after rk.fold"
-        if self.norm != "batch":
+        if not NORMS[self.norm].runs:
             return None
         if has_own_forward(base):
             return "its .base has a forward of its own"
@@ -124,9 +129,8 @@ class Expanded(Foldable):
         if self.shift_into is None and base._parameters.get("bias") is None:
             return "its bias, which takes up the shift of its branches, is gone or computed"
         for branch in self.branches:
-            reasons = [not_affine(norm) for norm in branch.norms]
-            if has_hooks(branch) or "forward" in vars(branch) or any(reasons):
-                return f"its branches have been changed: {next(filter(None, reasons), 'one has hooks')}"
+            if reason := branch.changed():
+                return f"its branches have been changed: {reason}"
         return None
 
     def fold_into(self, plain: Layer) -> Tensor | None:

@@ -7,13 +7,10 @@ In text ``>>`` binds tighter than ``+``; Python binds it looser, so there a chai
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+from reparam_kit.algebra.kernel import Geometry
 from reparam_kit.errors import ExpressionError
-
-if TYPE_CHECKING:
-    from reparam_kit.algebra.factors import Factor
-
 
 _MOST = 100
 
@@ -43,6 +40,42 @@ class Expression:
                 "In Python >> binds looser than + and *: write a + (b >> c)"
             )
         return self.terms[0].chain
+
+
+@dataclass(frozen=True)
+class Factor(Expression):
+    """A linear operator that a chain can hold. Channelwise unless a subclass mixes channels (``mixes``).
+
+    Derive from ``Trained`` or ``Fixed``, which have a kernel with and without a parameter.
+    """
+
+    registry: ClassVar[dict[str, type[Factor]]] = {}
+    name: ClassVar[str]
+    mixes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            cls.name = name
+            Factor.registry[name] = cls
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        return (Term((self,)),)
+
+    def taps(self, site: Geometry) -> tuple[int, ...]:
+        """Extent on the site's tap grid. Raises Misfit where the site has the wrong number of dimensions."""
+        return (1,) * len(site.taps)
+
+    def out_channels(self, in_channels: int, site: Geometry) -> int:
+        """Channels that come out, unless this is the chain's last mixing factor (then it is the site's number)."""
+        return in_channels
+
+    def gain(self, shape: Geometry) -> float:
+        """What the factor, at its start, makes of the norm of the kernel before it, on average."""
+        return 1.0
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)

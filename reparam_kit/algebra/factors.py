@@ -1,7 +1,7 @@
 """The linear factors that a chain is made of. A new factor is one class here; parser and tests find it by its name.
 
-A factor says how many taps it has, how many channels come out, what it trains (``start``) and which kernel that
-parameter stands for (``kernel``). Sizes are numbers of taps or ``"k"``, the site's own; one size serves all dimensions.
+A factor says how many taps it has, how many channels come out and its kernel, and if it has a parameter, how that
+starts. Sizes are numbers of taps or ``"k"``, the site's own; one size serves all dimensions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from reparam_kit.algebra.expression import Expression, Term
+from reparam_kit.algebra.expression import Factor
 from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.errors import ExpressionError
 
@@ -31,47 +31,37 @@ def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Factor(Expression):
-    """Base of all factors. Channelwise unless a subclass mixes channels (``mixes``)."""
+class Trained(Factor):
+    """A factor with a parameter."""
 
-    registry: ClassVar[dict[str, type[Factor]]] = {}
-    name: ClassVar[str]
-    mixes: ClassVar[bool] = False
+    def start(self, shape: Geometry, like: Tensor) -> Tensor:
+        """Give the parameter at its start: each output channel a random kernel of norm 1, on average.
 
-    def __init_subclass__(cls, name: str | None = None) -> None:
-        if name is not None:
-            cls.name = name
-            Factor.registry[name] = cls
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        return (Term((self,)),)
-
-    def taps(self, site: Geometry) -> tuple[int, ...]:
-        """Extent on the site's tap grid. Raises Misfit where the site has the wrong number of dimensions."""
-        return (1,) * len(site.taps)
-
-    def out_channels(self, in_channels: int, site: Geometry) -> int:
-        """Channels that come out, unless this is the chain's last mixing factor (then it is the site's number)."""
-        return in_channels
-
-    def start(self, shape: Geometry, like: Tensor) -> Tensor | None:
-        """What the factor trains, at its start: each output channel a random kernel of norm 1, on average.
-
-        In the dtype and on the device of ``like``. None if it has nothing to train.
+        In the dtype and on the device of ``like``.
         """
-        return None
-
-    def gain(self, shape: Geometry) -> float:
-        """What the factor, at its start, makes of the norm of the kernel before it, on average."""
-        return 1.0
-
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
-        """The kernel for a value of the parameter; fixed kernels take dtype and device from ``like``."""
         raise NotImplementedError
 
-    def __str__(self) -> str:
-        return self.name
+    def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
+        """Give the kernel that a value of the parameter stands for."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Fixed(Factor):
+    """The same filter on every channel, not trained."""
+
+    def filter(self, taps: tuple[int, ...]) -> Tensor:
+        """The filter, float64, of shape ``taps``."""
+        raise NotImplementedError
+
+    def gain(self, shape: Geometry) -> float:
+        filters = self.kernel(shape, torch.zeros(())).weight
+        return float(filters.square().sum().div(shape.in_channels).sqrt())
+
+    def kernel(self, shape: Geometry, like: Tensor) -> Kernel:
+        """Give the kernel, in the dtype and on the device of ``like``."""
+        weight = self.filter(shape.taps).to(like).expand(shape.in_channels, 1, *shape.taps)
+        return Kernel(weight, shape.in_channels)
 
 
 @dataclass(frozen=True, init=False)
@@ -108,7 +98,7 @@ class Sized(Factor):
 
 
 @dataclass(frozen=True, init=False)
-class Conv(Sized, name="conv"):
+class Conv(Sized, Trained, name="conv"):
     """A convolution with the site's groups.
 
     ``width`` multiplies its channels where it is not the last convolution of its chain: those of the site's input for
@@ -125,13 +115,12 @@ class Conv(Sized, name="conv"):
     def start(self, shape: Geometry, like: Tensor) -> Tensor:
         return _random(shape.weight_shape, like)
 
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
-        assert parameter is not None
+    def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         return Kernel(parameter, shape.groups)
 
 
 @dataclass(frozen=True, init=False)
-class Dilated(Sized, name="dilated"):
+class Dilated(Sized, Trained, name="dilated"):
     """A convolution of ``size`` taps that lie ``rate`` apart on the site's tap grid (UniRepLKNet, CVPR 2024, eq. 1)."""
 
     mixes: ClassVar[bool] = True
@@ -146,8 +135,7 @@ class Dilated(Sized, name="dilated"):
     def start(self, shape: Geometry, like: Tensor) -> Tensor:
         return _random((*shape.weight_shape[:2], *self._dense_taps(shape)), like)
 
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
-        assert parameter is not None
+    def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         weight = parameter.new_zeros(shape.weight_shape)
         every = (slice(None, None, self.rate),) * len(shape.taps)
         weight[(slice(None), slice(None)) + every] = parameter  # noqa: RUF005 (Python 3.10 has no star in an index)
@@ -155,7 +143,7 @@ class Dilated(Sized, name="dilated"):
 
 
 @dataclass(frozen=True, init=False)
-class Depthwise(Sized, name="depthwise"):
+class Depthwise(Sized, Trained, name="depthwise"):
     """A convolution of each channel by itself, ``width`` outputs for each input."""
 
     width: int = 1
@@ -166,26 +154,8 @@ class Depthwise(Sized, name="depthwise"):
     def start(self, shape: Geometry, like: Tensor) -> Tensor:
         return _random((shape.out_channels, 1, *shape.taps), like)
 
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
-        assert parameter is not None
+    def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         return Kernel(parameter, shape.in_channels)
-
-
-@dataclass(frozen=True)
-class Fixed(Factor):
-    """The same filter on every channel, not trained."""
-
-    def filter(self, taps: tuple[int, ...]) -> Tensor:
-        """The filter, float64, of shape ``taps``."""
-        raise NotImplementedError
-
-    def gain(self, shape: Geometry) -> float:
-        filters = self.kernel(None, shape, torch.zeros(())).weight
-        return float(filters.square().sum().div(shape.in_channels).sqrt())
-
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
-        weight = self.filter(shape.taps).to(like).expand(shape.in_channels, 1, *shape.taps)
-        return Kernel(weight, shape.in_channels)
 
 
 @dataclass(frozen=True)
@@ -213,7 +183,7 @@ class Frequency(Sized, Fixed, name="frequency"):
     multiple of ``k`` is then a filter of zeros.
     """
 
-    def kernel(self, parameter: Tensor | None, shape: Geometry, like: Tensor) -> Kernel:
+    def kernel(self, shape: Geometry, like: Tensor) -> Kernel:
         return Kernel(_waves(shape.in_channels, shape.taps).to(like), shape.in_channels)
 
 

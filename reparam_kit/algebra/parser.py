@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 
-from reparam_kit.algebra.expression import Block, Expression
-from reparam_kit.algebra.factors import Factor, Size
+from reparam_kit.algebra.expression import Block, Expression, Factor
+from reparam_kit.algebra.factors import Size
 from reparam_kit.errors import ExpressionError, suggestion
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[-+*(),=]))")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reparam_kit.algebra.branch import Norm
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.parser import parse
 from reparam_kit.errors import ExpressionError, suggestion
@@ -18,7 +17,7 @@ class Preset(NamedTuple):
 
     expression: str
     source: str
-    norm: Norm = "scale"
+    norm: str = "scale"
 
 
 PRESETS = {
@@ -47,7 +46,7 @@ PRESETS = {
 }
 
 
-def norm_of(expression: str | Expression) -> Norm:
+def norm_of(expression: str | Expression) -> str:
     """The norm that the branches of a block have where none is asked for."""
     preset = PRESETS.get(expression) if isinstance(expression, str) else None
     return preset.norm if preset is not None else "scale"

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 import torch
-from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, defs, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
@@ -15,7 +15,6 @@ from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
-from reparam_kit.onnx.importer.registry import find_schema
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
@@ -227,6 +226,14 @@ class Op:
 
     def _layer_name(self, weight: Constant | None) -> str:
         return layer_name(self._node, weight.source.key.name if weight and weight.source else None)
+
+
+def find_schema(op_type: str, domain: str, opset: int) -> defs.OpSchema | None:
+    """Find the definition that ``opset`` of ``domain`` gives the operator, or ``None``."""
+    try:
+        return defs.get_schema(op_type, opset, domain)
+    except defs.SchemaError:
+        return None
 
 
 def _attribute(attribute: AttributeProto) -> Any:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from onnx import NodeProto, defs
+from onnx import NodeProto
 
-if TYPE_CHECKING:
-    from reparam_kit.onnx.importer.op import Op
+from reparam_kit.onnx.importer.op import Op, find_schema
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 28
 
-_Importer = TypeVar("_Importer", bound="Callable[[Op], Any]")
+_Importer = TypeVar("_Importer", bound=Callable[[Op], Any])
 
 
 class _Entry(NamedTuple):
@@ -48,7 +47,7 @@ def operator(
 
 
 def find_importer(node: NodeProto, domain: str, opset: int) -> Callable[[Op], Any] | None:
-    """The function for ``node`` in a file of this ``opset``, or ``None``."""
+    """Find the function for ``node`` in a file of this ``opset``, or ``None``."""
     schema = find_schema(node.op_type, domain, opset)
     version = schema.since_version if schema else opset
     for entry in reversed(_TABLE.get((domain, node.op_type), [])):  # the last registered comes first
@@ -56,11 +55,3 @@ def find_importer(node: NodeProto, domain: str, opset: int) -> Callable[[Op], An
             importer: Callable[[Op], Any] = entry.importer
             return importer
     return None
-
-
-def find_schema(op_type: str, domain: str, opset: int) -> defs.OpSchema | None:
-    """The definition that ``opset`` of ``domain`` gives the operator, or ``None``."""
-    try:
-        return defs.get_schema(op_type, opset, domain)
-    except defs.SchemaError:
-        return None
