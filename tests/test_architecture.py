@@ -39,7 +39,7 @@ ROOMS = {
         "outputs",
         "cli",
     ],
-    "recipes.faces": ["images", "embedding", "sets", "judging", "cli"],
+    "recipes.faces": ["record_index", "records", "images", "embedding", "sets", "judging", "cli"],
     "recipes.tsmr": [
         "choices",
         "config",

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from recipes.faces.embedding.inputs import input_preset as input_preset
     from recipes.faces.images.augment import Augmentation as Augmentation
     from recipes.faces.images.decoding import decode_image as decode_image
-    from recipes.faces.images.records import Record as Record
-    from recipes.faces.images.records import RecordFile as RecordFile
-    from recipes.faces.images.records import write_records as write_records
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs
     from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
     from recipes.faces.judging.evaluation import Evaluation as Evaluation
@@ -46,6 +43,9 @@ if TYPE_CHECKING:
     from recipes.faces.judging.protocols import roc as roc
     from recipes.faces.judging.protocols import similarity as similarity
     from recipes.faces.judging.protocols import tar_at_far as tar_at_far
+    from recipes.faces.records import Record as Record
+    from recipes.faces.records import RecordFile as RecordFile
+    from recipes.faces.records import write_records as write_records
     from recipes.faces.sets.datasets import FaceFiles as FaceFiles
     from recipes.faces.sets.datasets import FaceParts as FaceParts
     from recipes.faces.sets.datasets import FaceRecords as FaceRecords

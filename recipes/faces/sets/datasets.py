@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from recipes.faces.images.decoding import decode_image, fit_image, read_image
-from recipes.faces.images.records import RecordFile
+from recipes.faces.records import RecordFile
 from recipes.faces.sets.folders import find_people
 from recipes.faces.sets.label_lists import read_label_list
 from reparam_kit import InputError, printable

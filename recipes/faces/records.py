@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from recipes.faces.images.record_index import Ints, read_index, select_records
+from recipes.faces.record_index import Ints, read_index, select_records
 from reparam_kit import InputError, atomic_file, require_file
 
 _MAGIC = struct.pack("<I", 0xCED7230A)
