@@ -1,8 +1,13 @@
-"""Whether an imported model computes what its file does, on given inputs, and if not, from which node on."""
+"""Whether an imported model computes what its file does, on given inputs, and if not, at which node.
+
+Each node is held against the file's with the file's own values as its inputs. So rounding does not add up from node to
+node, nor does a number that is rounded to another level of a quantised net hide a fault behind it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,25 +15,32 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, VerificationError, first_line
 from reparam_kit.onnx import write_back
 from reparam_kit.onnx.run import Session
 from reparam_kit.substitution import duplicate
 
-# Of the largest value. More where inputs that differ by rounding alone are further apart, as with integers.
-_TOLERANCE, _TIMES_NOISE, _NUDGE = 1e-3, 20, 1e-6
+# Of a node's largest value, or so many epsilons of its type. More where inputs that differ by rounding alone (_NUDGE)
+# give results that are further apart. Of integers, the share that may differ.
+_TOLERANCE, _EPSILONS, _TIMES_NOISE, _NUDGE = 1e-5, 8, 8, 1e-6
+_TIES = 1e-3
+_APART = 1e-6  # what an image may change by when others come with it, in float64
 
 
 def check_import(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> str | None:
-    """Compare a model that came from ONNX, as it is now, with its file in onnxruntime: each image alone, and all.
+    """Compare a model that came from ONNX, as it is now, with its file in onnxruntime, node by node.
+
+    Besides, whether an image gets the same result among others as alone.
 
     Args:
         model: what ``load`` gave for a ``.onnx`` file, trained or not, and not expanded. It is not changed.
         inputs: float images ``[N, ...]`` as the net takes them, or a tensor for each of its inputs; a few are enough.
 
     Returns:
-        ``None``, or in one line why onnxruntime could not run the file, so that nothing was compared.
+        ``None``, or a line to tell: why onnxruntime could not run the file, so that nothing was compared, or that
+        the file itself mixes the images of a batch that it leaves free.
 
     Raises:
         InputError: ``model`` did not come from ONNX, is expanded, or does not run on ``inputs``.
@@ -41,75 +53,129 @@ def check_import(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> str | N
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_back(copied, path)
-        _Values(copied).outputs(given)  # raises where it does not take them
+        file = _File(path)
+        size = file.batch or 1
+        given = [_filled(x, size) for x in given]
+        alone = [[x[i : i + size] for x in given] for i in range(0, len(given[0]), size)]
+        ours = _Values(copied)
+        ours.outputs(given)  # raises where it does not take them
         try:
-            session = Session(path, optimised=False)
-            size = session.inputs[0].shape[0]
-            alone = list(_rows(given, size if isinstance(size, int) else 1))
-            expected = [list(session(rows).values()) for rows in alone]
+            file.open(ours.named)
+            runs = [(rows, file.session(rows)) for rows in (alone if file.batch else [*alone, given])]
         except InputError as error:
-            return f"the import was not compared with its file: {error}".replace(f"{path}", "it")
-        found = [_Values(copied).outputs(rows) for rows in alone]
-        _compare(copied, path, alone, found, expected)
-        if isinstance(size, int):
-            parts = [list(zip(*found, strict=True)), _Values(copied).outputs(given)]
-            if not all(_is_joined(list(of_each), whole) for of_each, whole in zip(*parts, strict=True)):
-                raise VerificationError(
-                    "the imported model gives an image another result among others than alone"
-                )
-        else:
-            _compare(copied, path, [given], [_Values(copied).outputs(given)], [list(session(given).values())])
-    return None
+            return f"the import was not compared with its file: {error}".replace(f"{file.path}", "it")
+    for rows, theirs in runs:
+        _compare(copied, file, rows, theirs)
+    mixed = _first_mixed(copied, alone, given)
+    if mixed is None:
+        return None
+    if file.batch:
+        raise VerificationError("the imported model gives an image another result among others than alone")
+    return (
+        f"the file itself gives an image another result among others than alone, first at {file.place(mixed)}; "
+        "fix its batch size to have each image treated alone"
+    )
 
 
-def _rows(inputs: Sequence[Tensor], size: int) -> Iterator[list[Tensor]]:
-    for start in range(0, len(inputs[0]) - size + 1, size):
-        yield [x[start : start + size] for x in inputs]
+class _File:
+    """What an ONNX file makes of inputs, value by value."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._proto = onnx.load(path)
+        graph = self._proto.graph
+        stored = {tensor.name for tensor in graph.initializer}
+        dims = [info.type.tensor_type.shape.dim for info in graph.input if info.name not in stored]
+        self.batch = max(dims[0][0].dim_value, 0) if dims and dims[0] else 0
+        self.outputs = [output.name for output in graph.output]
+        self._nodes = {name: node for node in graph.node for name in node.output if name}
+
+    def open(self, names: Collection[str]) -> None:
+        """Start onnxruntime, to give the values of these names besides the outputs."""
+        wanted = [name for name in self._nodes if name in names and name not in self.outputs]
+        self._proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+        self.path = self.path.with_name("whole.onnx")
+        onnx.save(self._proto, self.path)
+        self.session = Session(self.path, optimised=False)
+
+    def place(self, name: str) -> str:
+        """The node that computes a value, in words."""
+        node = self._nodes.get(name)
+        return "its outputs" if node is None else f"node {node.name or name!r} ({node.op_type})"
 
 
-def _compare(
-    model: fx.GraphModule, path: Path, runs: list[list[Tensor]], found: list[Any], expected: list[Any]
-) -> None:
-    for inputs, ours, theirs in zip(runs, found, expected, strict=True):
-        nudged = [x * (1 + _NUDGE * torch.randn_like(x)) if x.is_floating_point() else x for x in inputs]
-        noise = max(map(_distance, _Values(model).outputs(nudged), ours))
-        tolerance = max(_TOLERANCE, _TIMES_NOISE * noise)
-        furthest = max(map(_distance, ours, theirs))
-        if not furthest <= tolerance:
+def _filled(x: Tensor, size: int) -> Tensor:
+    """``x``, of which rows are repeated until their number is a multiple of ``size``."""
+    return x[torch.arange(-(-len(x) // size) * size) % len(x)] if size > 1 else x
+
+
+def _compare(model: fx.GraphModule, file: _File, inputs: list[Tensor], theirs: Mapping[str, Tensor]) -> None:
+    ours = _values(model, file, inputs, theirs)
+    distances = [(name, _distance(value, theirs[name])) for name, value in ours]
+    if all(distance <= _tolerance(theirs[name]) for name, distance in distances):
+        return
+    nudged = {name: _nudged(value) for name, value in theirs.items()}
+    near = _values(model, file, [_nudged(x) for x in inputs], nudged)
+    for (name, distance), (_, value), (_, other) in zip(distances, ours, near, strict=True):
+        noise = _distance(other, value) if theirs[name].is_floating_point() else 0.0
+        if not distance <= max(_tolerance(theirs[name]), _TIMES_NOISE * noise):
             raise VerificationError(
-                f"the imported model is off from its file by {furthest:.1g} of the largest value, first at "
-                f"{_first_difference(model, path, inputs, tolerance)}; please report this file"
+                f"the imported model is off from its file by {distance:.1g} of the largest value, first at "
+                f"{file.place(name)}; please report this file"
             )
 
 
-def _first_difference(model: fx.GraphModule, path: Path, inputs: list[Tensor], tolerance: float) -> str:
-    values = _Values(model)
-    values.outputs(inputs)
-    proto = onnx.load(path)
-    known = {output.name for output in proto.graph.output}
-    nodes = [(node, name) for node in proto.graph.node for name in node.output if name in values.named]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for _, name in nodes if name not in known)
-    whole = path.with_name("whole.onnx")
-    onnx.save(proto, whole)
-    results = Session(whole, optimised=False)(inputs)
-    for node, name in nodes:
-        if not _distance(values.named[name], results[name]) <= tolerance:
-            return f"node {node.name or name!r} ({node.op_type})"
-    return "its outputs"
+def _values(
+    model: fx.GraphModule, file: _File, inputs: list[Tensor], theirs: Mapping[str, Tensor]
+) -> list[tuple[str, Tensor]]:
+    """Each value that the file has too, made from ``theirs``, and then the outputs."""
+    run = _Values(model, theirs)
+    outputs = zip(file.outputs, run.outputs(inputs), strict=True)
+    return [*((name, value) for name, value in run.named.items() if name in theirs), *outputs]
+
+
+def _first_mixed(model: fx.GraphModule, alone: list[list[Tensor]], given: list[Tensor]) -> str | None:
+    """The first value that is not put together of what it is for each image, where one of the outputs is not.
+
+    In float64: there rounding does not take a number of a quantised net to another level.
+    """
+    exact = duplicate(model).double()
+    whole, parts = _Exact(exact), [_Exact(exact) for _ in alone]
+    together = whole.outputs(given)
+    apart = [part.outputs(rows) for part, rows in zip(parts, alone, strict=True)]
+    if all(_is_joined(*both) for both in zip(zip(*apart, strict=True), together, strict=True)):
+        return None
+    return next(
+        (
+            name
+            for name, value in whole.named.items()
+            if value.is_floating_point() and not _is_joined([part.named[name] for part in parts], value)
+        ),
+        "",
+    )
 
 
 class _Values(fx.Interpreter):
-    """Keeps the value of each node that stands for one of the file's, under its name there."""
+    """Keeps the value of each node that stands for one of the file's, under its name there.
 
-    def __init__(self, model: fx.GraphModule) -> None:
+    Those that use it go on with the value ``instead`` has, if it has one.
+    """
+
+    def __init__(self, model: fx.GraphModule, instead: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(model)
         self.named: dict[str, Tensor] = {}
+        self._instead = instead or {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if "value" in n.meta and isinstance(value, Tensor):
-            self.named[n.meta["value"]] = value
-        return value
+        name = n.meta.get("value")
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            return value
+        self.named[name] = value
+        other = self._instead.get(name)
+        if other is None or other.numel() != value.numel():
+            return value
+        return other.reshape(value.shape).to(value.dtype)
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What the model returns, in the order of the graph."""
@@ -124,22 +190,61 @@ class _Values(fx.Interpreter):
         return list(result) if isinstance(result, tuple) else [result]
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference, in units of the largest value of ``b``; infinite where the shapes differ."""
-    if a.numel() != b.numel():
-        return float("inf")
-    a, b = a.double().reshape(-1), b.double().reshape(-1)
-    if not b.numel() or bool(((a == b) | (a.isnan() & b.isnan())).all()):
-        return 0.0
-    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+class _Exact(_Values):
+    """In float64, whatever types the file has; the model has to be so."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return _wide(super().call_function(target, _wide(args), _wide(kwargs)))
+
+    def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return super().outputs(_wide(list(inputs)))
 
 
-def _is_joined(parts: list[Tensor], whole: Tensor) -> bool:
+def _wide(values: Any) -> Any:
+    """Floating-point tensors and types among ``values`` as float64."""
+
+    def widened(leaf: Any) -> Any:
+        if isinstance(leaf, torch.dtype):
+            return torch.float64 if leaf.is_floating_point else leaf
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return map_aggregate(values, widened)
+
+
+def _nudged(x: Tensor) -> Tensor:
+    """``x``, off by rounding."""
+    if not x.is_floating_point():
+        return x
+    return x * (1 + max(_NUDGE, torch.finfo(x.dtype).eps) * torch.randn_like(x))
+
+
+def _tolerance(expected: Tensor) -> float:
+    if not expected.is_floating_point():
+        return _TIES
+    return max(_TOLERANCE, _EPSILONS * torch.finfo(expected.dtype).eps)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in units of the largest value, or of integers the share of those that differ.
+
+    Infinite where there are not as many, or where one is infinite or NaN and the other not.
+    """
+    if found.numel() != expected.numel():
+        return math.inf
+    a, b = found.reshape(-1).double(), expected.reshape(-1).double()
+    if not expected.is_floating_point():
+        return float((a != b).double().mean()) if a.numel() else 0.0
+    if not (a.isfinite() & b.isfinite()).all():
+        same = (a == b) | (a.isnan() & b.isnan())
+        if not (same | (a.isfinite() & b.isfinite())).all():
+            return math.inf
+        a, b = a[b.isfinite()], b[b.isfinite()]
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) if a.numel() else 0.0
+
+
+def _is_joined(parts: Sequence[Tensor], whole: Tensor) -> bool:
     """Whether ``whole`` holds ``parts`` along some dimension, or is what each of them is."""
     shape = parts[0].shape
-    if not shape:
-        return _distance(torch.stack(parts), whole) <= _TOLERANCE or _distance(parts[0], whole) <= _TOLERANCE
-    if shape == whole.shape:
-        return all(_distance(part, whole) <= _TOLERANCE for part in parts)
-    wholes = (torch.cat(parts, dim) for dim in range(len(shape)))
-    return any(joined.shape == whole.shape and _distance(joined, whole) <= _TOLERANCE for joined in wholes)
+    joined = [parts[0]] if all(_distance(part, parts[0]) <= _APART for part in parts) else []
+    joined += [torch.cat(list(parts), dim) for dim in range(len(shape))] or [torch.stack(list(parts))]
+    return any(wanted.shape == whole.shape and _distance(whole, wanted) <= _APART for wanted in joined)

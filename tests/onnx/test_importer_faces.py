@@ -12,6 +12,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
+from recipes.faces import decode_image, read_pairs
+from reparam_kit import check_import
 from reparam_kit.onnx.importer import import_onnx
 
 # Name -> trainable parameters, convolutions, PReLUs.
@@ -77,3 +79,15 @@ def test_every_tensor_goes_back(path: Path) -> None:
         result = source.to_onnx(state[name])
         assert result.shape == expected.shape
         assert result.tobytes() == expected.tobytes()
+
+
+@pytest.fixture(scope="module")
+def faces(shared_faces: Path) -> Tensor:
+    """The first pair of images, RGB in -1..1."""
+    images = read_pairs(shared_faces / "lfw_dev.bin").images[:2]
+    pixels = [torch.from_numpy(decode_image(data, "an image").copy()).movedim(-1, 0) for data in images]
+    return (torch.stack(pixels) - 127.5) / 127.5
+
+
+def test_every_node_is_as_in_the_file_on_real_images(model: fx.GraphModule, faces: Tensor) -> None:
+    assert check_import(model, faces) is None
