@@ -21,6 +21,7 @@ from recipes.tsmr.distributed import Processes
 from recipes.tsmr.prepare import expanded, start_objective
 from recipes.tsmr.targets.examples import Examples, Targets
 from recipes.tsmr.targets.views import Views, epoch_order
+from recipes.tsmr.training.stage import StageRun
 from recipes.tsmr.training.trainer import Trainer
 
 _TEACHER = 640  # numbers of the two teachers' embeddings together
@@ -53,11 +54,12 @@ def measure(
         objective = start_objective(model, examples, config)
         trainer = Trainer(branched, objective, examples, config, Processes())
 
-        def step(trainer: Trainer = trainer) -> None:
-            trainer.take_step(iter([batch]), 1e-6, 0.5)
-
         for number in range(len(config.stages)):
-            trainer.begin(number)
+            stage = trainer.begin(number)
+
+            def step(stage: StageRun = stage) -> None:
+                stage.take_step(iter([batch]), 1e-6, 0.5)
+
             for threads in sorted({1, os.cpu_count() or 1}):
                 torch.set_num_threads(threads)
                 pairs = [(_seconds(bare), _seconds(step)) for _ in range(rounds)]

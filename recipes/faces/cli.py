@@ -122,7 +122,7 @@ def evaluate(
             else rk.load(model, weights=weights if model in factories else None, unsafe=unsafe_load)
         )
         results[model] = evaluate_model(
-            loaded, subject, preset, flip, batch_size, folds, bootstrap, embedding
+            loaded, subject, preset, flip, batch_size, folds, bootstrap, embedding, progress=True
         )
     if roc:
         from recipes.faces.judging.plot import save_roc

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from recipes.tsmr.config import Margin as Margin
     from recipes.tsmr.config import Stage as Stage
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
-    from recipes.tsmr.recipe import TSMRResult as TSMRResult
     from recipes.tsmr.recipe import apply_tsmr as apply_tsmr
     from recipes.tsmr.rendering.page import write_report as write_report
     from recipes.tsmr.results import Arm as Arm
+    from recipes.tsmr.results import EpochReport as EpochReport
+    from recipes.tsmr.results import StepReport as StepReport
     from recipes.tsmr.results import TSMRReport as TSMRReport
+    from recipes.tsmr.results import TSMRResult as TSMRResult
+    from recipes.tsmr.training.callbacks import Callback as Callback
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

@@ -63,11 +63,14 @@ def train_arm(
     config: TSMRConfig,
     folder: Path,
     name: str,
+    progress: bool = False,
 ) -> Evaluation:
     """One run, without choosing an epoch: its last one on ``pairs``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
-    result = apply_tsmr(model, teacher, data, None, config, cache=folder, checkpoint=checkpoint)
+    result = apply_tsmr(
+        model, teacher, data, None, config, cache=folder, checkpoint=checkpoint, progress=progress
+    )
     return evaluate(result.model, pairs, config.student_input, embedding=config.student_embedding)
 
 
@@ -81,6 +84,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     rates: Sequence[float] | None = None,
+    progress: bool = False,
 ) -> tuple[Arm, ...]:
     """Train the recipe and its controls, see ``arms``; the arguments are those of ``apply_tsmr``.
 
@@ -88,6 +92,7 @@ def compare(
         folder: for teacher embeddings and a checkpoint of every run; the same call goes on from there.
         seeds: a run of each arm for each.
         rates: learning rates to choose from. None: a third of that of ``config``, itself, and three times it.
+        progress: as that of ``apply_tsmr``.
 
     Raises:
         InputError: as ``apply_tsmr`` and ``hold_out``.
@@ -107,7 +112,9 @@ def compare(
         for rate in rates or default_rates(config):
             choice = replace(arm, lr=rate, seed=seeds[0])
             try:
-                tried[rate] = train_arm(model, teacher, part, held, choice, folder, f"{name}-held-out")
+                tried[rate] = train_arm(
+                    model, teacher, part, held, choice, folder, f"{name}-held-out", progress
+                )
             except DivergedError:
                 tried[rate] = None
         # All scores decide, not the few near a threshold: short runs differ little, and few people are held out.
@@ -116,7 +123,7 @@ def compare(
             raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
         lr = max(ranks, key=lambda rate: ranks[rate])
         runs = [
-            train_arm(model, teacher, images, pairs, replace(arm, lr=lr, seed=seed), folder, name)
+            train_arm(model, teacher, images, pairs, replace(arm, lr=lr, seed=seed), folder, name, progress)
             for seed in seeds
         ]
         accuracies = {rate: evaluation and evaluation.accuracy for rate, evaluation in tried.items()}

@@ -228,11 +228,12 @@ def tsmr(
     if compared and val is None:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
     from recipes.tsmr.distributed import Processes, launched
+    from recipes.tsmr.progress import warnings_shown
     from recipes.tsmr.recipe import apply_tsmr
     from recipes.tsmr.rendering.page import write_report
     from recipes.tsmr.rendering.show import show
 
-    with launched(device) as place, _work_folder(work):
+    with launched(device) as place, warnings_shown(Processes.current().rank == 0), _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe_load)
         # Before hours of training: can this model and its page be written so?
         if not page.parent.is_dir():
@@ -245,7 +246,15 @@ def tsmr(
                 raise rk.InputError(str(error).replace(str(trial), str(output))) from error
         model = model.to(place)
         result = apply_tsmr(
-            model, teachers, data, val, config, cache=work, checkpoint=work / "checkpoint.pt", logs=logs
+            model,
+            teachers,
+            data,
+            val,
+            config,
+            cache=work,
+            checkpoint=work / "checkpoint.pt",
+            logs=logs,
+            progress=True,
         )
         report = result.report
         if Processes.current().rank == 0:
@@ -255,7 +264,15 @@ def tsmr(
 
             grid = rates or None
             ablation = compare(
-                model, teachers, data, val, config, work / "arms", seeds=range(seeds), rates=grid
+                model,
+                teachers,
+                data,
+                val,
+                config,
+                work / "arms",
+                seeds=range(seeds),
+                rates=grid,
+                progress=True,
             )
             report = replace(report, ablation=ablation)
         if Processes.current().rank > 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from recipes.faces import Evaluation, InputPreset, PairSet, evaluate
-from recipes.tsmr.progress import Progress
+from recipes.tsmr.progress import LOGGER
 from reparam_kit import InputError
 
 Teacher = str | Path | nn.Module
@@ -79,7 +79,7 @@ def better_input(inputs: Mapping[str, Evaluation], asked: str) -> str | None:
     return best
 
 
-def warn_of_input(inputs: Mapping[str, Evaluation], asked: str, progress: Progress) -> None:
+def warn_of_input(inputs: Mapping[str, Evaluation], asked: str) -> None:
     """Say so, loudly, where there is a ``better_input``."""
     better = better_input(inputs, asked) if inputs else None
     if better is not None:
@@ -89,7 +89,7 @@ def warn_of_input(inputs: Mapping[str, Evaluation], asked: str, progress: Progre
                 return "no usable embedding"
             return f"accuracy {inputs[name].accuracy:.1%}, d' {separation(inputs[name]):.2f}"
 
-        progress.warn(
+        LOGGER.warning(
             f"the student does better with input {better!r} ({told(better)}, {inputs[better].pairs} pairs) than with "
             f"{asked!r} as asked for ({told(asked)}): training a model under another input than its own spoils it"
         )

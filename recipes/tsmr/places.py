@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 import reparam_kit as rk
-from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.targets.identity import made_folder
 
-Params = ParamSpec("Params")
-Result = TypeVar("Result")
+Place = str | Path | None
+
+_HOLDS = {  # what is written in the folders among the outputs
+    "cache": ("*.npy", "images-*.txt"),
+    "work": ("checkpoint.pt", "*.npy", "images-*.txt", "arms"),
+    "logs": ("events.out.tfevents.*",),
+}
 
 
-def in_its_own_places(run: Callable[Params, Result]) -> Callable[Params, Result]:
-    """``run``, an ``apply_tsmr``, which begins where its outputs are not its inputs and no other run writes them."""
+def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
+    """Refuse a run that would write to what it reads, or twice to one place.
 
-    @wraps(run)
-    def guarded(*args: Params.args, **options: Params.kwargs) -> Result:
-        given = signature(run).bind(*args, **options).arguments
-        require_kinds(given)
-        _hold_apart(given)
-        with ExitStack() as locks:
-            if Processes.current().rank == 0:
-                if (cache := given.get("cache")) is not None:
-                    locks.enter_context(locked(made_folder(Path(cache)) / ".lock"))
-                if (checkpoint := given.get("checkpoint")) is not None:
-                    path = Path(checkpoint)
-                    locks.enter_context(locked(path.with_name(f".{path.name[:200]}.lock")))
-            return run(*args, **options)
+    Args:
+        read: what each is called, and a path, or several; what is no path is not asked.
+        written: what each is called, and its path; None for none.
 
-    return guarded
-
-
-def _hold_apart(given: dict[str, Any]) -> None:
-    read = []
-    for name in ("teacher", "data", "val"):
-        value = given.get(name)
-        read += [(name, path) for path in (value if isinstance(value, list | tuple) else [value])]
-    holds = {"cache": ("*.npy", "images-*.txt"), "checkpoint": (), "logs": ("events.out.tfevents.*",)}
+    Raises:
+        InputError: two of them are one, or one lies where it must not.
+    """
+    given = {name: value if isinstance(value, list | tuple) else [value] for name, value in read.items()}
     rk.hold_apart(
-        [(name, path) for name, path in read if isinstance(path, str | Path)],
+        [(name, path) for name, paths in given.items() for path in paths if isinstance(path, str | Path)],
         {
-            name: rk.Output(Path(given[name]), patterns)
-            for name, patterns in holds.items()
-            if given.get(name) is not None
+            name: rk.Output(Path(path), _HOLDS.get(name, ()))
+            for name, path in written.items()
+            if path is not None
         },
     )
+
+
+@contextmanager
+def own_places(cache: Place, checkpoint: Place) -> Iterator[None]:
+    """Keep other runs out of a folder for embeddings and from a checkpoint, in the first process for all."""
+    with ExitStack() as locks:
+        if Processes.current().rank == 0:
+            if cache is not None:
+                locks.enter_context(locked(made_folder(Path(cache)) / ".lock"))
+            if checkpoint is not None:
+                path = Path(checkpoint)
+                locks.enter_context(locked(path.with_name(f".{path.name[:200]}.lock")))
+        yield
 
 
 @contextmanager

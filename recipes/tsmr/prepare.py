@@ -1,13 +1,16 @@
-"""What training starts from: the expanded student, the tables it learns from, and the map between spaces."""
+"""What training starts from: the ingredients of a run, held against each other; the expanded student, the tables it
+learns from, and the map between spaces.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +18,236 @@ import torch
 from torch import Tensor, nn
 
 import reparam_kit as rk
-from recipes.faces import Embedder, input_preset
-from recipes.tsmr.config import TSMRConfig
+from recipes.faces import (
+    Embedder,
+    Evaluation,
+    InputPreset,
+    PairSet,
+    compare_inputs,
+    evaluate,
+    input_preset,
+    read_faces,
+    read_pairs,
+)
+from recipes.tsmr.config import LABELLED, TSMRConfig
+from recipes.tsmr.distributed import Processes
+from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.objective.objective import Objective
-from recipes.tsmr.progress import Progress
-from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets
-from recipes.tsmr.targets.identity import data_identity
-from recipes.tsmr.targets.teacher import embedding_table
-from recipes.tsmr.targets.views import Part, Views, epoch_order
-from reparam_kit import InputError
+from recipes.tsmr.progress import LOGGER, Progress
+from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets, identity_labels
+from recipes.tsmr.targets.identity import data_identity, model_identity
+from recipes.tsmr.targets.teacher import embedding_table, teacher_preset
+from recipes.tsmr.targets.views import Images, Part, Views, epoch_order
+from recipes.tsmr.training.checkpoint import read_checkpoint, whole
+from recipes.tsmr.training.history import History
+from recipes.tsmr.training.ingredients import first_images, require_fit, warn_of_import
+from recipes.tsmr.training.trained import choose_trained
+from recipes.tsmr.training.trainer import Trainer
+from reparam_kit import InputError, __version__, fingerprint
 
 Model = TypeVar("Model", bound=nn.Module)
+Value = TypeVar("Value")
 
 _FITTED = 2048  # images to which the start of the map is fitted
 _CALIBRATED = 64  # images on which the start of the branches is measured
 _MEASURED = 1024  # images over which the start of a BatchNorm is measured
+
+
+@dataclass(frozen=True)
+class Ingredients(Generic[Model]):
+    """All that a run is made of, opened, and held against each other.
+
+    Attributes:
+        model: the student as it was passed in.
+        trained: a copy of it in which what is trained, and nothing else, requires a gradient.
+        others: names of its outputs besides the embedding that hang on that too.
+        teachers, presets, embeddings: each teacher, its input preset and the name of its embedding, if one was given.
+        embedders: of the teachers.
+        views: the training images.
+        pairs: the validation set, if any.
+        config: the choices of the run.
+        processes: those that train together.
+    """
+
+    model: Model
+    trained: Model
+    others: tuple[str, ...]
+    teachers: tuple[Teacher, ...]
+    presets: tuple[InputPreset, ...]
+    embeddings: tuple[str | None, ...]
+    embedders: tuple[Embedder, ...]
+    views: Views
+    pairs: PairSet | None
+    config: TSMRConfig
+    processes: Processes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is trained."""
+        return device_of(self.model)
+
+    def judge(self, model: nn.Module) -> Evaluation | None:
+        """``model`` on the validation set; None without one."""
+        if self.pairs is None:
+            return None
+        config = self.config
+        return evaluate(model, self.pairs, config.student_input, embedding=config.student_embedding)
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """sha256 of student, teachers and images, as in ``TSMRReport``."""
+
+    student: str
+    teachers: tuple[str, ...]
+    data: str
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Model]):
+    """A run that is ready to train, from its start or from where it was interrupted.
+
+    Attributes:
+        given: what it is made of.
+        fingerprints: of these.
+        origin: names and values that its checkpoint depends on.
+        history: its epochs so far.
+        trainer: of its student.
+    """
+
+    given: Ingredients[Model]
+    fingerprints: Fingerprints
+    origin: dict[str, Any]
+    history: History
+    trainer: Trainer
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
+
+
+def gather(
+    model: Model,
+    teacher: Teacher | Sequence[Teacher],
+    data: str | Path | Images,
+    val: str | Path | PairSet | None,
+    config: TSMRConfig,
+    processes: Processes,
+) -> Ingredients[Model]:
+    """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
+    views = Views(read_faces(data) if isinstance(data, str | Path) else data)
+    teachers = (teacher,) if isinstance(teacher, str | Path | nn.Module) else tuple(teacher)
+    names = _for_each(teachers, config.teacher_inputs, "input presets")
+    embeddings = _for_each(teachers, config.teacher_embeddings, "names of embeddings")
+    presets = tuple(teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True))
+    if len(views) < config.batch_size * config.accumulate * processes.count:
+        raise InputError(
+            f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
+        )
+    device_of(model)
+    pairs = read_pairs(val) if isinstance(val, str | Path) else val
+    require_fit(model, views, pairs)
+    embedders = tuple(
+        Embedder(t, preset, embedding=name)
+        for t, preset, name in zip(teachers, presets, embeddings, strict=True)
+    )
+    for embed in embedders:
+        embed(first_images(views, 2))  # hours before the first of the others
+    trained, others = choose_trained(model, views, config)
+    warn_of_import(model, views, config.student_input)
+    return Ingredients(
+        model, trained, others, teachers, presets, embeddings, embedders, views, pairs, config, processes
+    )
+
+
+def _for_each(teachers: Sequence[Teacher], values: tuple[Value, ...], what: str) -> tuple[Value, ...]:
+    """One of ``values`` for each teacher; a single one is for all."""
+    values = values * (len(teachers) if len(values) == 1 else 1)
+    if not teachers or len(values) != len(teachers):
+        raise InputError(f"{len(values)} {what} for {len(teachers)} teachers: give one, or one each")
+    return values
+
+
+def prepare(
+    given: Ingredients[Model], cache: Path | None, folder: Path, checkpoint: Path | None, progress: Progress
+) -> Prepared[Model]:
+    """Make a run of ``given`` ready to train; it goes on from ``checkpoint``, where that is there.
+
+    Args:
+        given: what it is made of.
+        cache: where the identity of the images is kept for the next run, if anywhere.
+        folder: where the tables of embeddings are.
+        checkpoint: file of an interrupted run.
+        progress: is told how far the tables are.
+    """
+    config, views, processes = given.config, given.views, given.processes
+    fingerprints = Fingerprints(
+        model_identity(given.model),
+        tuple(model_identity(teacher) for teacher in given.teachers),
+        processes.first(
+            lambda: data_identity(views.images, cache, workers=config.workers, progress=progress)
+        ),
+    )
+    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
+    origin = _origin(given, fingerprints, labels)
+    saved = None if checkpoint is None else read_checkpoint(checkpoint, origin)
+    student = expanded(given.trained, views, config)
+    history = _judged(given) if saved is None else _resumed(given, saved, checkpoint)
+    warn_of_input(history.inputs, config.student_input)
+    for name in given.others:
+        LOGGER.warning(
+            f"output {name!r} of the student hangs on weights that are trained for its embedding alone, and will "
+            "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
+        )
+    examples = processes.first(
+        lambda: gather_examples(
+            given.model, given.embedders, views, labels, folder, fingerprints, config, progress
+        )
+    )
+    trainer = Trainer(student, start_objective(given.model, examples, config), examples, config, processes)
+    if saved is not None:
+        done = len(history.epochs)
+        with whole(checkpoint):
+            trainer.load_state_dict(saved["trainer"], done)
+        progress.say(f"going on after epoch {done} of {config.epochs}, from {checkpoint}")
+    return Prepared(given, fingerprints, origin, history, trainer)
+
+
+def _origin(
+    given: Ingredients[Any], fingerprints: Fingerprints, labels: npt.NDArray[np.int64] | None
+) -> dict[str, Any]:
+    """All that a run's weights depend on, by name."""
+    pairs = given.pairs
+    origin = {
+        **given.config.to_json(),
+        **vars(fingerprints),
+        "labels": fingerprint(labels),
+        "trained": fingerprint({name for name, p in given.trained.named_parameters() if p.requires_grad}),
+        "val": None if pairs is None else fingerprint([pairs.images, pairs.same, pairs.folds]),
+        "processes": given.processes.count,
+        "reparam-kit": __version__,
+    }
+    del origin["workers"]  # changes nothing in the result
+    return origin
+
+
+def _judged(given: Ingredients[Any]) -> History:
+    """The history of a run before its first epoch: what student and teachers score on the validation set."""
+    if given.pairs is None:
+        return History({}, (), None, given.model.state_dict())
+    config = given.config
+    scores = score_teachers(given.teachers, given.presets, given.embeddings, given.pairs)
+    inputs = compare_inputs(
+        given.model, given.pairs, CHECKED, inputs=[config.student_input], embedding=config.student_embedding
+    )
+    return History(inputs, scores, given.judge(given.model), given.model.state_dict())
+
+
+def _resumed(given: Ingredients[Any], saved: dict[str, Any], checkpoint: Path | None) -> History:
+    with whole(checkpoint):
+        history = History.from_state(saved["history"])
+        history.require_fit(given.model, given.config)
+    return history
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -83,7 +301,7 @@ def gather_examples(
     views: Views,
     labels: npt.NDArray[np.int64] | None,
     folder: Path,
-    identities: dict[str, Any],
+    fingerprints: Fingerprints,
     config: TSMRConfig,
     progress: Progress,
 ) -> Examples:
@@ -98,7 +316,7 @@ def gather_examples(
 
     part = views.images if isinstance(views.images, Part) else None
     whole = views if part is None else Views(part.images)
-    data = identities["data"]
+    data = fingerprints.data
     if part is not None:
         data = data_identity(part.images, folder, workers=config.workers, progress=progress)
 
@@ -109,11 +327,11 @@ def gather_examples(
         )  # fmt: skip
         return full if part is None else PartTable(full, part.chosen)
 
-    tables = [table(embed, of, "teacher") for embed, of in zip(teachers, identities["teachers"], strict=True)]
+    tables = [table(embed, of, "teacher") for embed, of in zip(teachers, fingerprints.teachers, strict=True)]
     old = None
     if config.keep_gallery or config.uses("margin"):
         embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
-        old = table(embed, identities["student"], "deployed model")
+        old = table(embed, fingerprints.student, "deployed model")
     if labels is not None and labels.max() < 1:
         raise InputError("the terms margin and centres tell people apart, and the data names fewer than two")
     return Examples(views, Targets(tables, config.combine), labels, old)

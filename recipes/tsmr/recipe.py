@@ -5,57 +5,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from recipes.faces import (
-    Embedder,
-    Evaluation,
-    PairSet,
-    compare_inputs,
-    cross_evaluate,
-    evaluate,
-    read_faces,
-    read_pairs,
-)
-from recipes.tsmr.config import LABELLED, TSMRConfig
+from recipes.faces import PairSet, cross_evaluate
+from recipes.tsmr.arguments import require_kinds
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
-from recipes.tsmr.places import in_its_own_places
-from recipes.tsmr.prepare import deployable, device_of, expanded, gather_examples, start_objective
+from recipes.tsmr.judging import Teacher
+from recipes.tsmr.places import hold_apart, own_places
+from recipes.tsmr.prepare import Prepared, deployable, gather, prepare
 from recipes.tsmr.progress import Progress
-from recipes.tsmr.results import EpochReport, TSMRReport
-from recipes.tsmr.targets.examples import identity_labels
-from recipes.tsmr.targets.identity import data_identity, model_identity
-from recipes.tsmr.targets.teacher import teacher_preset
-from recipes.tsmr.targets.views import Images, Views
-from recipes.tsmr.training.checkpoint import read_checkpoint, whole, write_checkpoint
-from recipes.tsmr.training.history import History
-from recipes.tsmr.training.ingredients import first_images, require_fit, warn_of_import
-from recipes.tsmr.training.logs import Log
-from recipes.tsmr.training.trained import MEASURED, changed_outputs, choose_trained
-from recipes.tsmr.training.trainer import Trainer
-from reparam_kit import InputError, __version__, fingerprint
+from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
+from recipes.tsmr.targets.views import Images
+from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
+from recipes.tsmr.training.checkpoint import CheckpointFile
+from recipes.tsmr.training.ingredients import first_images
+from recipes.tsmr.training.logs import TensorBoard
+from recipes.tsmr.training.trained import MEASURED, changed_outputs
+from reparam_kit import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
 
 _DEFAULTS = TSMRConfig()
 
 
-@dataclass(frozen=True)
-class TSMRResult(Generic[Model]):
-    """The model with its new weights, of the same class and with the same state_dict keys, and what the run did."""
-
-    model: Model
-    report: TSMRReport
-
-
-@in_its_own_places
 def apply_tsmr(
     model: Model,
     teacher: Teacher | Sequence[Teacher],
@@ -66,6 +44,8 @@ def apply_tsmr(
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
     logs: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
 ) -> TSMRResult[Model]:
     """Expand ``model``, train it through the stages of ``config``, and fold it back.
 
@@ -92,6 +72,8 @@ def apply_tsmr(
         checkpoint: file that is written after each epoch. Where it exists, the run goes on from it, to the
             same weights as if it had not been interrupted. None: no such file.
         logs: folder for TensorBoard; None writes no logs.
+        callbacks: are told how training goes, see ``Callback``.
+        progress: show on stderr how far the run is. What it warns of goes to the logger "recipes.tsmr".
 
     Raises:
         InputError: data, teacher or checkpoint cannot be used, the student takes other images, its embedding or a
@@ -102,120 +84,77 @@ def apply_tsmr(
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.
     """
+    read = {"teacher": teacher, "data": data, "val": val}
+    written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}
+    require_kinds({"model": model, **read, "config": config, **written})
+    hold_apart(read, written)
+    own = Callbacks(callbacks)
     processes = Processes.current()
-    views = Views(read_faces(data) if isinstance(data, str | Path) else data)
-    teachers = [teacher] if isinstance(teacher, str | Path | nn.Module) else list(teacher)
-    names = config.teacher_inputs * (len(teachers) if len(config.teacher_inputs) == 1 else 1)
-    if not teachers or len(names) != len(teachers):
-        raise InputError(f"{len(names)} input presets for {len(teachers)} teachers: give one, or one each")
-    outputs = config.teacher_embeddings * (len(teachers) if len(config.teacher_embeddings) == 1 else 1)
-    if len(outputs) != len(teachers):
-        raise InputError(
-            f"{len(outputs)} names of embeddings for {len(teachers)} teachers: give one, or one each"
-        )
-    presets = [teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True)]
-    step = config.batch_size * config.accumulate * processes.count
-    if len(views) < step:
-        raise InputError(
-            f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
-        )
     if processes.count > 1 and cache is None:
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
-    device = device_of(model)
-    pairs = read_pairs(val) if isinstance(val, str | Path) else val
-    require_fit(model, views, pairs)
-    embedders = [
-        Embedder(t, preset, embedding=output)
-        for t, preset, output in zip(teachers, presets, outputs, strict=True)
-    ]
-    for embed in embedders:
-        embed(first_images(views, 2))  # hours before the first of the others
-    chosen, others = choose_trained(model, views, config)
-    progress = Progress(silent=processes.rank > 0)
-    warn_of_import(model, views, config.student_input, progress)
-    kept = None if cache is None else Path(cache)
-    identities: dict[str, Any] = {
-        "student": model_identity(model),
-        "teachers": tuple(model_identity(t) for t in teachers),
-        "data": processes.first(
-            lambda: data_identity(views.images, kept, workers=config.workers, progress=progress)
-        ),
-    }
-    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
-    run = {
-        **config.to_json(),
-        **identities,
-        "labels": fingerprint(labels),
-        "trained": fingerprint({name for name, p in chosen.named_parameters() if p.requires_grad}),
-        "val": _pairs_identity(pairs),
-        "processes": processes.count,
-        "reparam-kit": __version__,
-    }
-    del run["workers"]  # changes nothing in the result
-    saved = read_checkpoint(Path(checkpoint), run) if checkpoint is not None else None
-
-    def judge(model: nn.Module) -> Evaluation | None:
-        if pairs is None:
-            return None
-        return evaluate(model, pairs, config.student_input, embedding=config.student_embedding)
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+    shown = Progress(silent=not progress or processes.rank > 0)
+    with own_places(cache, checkpoint), ExitStack() as stack:
+        given = gather(model, teacher, data, val, config, processes)
+        stack.enter_context(torch.random.fork_rng([given.device] if given.device.type == "cuda" else []))
         torch.manual_seed(config.seed)
-        student = expanded(chosen, views, config)
-        history = History({}, (), None, model.state_dict())
-        if saved is not None and checkpoint is not None:
-            with whole(checkpoint):
-                history = History.from_state(saved["history"])
-                history.require_fit(model, config)
-        elif pairs is not None:
-            history.teacher_scores = score_teachers(teachers, presets, outputs, pairs)
-            history.inputs = compare_inputs(
-                model, pairs, CHECKED, inputs=[config.student_input], embedding=config.student_embedding
-            )
-            history.before = judge(model)
-        warn_of_input(history.inputs, config.student_input, progress)
-        for name in others:
-            progress.warn(
-                f"output {name!r} of the student hangs on weights that are trained for its embedding alone, and will "
-                "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
-            )
-        folder = Path(cache or stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
-        examples = processes.first(
-            lambda: gather_examples(model, embedders, views, labels, folder, identities, config, progress)
-        )
-        trainer = Trainer(student, start_objective(model, examples, config), examples, config, processes)
-        log = stack.enter_context(Log(logs if processes.rank == 0 else None))
-        if saved is not None and checkpoint is not None:
-            done = len(history.epochs)
-            with whole(checkpoint):
-                trainer.load_state_dict(saved["trainer"], done)
-            progress.say(f"going on after epoch {done} of {config.epochs}, from {checkpoint}")
-        for epoch in range(len(history.epochs) + 1, config.epochs + 1):
-            known = len(trainer.curve)
-            losses, rate = trainer.run_epoch(epoch, progress)
-            folded = deployable(trainer.trained)
-            validation = judge(folded)
-            history.add(
-                EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation), folded.state_dict()
-            )
-            log.epoch(history.epochs[-1], trainer.curve[known:])
-            if validation is not None:
-                progress.say(
-                    f"epoch {epoch}/{config.epochs}: accuracy {validation.accuracy:.4f} on the validation set"
-                )
-            if checkpoint is not None and processes.rank == 0:
-                state = {"trainer": trainer.state_dict(), "history": history.state_dict()}
-                write_checkpoint(Path(checkpoint), run, state)
+        kept = None if cache is None else Path(cache)
+        folder = kept or Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+        file = None if checkpoint is None else Path(checkpoint)
+        prepared = prepare(given, kept, folder, file, shown)
+        told = Callbacks()
+        if processes.rank == 0:
+            told = Callbacks([*_usual(prepared, shown, file, logs), own])
+        report = None
+        try:
+            train(prepared, told)
+            result = prove(prepared, choose(prepared))
+            report = result.report
+        finally:
+            told.end(report)
+    return result
 
-    result = copy.deepcopy(model)
-    result.load_state_dict(history.weights)
+
+def _usual(
+    prepared: Prepared[Any], progress: Progress, checkpoint: Path | None, logs: str | Path | None
+) -> list[Callback]:
+    usual: list[Callback] = [ProgressBar(progress)]
+    if logs is not None:
+        usual.append(TensorBoard(logs))
+    if checkpoint is not None:
+        usual.append(CheckpointFile(checkpoint, prepared.origin, prepared.state))
+    return usual
+
+
+def train(prepared: Prepared[Any], callback: Callback) -> None:
+    """Train all epochs that are left; the history takes in each as it would be deployed."""
+    config, history = prepared.given.config, prepared.history
+    callback.start(config, len(history.epochs))
+    for epoch in range(len(history.epochs) + 1, config.epochs + 1):
+        losses, rate = prepared.trainer.run_epoch(epoch, callback)
+        folded = deployable(prepared.trainer.trained)
+        validation = prepared.given.judge(folded)
+        report = EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation)
+        history.add(report, folded.state_dict())
+        callback.epoch(report, folded)
+
+
+def choose(prepared: Prepared[Model]) -> Model:
+    """Take the best of the history: a copy of the model as it was passed in, with those weights."""
+    chosen = copy.deepcopy(prepared.given.model)
+    chosen.load_state_dict(prepared.history.weights)
+    return chosen
+
+
+def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
+    """Measure what is returned against what was passed in."""
+    given, history = prepared.given, prepared.history
+    model, pairs, config = given.model, given.pairs, given.config
     report = TSMRReport(
         config,
-        **identities,
-        images=len(views),
+        **vars(prepared.fingerprints),
+        images=len(given.views),
         epochs=tuple(history.epochs),
-        curve=tuple(trainer.curve),
+        curve=tuple(prepared.trainer.curve),
         inputs=history.inputs,
         teacher_scores=history.teacher_scores,
         before=history.before,
@@ -223,11 +162,13 @@ def apply_tsmr(
         kept=history.kept,
         gallery={}
         if pairs is None
-        else cross_evaluate(model, result, pairs, config.student_input, embedding=config.student_embedding),
-        weight_change=_weight_change(model, result),
-        other_outputs=changed_outputs(model, result, others, first_images(pairs or views, MEASURED), config),
+        else cross_evaluate(model, chosen, pairs, config.student_input, embedding=config.student_embedding),
+        weight_change=_weight_change(model, chosen),
+        other_outputs=changed_outputs(
+            model, chosen, given.others, first_images(pairs or given.views, MEASURED), config
+        ),
     )
-    return TSMRResult(result, report)
+    return TSMRResult(chosen, report)
 
 
 def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
@@ -238,7 +179,3 @@ def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
         change = (after[name].double() - parameter.detach().double()).norm()
         changes[name] = float(change / length.clamp_min(1e-12))
     return changes
-
-
-def _pairs_identity(pairs: PairSet | None) -> str | None:
-    return None if pairs is None else fingerprint([pairs.images, pairs.same, pairs.folds])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
 
 from recipes.faces import Evaluation
 from recipes.tsmr.config import TSMRConfig
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,30 @@ class Point:
     lr: float
     losses: dict[str, float]
     discriminator: float | None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step.
+
+    Attributes:
+        epoch: its epoch, from 1, through all stages.
+        step: its number in the epoch, from 1, of ``steps``.
+        images: trained on in it, by all processes together.
+        seconds: since the epoch began.
+        lr: its learning rate.
+        losses: each loss term, without its weight, on the device: to read one waits for the step's end.
+        point: what the curve got after it; None after most.
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    seconds: float
+    lr: float
+    losses: dict[str, Tensor]
+    point: Point | None
 
 
 @dataclass(frozen=True)
@@ -169,3 +197,11 @@ class TSMRReport:
             "gallery": {name: plain(evaluation) for name, evaluation in self.gallery.items()},
             "ablation": [arm.to_json() for arm in self.ablation],
         }
+
+
+@dataclass(frozen=True)
+class TSMRResult(Generic[Model]):
+    """The model with its new weights, of the same class and with the same state_dict keys, and what the run did."""
+
+    model: Model
+    report: TSMRReport

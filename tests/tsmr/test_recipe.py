@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recipes.faces import evaluate
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, history, recipe
+from recipes.tsmr import Callback, EpochReport, Stage, StepReport, TSMRConfig, TSMRReport, apply_tsmr
+from recipes.tsmr.training import history
 from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
 
 CONFIG = TSMRConfig(stages=(Stage(epochs=3, cosine=1.0),), batch_size=8, lr=3e-3)
@@ -29,19 +28,15 @@ def changed(**choices: Any) -> TSMRConfig:
     return TSMRConfig(**{**vars(CONFIG), **choices})
 
 
-@contextmanager
-def interrupted(monkeypatch: pytest.MonkeyPatch, epoch: int) -> Iterator[None]:
-    """A run in this block ends after the checkpoint of an epoch, as by Ctrl-C."""
-    write = recipe.write_checkpoint
+class Interrupt(Callback):
+    """Ends a run after an epoch, as by Ctrl-C."""
 
-    def write_and_stop(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
-        write(path, run, state)
-        if len(state["history"]["epochs"]) == epoch:
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
+        if epoch.epoch == self.after:
             raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recipe, "write_checkpoint", write_and_stop)
-        yield
 
 
 @pytest.mark.parametrize("loss", ["cosine", "mse"])
@@ -79,15 +74,16 @@ def test_a_resumed_run_ends_with_the_same_bits(
     student: nn.Module,
     teacher: nn.Module,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     choices: dict[str, Any],
     epoch: int,
 ) -> None:
     config = changed(**choices)
     whole = apply_tsmr(student, teacher, rec, bin_file, config)
     checkpoint = tmp_path / "checkpoint.pt"
-    with interrupted(monkeypatch, epoch), pytest.raises(KeyboardInterrupt):
-        apply_tsmr(student, teacher, rec, bin_file, config, checkpoint=checkpoint)
+    with pytest.raises(KeyboardInterrupt):
+        apply_tsmr(
+            student, teacher, rec, bin_file, config, checkpoint=checkpoint, callbacks=[Interrupt(epoch)]
+        )
     torch.rand(7)  # another state of the generator than the interrupted run left
     resumed = apply_tsmr(student, teacher, rec, bin_file, config, checkpoint=checkpoint)
     assert same(weights(resumed.model), weights(whole.model))
@@ -271,7 +267,7 @@ def test_progress_is_a_bar_in_a_terminal(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    apply_tsmr(student, teacher, rec, config=CONFIG)
+    apply_tsmr(student, teacher, rec, config=CONFIG, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert "24/24" in err
@@ -281,9 +277,69 @@ def test_progress_is_a_bar_in_a_terminal(
 def test_progress_is_a_line_for_each_pass(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    apply_tsmr(student, teacher, rec, bin_file, CONFIG)
+    apply_tsmr(student, teacher, rec, bin_file, CONFIG, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     lines = [line.split(":")[0] for line in err.splitlines()]
     assert lines[-7:] == ["teacher"] + [f"epoch {epoch}/3" for epoch in (1, 2, 3) for _ in range(2)]
     assert "images/s, cosine 0." in err
+
+
+def test_nothing_is_printed_unless_asked(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # not in a terminal either
+    apply_tsmr(student, teacher, rec, bin_file, CONFIG)
+    assert capfd.readouterr() == ("", "")
+
+
+class Told(Callback):
+    """Notes all that it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def start(self, config: TSMRConfig, done: int) -> None:
+        self.heard.append(("start", config.epochs, done))
+
+    def step(self, step: StepReport) -> None:
+        assert set(step.losses) == {"cosine"}
+        self.heard.append((step.epoch, step.step, step.steps, step.images, step.point is not None))
+
+    def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
+        assert "c1" not in dict(model.named_modules())
+        self.heard.append(("epoch", epoch.epoch, list(model.state_dict())))
+
+    def end(self, report: TSMRReport | None) -> None:
+        self.heard.append(("end", report))
+
+
+def test_a_callback_is_told_of_every_step_and_epoch(
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
+) -> None:
+    told, rest = Told(), Told()
+    with pytest.raises(KeyboardInterrupt):
+        apply_tsmr(
+            student, teacher, rec, config=CONFIG, checkpoint=tmp_path / "c.pt", callbacks=[told, Interrupt(2)]
+        )
+    names = list(student.state_dict())
+    epochs = [[(n, s, 3, 8, s == 3) for s in (1, 2, 3)] + [("epoch", n, names)] for n in (1, 2, 3)]
+    assert told.heard == [("start", 3, 0), *epochs[0], *epochs[1], ("end", None)]
+    result = apply_tsmr(student, teacher, rec, config=CONFIG, checkpoint=tmp_path / "c.pt", callbacks=(rest,))
+    assert rest.heard == [("start", 3, 2), *epochs[2], ("end", result.report)]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "says"),
+    [(Told(), "give \\[callback\\]"), ([Told], "is no instance of recipes.tsmr.Callback")],
+)
+def test_what_is_no_callback_is_refused(
+    rec: Path, student: nn.Module, teacher: nn.Module, callbacks: Any, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        apply_tsmr(student, teacher, rec, config=CONFIG, callbacks=callbacks)

@@ -40,6 +40,7 @@ class Embedder:
         batch_size: images run at once, unless the file says otherwise.
         embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
             ``1`` and so on in a tuple. None: there is only one that can be.
+        progress: show on stderr, if that is a terminal, how many images of a set are done.
 
     Raises:
         InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
@@ -51,7 +52,9 @@ class Embedder:
         preset: InputPreset,
         batch_size: int = 64,
         embedding: str | None = None,
+        progress: bool = False,
     ) -> None:
+        self.progress = progress
         self.preset = preset
         self.batch_size = batch_size
         self.embedding = embedding
@@ -88,7 +91,9 @@ class Embedder:
         """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True)
-        with progress if console.is_terminal else nullcontext():  # elsewhere older rich leaves an empty line
+        with (
+            progress if self.progress and console.is_terminal else nullcontext()
+        ):  # elsewhere older rich leaves an empty line
             task = progress.add_task("embedding", total=length_hint(images) or None)
             for batch in _batches(images, self.batch_size):
                 yield self(batch) + self(batch.flip(3)) if flip else self(batch)

@@ -114,6 +114,7 @@ def evaluate(
     folds: int | None = None,
     bootstrap: int = 0,
     embedding: str | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Embed the pairs, score them by cosine similarity and apply the LFW protocol and TAR at FAR.
 
@@ -127,7 +128,7 @@ def evaluate(
         folds: consecutive folds of the accuracy. None: those of the set's makers where it says which they are, else
             ten.
         bootstrap: sets drawn for the intervals (:mod:`recipes.faces.judging.bootstrap`); 0: no intervals.
-        embedding: name of the output that is the embedding, see :class:`Embedder`.
+        embedding, progress: see :class:`Embedder`.
 
     Raises:
         InputError: model, set or preset cannot be used, or ``folds`` does not fit the number of pairs.
@@ -137,7 +138,7 @@ def evaluate(
     name = "the pair set" if known is pairs else str(pairs)
     preset = input_preset(input)
     cut = choose_folds(known, folds)
-    embedder = Embedder(model, preset, batch_size, embedding)
+    embedder = Embedder(model, preset, batch_size, embedding, progress)
     if isinstance(known, TemplateSet):
         embeddings = pool_templates(embedder, known, flip)
         scores = score_templates(embeddings, known)

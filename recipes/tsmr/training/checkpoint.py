@@ -6,30 +6,45 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from recipes.tsmr.results import EpochReport
+from recipes.tsmr.training.callbacks import Callback
 from reparam_kit import InputError, atomic_file, fingerprint, first_line, require_file
 
 
-def write_checkpoint(path: Path, run: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write ``state`` with ``run``, names and values that it depends on, and a checksum of both.
+class CheckpointFile(Callback):
+    """Writes ``state()`` of the run ``origin`` to ``path`` after each epoch, see ``write_checkpoint``."""
+
+    def __init__(self, path: Path, origin: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
+        self._path = path
+        self._origin = origin
+        self._state = state
+
+    def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
+        write_checkpoint(self._path, self._origin, self._state())
+
+
+def write_checkpoint(path: Path, origin: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write ``state`` with ``origin``, names and values that it depends on, and a checksum of both.
 
     An old file stays until this one is whole.
     """
     content = BytesIO()  # written by torch itself, a full disk is an error that says nothing of disks
-    torch.save({"run": run, "state": state, "sha256": fingerprint([run, state])}, content)
+    torch.save({"run": origin, "state": state, "sha256": fingerprint([origin, state])}, content)
     with atomic_file(path) as file:
         file.write(content.getbuffer())
 
 
-def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that ``write_checkpoint`` wrote for the same ``run``, on the CPU; None where there is no
+def read_checkpoint(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that ``write_checkpoint`` wrote for the same ``origin``, on the CPU; None where there is no
     file.
 
     Raises:
@@ -52,7 +67,7 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         raise InputError(
             f"{path} is not a checkpoint of this recipe, or damaged: delete it to start anew"
         ) from error
-    was, now = dict(_leaves(was)), dict(_leaves(run))
+    was, now = dict(_leaves(was)), dict(_leaves(origin))
     differing = [
         f"{name}={was.get(name)!r} (now {now.get(name)!r})"
         for name in {**was, **now}
@@ -67,7 +82,7 @@ def read_checkpoint(path: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[None]:
+def whole(path: str | Path | None) -> Iterator[None]:
     """Say in one line where what a checkpoint holds does not fit the run that goes on from it."""
     try:
         yield

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from recipes.faces import PairSet, decode_image, input_preset
 from recipes.faces.embedding.signature import read_signature
-from recipes.tsmr.progress import Progress
+from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, check_import
 
@@ -32,7 +32,7 @@ def require_fit(model: nn.Module, views: Views, pairs: PairSet | None) -> None:
         )
 
 
-def warn_of_import(model: nn.Module, views: Views, preset: str, progress: Progress) -> None:
+def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:
     """Hold a student that came from ONNX against its file on a few of the images, or warn of why that cannot be.
 
     Raises VerificationError where the two differ by more than rounding.
@@ -40,7 +40,7 @@ def warn_of_import(model: nn.Module, views: Views, preset: str, progress: Progre
     if isinstance(model, fx.GraphModule) and "onnx" in model.meta:
         note = check_import(model, input_preset(preset)(first_images(views, 3)))
         if note is not None:
-            progress.warn(note)
+            LOGGER.warning(note)
 
 
 def first_images(source: PairSet | Views, count: int) -> Tensor:

@@ -171,5 +171,15 @@ def test_unusable_files(tmp_path: Path) -> None:
 def test_no_progress_where_standard_error_is_no_terminal(
     net, pictures, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Embedder(net, PRESET).embed(pictures(2))
+    Embedder(net, PRESET, progress=True).embed(pictures(2))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_progress_is_shown_where_it_is_asked_for(
+    net, pictures, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, progress: bool
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    Embedder(net, PRESET, progress=progress).embed(pictures(2))
+    out, err = capfd.readouterr()
+    assert (out, "embedding" in err) == ("", progress)

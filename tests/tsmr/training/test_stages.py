@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recipes.faces import Embedder, FaceRecords, PairSet, input_preset, read_pairs
 from recipes.tsmr import Adversary, Augment, Margin, Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.config import TERMS
-from recipes.tsmr.training.trainer import Trainer
+from recipes.tsmr.training.stage import StageRun
 from reparam_kit import InputError
 
 FIRST = Stage(epochs=2, cosine=1.0, margin=0.1)
@@ -54,15 +54,15 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @contextmanager
 def killed(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
     """A run in this block ends before step ``step``, wherever in an epoch that is."""
-    take_step, taken = Trainer.take_step, iter(range(1, step))
+    take_step, taken = StageRun.take_step, iter(range(1, step))
 
-    def take_step_or_die(self: Trainer, *args: Any) -> Any:
+    def take_step_or_die(self: StageRun, *args: Any) -> Any:
         if next(taken, None) is None:
             raise KeyboardInterrupt
         return take_step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", take_step_or_die)
+        patch.setattr(StageRun, "take_step", take_step_or_die)
         yield
 
 
@@ -196,14 +196,14 @@ class Red(nn.Module):
 
 @pytest.mark.parametrize("asked", ["insightface", "insightface-bgr"])
 def test_a_better_input_is_named_loudly(
-    rec: Path, bin_file: Path, capfd: pytest.CaptureFixture[str], asked: str
+    rec: Path, bin_file: Path, caplog: pytest.LogCaptureFixture, asked: str
 ) -> None:
     pairs = read_pairs(bin_file)
     grey = PairSet([_without_blue(image) for image in pairs.images], pairs.same)
     config = replace(CONFIG, student_input=asked, stages=(Stage(1, cosine=1.0),))
     report = apply_tsmr(Red(), Red(), rec, grey, config).report
     assert next(iter(report.inputs)) != "insightface-bgr"
-    warned = "WARNING: the student does better with input" in capfd.readouterr().err
+    warned = "the student does better with input" in caplog.text
     assert warned == (asked == "insightface-bgr")
 
 
