@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR, S_ISREG, S_IWUSR
+from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG, S_IWUSR
 from typing import BinaryIO
 
 from reparam_kit.errors import InputError
@@ -161,6 +161,8 @@ def _target(path: Path) -> Path:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     if S_ISDIR(mode):
         raise InputError(f"{path} cannot be written: it is a folder; name a file in it")
+    if S_ISLNK(mode):
+        raise InputError(f"{path} cannot be written: it is a link that leads to itself")
     if not S_ISREG(mode):
         raise InputError(
             f"{path} cannot be written: it is a device or a pipe, which would be replaced; name a file"

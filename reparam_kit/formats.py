@@ -70,6 +70,11 @@ def load(
         from reparam_kit.onnx import import_onnx
 
         return import_onnx(path, include=include, exclude=exclude)
+    if path.suffix == ".safetensors":
+        raise InputError(
+            f"{path} holds weights and no net: name the net as package.module:factory (for an ONNX model, a function "
+            "that returns reparam_kit.load of it) and this file as its weights (--weights)"
+        )
     return _from_archive(path, unsafe)
 
 
@@ -303,7 +308,9 @@ def _read_torch(path: Path) -> Any:
             raise
         except Exception as error:  # damaged files lead it to raise nearly anything
             raise InputError(f"{path} is damaged or truncated: {first_line(error)}") from None
-    raise InputError(f"{path} is not a file that torch.save wrote")
+    raise InputError(
+        f"{path} is not a file that torch.save wrote; the names of other kinds end in .onnx or .safetensors"
+    )
 
 
 def _check_archive(path: Path) -> None:

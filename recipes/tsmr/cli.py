@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -187,7 +188,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
     help="Also train the controls (fine-tuning, distillation with and without branches) and print the ablation.",
 )
 @click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(min=1), help="Runs of each arm of --compare."
+    "--seeds", show_default="3", type=click.IntRange(1, 1000), help="Runs of each arm of --compare."
 )
 @click.option(
     "--rate",
@@ -210,7 +211,7 @@ def tsmr(
     logs: Path | None,
     page: Path,
     compared: bool,
-    seeds: int,
+    seeds: int | None,
     rates: tuple[float, ...],
     weights: Path | None,
     unsafe_load: bool,
@@ -225,8 +226,7 @@ def tsmr(
     Started by torchrun, the processes share the images of each step: --batch-size is that of one of them.
     """
     config = chosen(**choices)
-    if compared and val is None:
-        raise rk.InputError("--compare judges its arms on --val, which is not given")
+    _require_arms(compared, val, seeds, rates)
     from recipes.tsmr.distributed import Processes, launched
     from recipes.tsmr.progress import warnings_shown
     from recipes.tsmr.recipe import apply_tsmr
@@ -270,7 +270,7 @@ def tsmr(
                 val,
                 config,
                 work / "arms",
-                seeds=range(seeds),
+                seeds=range(seeds or 3),
                 rates=grid,
                 progress=True,
             )
@@ -303,6 +303,17 @@ def tsmr(
         write_report(report, page, files=files, verification=proof)
     if not as_json:
         click.echo(rk.printable(f"{page}: the run as a page, for a browser"))
+
+
+def _require_arms(compared: bool, val: Path | None, seeds: int | None, rates: tuple[float, ...]) -> None:
+    """Hold the options of ``--compare`` against each other, hours before its arms are trained."""
+    if not compared and (rates or seeds is not None):
+        raise rk.InputError("--seeds and --rate are of the arms of --compare, which is not given")
+    if compared and val is None:
+        raise rk.InputError("--compare judges its arms on --val, which is not given")
+    for rate in rates:
+        if not 0 < rate < math.inf:
+            raise rk.InputError(f"--rate={rate} must be a positive number")
 
 
 @contextmanager

@@ -97,9 +97,11 @@ def launched(device: str) -> Iterator[torch.device]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and count > 1 else device
     try:
-        place = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
-        raise InputError(f"--device {name}: {first_line(error)}") from error
+        held = torch.zeros(1, device=name)
+        held.cpu()  # "meta" holds nothing
+        place = held.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: a torch built without CUDA
+        raise InputError(f"--device {name}: {first_line(error).partition('. ')[0]}") from error
     if count == 1:
         yield place
         return

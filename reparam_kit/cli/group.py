@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from reparam_kit.cli.paths import held_apart
 from reparam_kit.cli.plugins import load, plugins, warn
 from reparam_kit.cli.signals import ending_well
 from reparam_kit.cli.streams import OutputLostError, guard_streams
-from reparam_kit.errors import ReparamError, first_line, printable
+from reparam_kit.errors import InputError, ReparamError, first_line, printable
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
 _PIPE = 141  # as a shell says it of a program that SIGPIPE ended
@@ -40,6 +42,7 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
+        _refuse_empty(rest)
         return name, command and held_apart(command), rest
 
     def main(self, *args: Any, **options: Any) -> Any:
@@ -64,6 +67,16 @@ class Group(click.Group):
                 if message:
                     click.echo(f"reparam-kit: {printable(message)}", err=True)
                 ctx.exit(code)
+
+
+def _refuse_empty(args: list[str]) -> None:
+    """An empty value is what a variable of the shell comes to that is not set; as a path it is the current folder."""
+    for before, word in pairwise(["", *args]):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            where = word or before
+            raise InputError(
+                f"an empty value{f' beside {where}' if where else ''}, as of a variable that is not set: give one"
+            )
 
 
 def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:

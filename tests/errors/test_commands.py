@@ -40,7 +40,8 @@ IN_ONNX = {
     "{w}/short.onnx": r"short.onnx: tensor 'w' of shape \[4, 3, 3, 3\] is damaged",
     "{w}/state.pt": "state.pt holds a .*Dict, not a model",
     "{w}/bomb.pt": "bomb.pt holds pickled Python objects, and reading them runs code",
-    "{w}/empty.pt": "empty.pt is not a file that torch.save wrote",
+    "{w}/empty.pt": "empty.pt is not a file that torch.save wrote; the names of other kinds end in .onnx or",
+    "{w}/plain.safetensors": "plain.safetensors holds weights and no net: name the net as package.module:factory",
     "{w}/text.pt": "text.pt is not a file that torch.save wrote",
     "{w}/truncated.pt": "truncated.pt is damaged or truncated",
     "factories:nett": "factories:nett: cannot import the factory: .* no attribute 'nett'",
@@ -171,6 +172,14 @@ DATA = {
     "{w}/faces.rec --epochs 0": r"stages\[0\].epochs=0 must be a whole number, at least 1",
     "{w}/faces.rec --block dbbb": "there is no block 'dbbb'",
     "{w}/faces.rec --device cudo": "--device cudo: ",
+    "{w}/faces.rec --device meta": "--device meta: Cannot copy out of meta tensor",
+    "{w}/faces.rec --device hpu": "--device hpu: No module named",
+    "{w}/faces.rec --device xla": "--device xla: Could not run .* backend$",
+    "{w}/faces.rec --rate 1e-3": "--seeds and --rate are of the arms of --compare, which is not given",
+    "{w}/faces.rec --seeds 2": "--seeds and --rate are of the arms of --compare, which is not given",
+    "{w}/faces.rec --val {w}/pairs.bin --compare --rate nan": "--rate=nan must be a positive number",
+    "{w}/faces.rec --val {w}/pairs.bin --compare --rate -1": "--rate=-1.0 must be a positive number",
+    "{w}/faces.rec --val {w}/pairs.bin --compare --seeds 99999999999999": "not in the range 1<=x<=1000",
     "{w}/faces.rec --val nowhere.bin": "nowhere.bin: no such file",
     "{w}/faces.rec --val {w}/genuine.bin": "need genuine and impostor pairs",
     "{w}/faces.rec -o out.txt": "reparam-kit: out.txt: the suffix",
@@ -334,3 +343,24 @@ def test_an_interrupted_write_leaves_the_old_file(
     assert run("fold {w}/student.pt -o out.onnx", w).exit_code == 130
     assert [path.name for path in here.iterdir()] == ["out.onnx"]
     assert (here / "out.onnx").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["expand", "m.onnx", "-o", "out.pt", "--include", ""], " beside --include,"),
+        (["expand", "", "-o", "out.pt"], ","),
+        (["fold", "m.pt", "-o", ""], " beside -o,"),
+        (["fold", "m.pt", "--output="], " beside --output=,"),
+        (["tsmr", "m.onnx", "--data", ""], " beside --data,"),
+        (["tsmr", "m.onnx", "--work="], " beside --work=,"),
+        (["tsmr", "m.onnx", "--logs", "", "-o", "a.onnx"], " beside --logs,"),
+        (["evaluate", "m.onnx", "--pairs", ""], " beside --pairs,"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_no_value(words: list[str], where: str, here: Path) -> None:
+    """As a path, an empty text is the current folder."""
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert_one_line(result.stderr, f"an empty value{where} as of a variable")
+    assert list(here.iterdir()) == []
