@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from zipfile import BadZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import onnxruntime
@@ -28,6 +28,9 @@ _TYPES = {
 
 # Taken for a free dimension other than the batch, such as the height of a fully convolutional net's input.
 _FREE_DIMENSION = 64
+
+# What the arrays of an archive may unpack to: so much, or so many times its size.
+_UNPACKED, _TIMES_PACKED = 2**28, 20
 
 
 def open_session(
@@ -142,10 +145,11 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
     """
     try:
         with require_file(path, "a .npz file").open("rb") as file:
+            _check_unpacked(Path(path))
             content = np.load(file, allow_pickle=False)
             arrays = content.items() if isinstance(content, np.lib.npyio.NpzFile) else ()
             tensors = {name: torch.from_numpy(array) for name, array in arrays}
-    except (OSError, EOFError, ValueError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, MemoryError, BadZipFile) as error:
         # Of what is no archive numpy says that it might be a pickle, and how to have that run.
         known = isinstance(error, OSError) or is_zipfile(path)
         reason = first_line(error) if known else "it is no archive of arrays"
@@ -161,6 +165,14 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
                 f"{path} has no array {name!r}, an input of {model}; {suggestion(name, tensors, 'arrays')}"
             )
     return [tensors[name] for name in names]
+
+
+def _check_unpacked(path: Path) -> None:
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > max(_UNPACKED, _TIMES_PACKED * path.stat().st_size):
+            raise ValueError(f"it would unpack to {unpacked:,} bytes; write it with numpy.savez")
 
 
 def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:

@@ -267,6 +267,25 @@ STEPS = (
 )
 
 
+@pytest.mark.parametrize("batch", ["1", "N"])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_nodes_that_take_one_image_after_the_other_are_told_of(
+    count: int, batch: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for a file, on standard error where nobody asked for logs."""
+    pairs = "".join(f"d{i} = GatherND (d{i - 1}, at) " for i in range(1, count + 1))
+    text = f"""net (float[{batch},3,8,8] x) => (float y) {{
+        c = Conv <pads = [1,1,1,1]> (x, w) d0 = Relu (c) {pairs} y = Abs (d{count}) }}"""
+    load(path, text, {"w": (4, 3, 3, 3), "at": np.zeros((1, 1), np.int64)})
+    found = [record.getMessage() for record in caplog.records]
+    if batch == "N" or not count:
+        assert not found
+    else:
+        [line] = found
+        assert "image by image, which is slow: in node 'd1' (GatherND)" in line
+        assert ("and 1 more" in line) == (count == 2)
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_nets(data: st.DataObject, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -25,6 +26,14 @@ def npy(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
+
+
+def write_header(path: Path, shape: tuple[int, ...]) -> None:
+    """An archive with an array of that shape, and no numbers."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with ZipFile(path, "w") as archive:
+        archive.writestr("image.npy", header.getvalue())
 
 
 def test_arrays_go_to_the_inputs_of_their_names(tmp_path: Path) -> None:
@@ -49,6 +58,9 @@ def test_arrays_go_to_the_inputs_of_their_names(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(npy(np.zeros(3))), "holds no arrays with names"),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a .npz file of numbers"),
         (lambda path: path.write_bytes(b""), "not a .npz file of numbers"),
+        (lambda path: np.savez_compressed(path, image=np.zeros(2**28, np.uint8)), "it would unpack to 268,"),
+        (lambda path: write_header(path, (2**50,)), "not a .npz file of numbers: Unable to allocate"),
+        (lambda path: write_header(path, (2**62, 2**62)), "not a .npz file of numbers"),
         (lambda path: None, "no such file"),
     ],
 )

@@ -57,11 +57,12 @@ class Images:
     """Adds calls to a graph that do for each image what the file does for its batch.
 
     ``batch`` is the size that the file fixes; ``free_sizes`` says that sizes of the examples are made up.
+    ``one_by_one`` counts the calls that are made for one image after the other.
     """
 
     def __init__(self, graph: fx.Graph, batch: int, free_sizes: bool) -> None:
         self.free_sizes = free_sizes
-        self.one_by_one = False
+        self.one_by_one = 0
         self._graph = graph
         self._batch = batch
         self._first: fx.Node | None = None
@@ -150,7 +151,7 @@ def one_by_one(images: Images, function: Function, args: tuple[Any, ...], result
     name = _name_of(function)
     if result is None or _function_of(name) is not function:
         raise KeptBatchError(f"what it does to each image is not known ({name})")
-    images.one_by_one = True
+    images.one_by_one += 1
     holding = tuple(isinstance(a, fx.Node) and place(a) is not None for a in leaves(args))
     return each_image, (name, images.count, holding, front(images, args)), FRONT
 

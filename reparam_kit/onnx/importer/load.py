@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from torch import Tensor, fx
 
-from reparam_kit.errors import InputError, UnsupportedError, first_line
+from reparam_kit.errors import InputError, UnsupportedError, first_line, printable
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
@@ -79,6 +80,8 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
     )
     return model
 
+
+_log = logging.getLogger(__name__)
 
 # Sizes to try for the dimensions that a file leaves free: a net with many poolings needs a large image.
 _SIZES = (64, 224, 512)
@@ -172,14 +175,25 @@ class _Import:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             source = Source(TensorKey("initializer", name), None, tuple(tensor.shape))
             self._values[name] = Constant(tensor, name, source)
+        slow, images = [], self._builder.images
         for node in _in_order(self._graph.node, self._values):
+            before = images.one_by_one if images else 0
             try:
                 self._values.update(self._import(node))
             except (InputError, UnsupportedError) as error:
                 raise type(error)(f"{_where(node)}: {error}") from error
             except Exception as error:  # a damaged node leads an importer, or torch, to raise nearly anything
                 raise InputError(f"{_where(node)} is malformed: {first_line(error)[:200]}") from error
-        return self._builder.finish([self._value(output.name) for output in self._graph.output])
+            if images and images.one_by_one > before:
+                slow.append(_where(node))
+        model = self._builder.finish([self._value(output.name) for output in self._graph.output])
+        if slow:
+            _log.warning(
+                "the file fixes its batch, and what it does across it is done image by image, which is slow: in %s%s",
+                printable(slow[0]),
+                f" and {len(slow) - 1} more nodes" if slow[1:] else "",
+            )
+        return model
 
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
         domain = "" if node.domain == "ai.onnx" else node.domain
