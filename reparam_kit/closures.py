@@ -7,14 +7,14 @@ run on with the model that was copied. Here what such a function closes over bec
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import BuiltinMethodType, CellType, FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor
 
-_HELD = (FunctionType, MethodType, BuiltinMethodType, partial, weakref.ref, tuple)
+_HELD = {FunctionType, MethodType, BuiltinMethodType, partial, weakref.ref, tuple}
 """What deepcopy leaves as it is although it may lead to a part of the model."""
 
 
@@ -27,19 +27,19 @@ def rebind(memo: dict[int, Any]) -> None:
     copies = {key: value for key, value in memo.items() if key != id(memo)}  # there, originals are kept alive
     rebinding = _Rebinding(copies)
     for holder in copies.values():
-        if isinstance(holder, list):
-            places: list[tuple[Any, Any]] = list(enumerate(holder))
-            own: Any = holder
-        else:
-            own = holder if isinstance(holder, dict) else _attributes(holder)
-            places = list(own.items())
-        for key, value in places:
-            if isinstance(value, _HELD) and rebinding.leads(value, set()):
+        own = holder if isinstance(holder, dict | list) else _attributes(holder)
+        held = [(key, value) for key, value in _items(own) if type(value) in _HELD]
+        for key, value in held:
+            if rebinding.leads(value, set()):
                 own[key] = rebinding.renewed(value)
 
 
+def _items(holder: Any) -> Iterable[tuple[Any, Any]]:
+    return enumerate(holder) if isinstance(holder, list) else holder.items()
+
+
 def _attributes(holder: Any) -> dict[str, Any]:
-    found = {} if isinstance(holder, (Tensor, *_HELD)) else getattr(holder, "__dict__", {})
+    found = {} if isinstance(holder, Tensor) or type(holder) in _HELD else getattr(holder, "__dict__", {})
     return found if isinstance(found, dict) else {}
 
 

@@ -28,6 +28,7 @@ from reparam_kit.algebra import (
     computed,
     has_own_forward,
     not_affine,
+    overwrite,
     to_kernel,
     to_weight,
 )
@@ -127,8 +128,8 @@ class Restored(Foldable):
         with torch.no_grad():
             total = self.multiply_out(torch.float64)
             assert plain.bias is not None
-            plain.weight.copy_(to_weight(plain, total))
-            plain.bias.copy_(cast("Tensor", total.bias))
+            overwrite(plain.weight, to_weight(plain, total))
+            overwrite(plain.bias, cast("Tensor", total.bias))
 
     def carry_hooks(self, plain: nn.Module, memo: dict[int, object]) -> None:
         if isinstance(self.conv, Expanded):

@@ -19,6 +19,8 @@ from reparam_kit.errors import ReparamError, UnsupportedError, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_MANY = (dict, list, tuple, set)
+
 
 class StandIn(nn.Module):
     """A module in the place of another, which it holds as ``HELD``: public attributes that it lacks are that one's.
@@ -131,16 +133,19 @@ def _detached(model: nn.Module) -> dict[int, object]:
 def kept(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Tensors that are attributes or buffers of ``module``, or stand in its lists and dicts, with their names."""
     for name, value in vars(module).items():
-        if name not in ("_parameters", "_modules"):
-            yield from _tensors(name, value)
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, _MANY) and value and name not in ("_parameters", "_modules"):
+            for tensor in _tensors(value):
+                yield name, tensor
 
 
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict | list | tuple | set):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(name, item)
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, _MANY):
+            yield from _tensors(value)
 
 
 def _not_copied(model: nn.Module, error: Exception) -> UnsupportedError:

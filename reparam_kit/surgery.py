@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit import algebra
-from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of
+from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of, overwrite
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.intact import homes_of_shifts
@@ -102,5 +102,5 @@ def fold(model: Model) -> Model:
         if name in homes and shift is not None:
             norm = cast("_BatchNorm", folded.get_submodule(homes[name]))
             assert norm.running_mean is not None
-            norm.running_mean.copy_(norm.running_mean.double() - shift)
+            overwrite(norm.running_mean, norm.running_mean.double() - shift)
     return folded

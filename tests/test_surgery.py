@@ -37,6 +37,18 @@ def test_untrained_fold_returns_every_bit(kind: type[nn.Module], norm: str, mode
     assert {m.training for m in student.modules()} == {m.training for m in folded.modules()} == {mode}
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_untrained_fold_returns_the_sign_of_every_zero(norm: str) -> None:
+    """Masks make zeros of both signs."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4))
+    for tensor in (*net.parameters(), *net.buffers()):
+        if tensor.is_floating_point() and tensor is not net[2].running_var:
+            tensor.data = torch.randn_like(tensor) * 0
+    folded = rk.fold(rk.expand(net, "dbb", norm))
+    for tensor, returned in zip(net.state_dict().values(), folded.state_dict().values(), strict=True):
+        assert torch.equal(torch.signbit(tensor), torch.signbit(returned))
+
+
 @pytest.mark.parametrize("block", ["dbb", "mobileone", "ecb", "conv(1) >> conv(2) >> avg(2)"])
 @pytest.mark.parametrize(("kind", "norm"), CASES)
 def test_trained_fold_is_exact_in_float64(kind: type[nn.Module], norm: str, block: str) -> None:

@@ -4,7 +4,7 @@ from reparam_kit.algebra.branch import NORMS, Branch, Chain, describe, fit
 from reparam_kit.algebra.computed import METADATA, computed, is_metadata
 from reparam_kit.algebra.expanded import Expanded
 from reparam_kit.algebra.expression import Block, Expression, Factor, Term
-from reparam_kit.algebra.foldable import Foldable
+from reparam_kit.algebra.foldable import Foldable, overwrite
 from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.algebra.layers import (
     LAYERS,
@@ -50,6 +50,7 @@ __all__ = [
     "is_metadata",
     "norm_of",
     "not_affine",
+    "overwrite",
     "parse",
     "to_kernel",
     "to_weight",

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from reparam_kit.algebra.branch import NORMS, Branch, fit
 from reparam_kit.algebra.computed import computed
 from reparam_kit.algebra.expression import Block
-from reparam_kit.algebra.foldable import Foldable
+from reparam_kit.algebra.foldable import Foldable, overwrite
 from reparam_kit.algebra.kernel import Kernel
 from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
 from reparam_kit.algebra.stock import has_hooks, has_own_forward
@@ -136,11 +136,11 @@ class Expanded(Foldable):
     def fold_into(self, plain: Layer) -> Tensor | None:
         with torch.no_grad():
             total = self.multiply_out(torch.float64)
-            plain.weight.copy_(to_weight(plain, total))
+            overwrite(plain.weight, to_weight(plain, total))
             if total.bias is None or self.shift_into is not None:
                 return total.bias
             assert plain.bias is not None
-            plain.bias.copy_(plain.bias.double() + total.bias)
+            overwrite(plain.bias, plain.bias.double() + total.bias)
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from reparam_kit.errors import InputError
@@ -72,3 +73,9 @@ class Foldable(StandIn):
             bias = shift if plain.bias is None else shift + plain.bias.detach()
             plain.bias = nn.Parameter(bias.to(plain.weight))
         return plain
+
+
+def overwrite(parameter: Tensor, value: Tensor) -> None:
+    """Write ``value``, rounded once, in place. What is equal already keeps its bits: a zero has two, by its sign."""
+    rounded = value.to(parameter.dtype)
+    parameter.copy_(torch.where(rounded == parameter, parameter, rounded))
