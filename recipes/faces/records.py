@@ -71,8 +71,7 @@ class RecordFile:
         keys, offsets = read_index(index) if index.exists() else self._walk()
         if not len(keys):
             raise InputError(f"{self.path} has no record")
-        last = offsets.argmax()
-        self._read(keys[last], offsets[last])  # a file that was cut short is refused now, not in mid-training
+        self._require_whole(keys, offsets)
         labels, image = self._read(keys[0], offsets[0])
         if len(labels) == 1 or image:
             images_end = identities_end = keys[-1] + 1
@@ -247,6 +246,17 @@ class RecordFile:
                 flag, length = self._part(self._file(), len(starts) - 1, starts[-1], at)
                 at += _PART.size + _padded(length)
         return np.arange(len(starts)), np.array(starts, np.int64)
+
+    def _require_whole(self, keys: Ints, offsets: Ints) -> None:
+        """Refuse a file or an index that was cut short now, not in mid-training or never."""
+        last = offsets.argmax()
+        self._read(keys[last], offsets[last])
+        end = _padded(self._file().tell())
+        if end < self._size:
+            raise InputError(
+                f"{self.path} goes on for {self._size - end:,} bytes behind the last record of its .idx, which was cut "
+                "short or belongs to another file: remove the .idx, and the .rec is read without"
+            )
 
     def _read(self, key: int, offset: int) -> tuple[tuple[float, ...], bytes]:
         """The first two labels, or the only one, and the image bytes of one record."""

@@ -36,7 +36,7 @@ from recipes.tsmr.objective.objective import Objective
 from recipes.tsmr.progress import LOGGER, Progress
 from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets, identity_labels
 from recipes.tsmr.targets.identity import data_identity, model_identity
-from recipes.tsmr.targets.teacher import embedding_table, teacher_preset
+from recipes.tsmr.targets.teacher import embedding_table, refuse_constant, teacher_preset
 from recipes.tsmr.targets.views import Images, Part, Views, epoch_order
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
@@ -338,7 +338,11 @@ def gather_examples(
 
 
 def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
-    """Map and terms, started from a sample of the training images."""
+    """Map and terms, started from a sample of the training images.
+
+    Raises:
+        InputError: the student's embeddings of them are not finite, or all the same.
+    """
     embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
     order = islice(epoch_order(len(examples.views), config.flip, config.seed), _FITTED)
     ours, theirs = [], []
@@ -351,6 +355,7 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
             "the student's embeddings of the training images are not finite: check the student and "
             f"student_input={config.student_input!r}"
         )
+    refuse_constant(student.float().cpu().numpy(), "student")
     objective = Objective(student.shape[1], teacher.shape[1], examples.identities, config)
     objective.fit(student, teacher)
     objective.start_centres(examples)

@@ -165,6 +165,18 @@ def test_damaged_index(tmp_path: Path, text: str) -> None:
         RecordFile(tmp_path / "a.rec")
 
 
+@pytest.mark.parametrize("lines", [1, 3, 5])
+def test_index_that_was_cut_short(tmp_path: Path, lines: int) -> None:
+    """Without a record 0 nothing but the size of the file tells that images are missing."""
+    path = write_raw(tmp_path / "a.rec", *(part(0, payload(i, b"x" * i)) for i in range(6)))
+    index = tmp_path / "a.idx"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(InputError, match=r"a\.rec goes on for \d+ bytes behind the last record of its \.idx"):
+        RecordFile(path)
+    index.unlink()
+    assert len(RecordFile(path)) == 6
+
+
 def test_missing_record(tmp_path: Path) -> None:
     write_records(tmp_path / "a.rec", SOME)
     index = tmp_path / "a.idx"

@@ -4,7 +4,8 @@ The pixels are those of OpenCV's ``imdecode(IMREAD_COLOR)``, by which InsightFac
 
 - JPEG, PNG, WebP, BMP and TIFF; of several frames or pages, the first
 - of 16 bits, the high 8; greys and palettes become RGB
-- transparency is dropped: the colour is taken that stands there, whatever lies behind it
+- transparency is dropped: the colour is taken that stands there, whatever lies behind it; but libtiff, and so this,
+  multiplies the colours of 8 bits in a TIFF by it
 - CMYK is multiplied out; a colour profile is not applied
 - the EXIF orientation is obeyed
 """
@@ -22,9 +23,11 @@ from reparam_kit import InputError, extra, first_line, require_file
 
 with extra("faces", "reading images needs Pillow"):
     from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+    from PIL.TiffImagePlugin import TiffImageFile
 
 SUFFIXES = (".jpg", ".png", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_DEPTHS = 258  # the tag of a TIFF with the bits of each channel
 _MAX_PIXELS = 50_000_000  # a file of 150 kB can hold as many, and takes 500 MB to decode
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +73,11 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
                 if image.format == "PNG":  # Pillow decodes without a look at the checksums
                     Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-                return _rgb(_upright(image), image.format == "PNG")
+                multiplied, upright = _is_multiplied(image), _upright(image)
+                return _rgb(upright.convert("RGBa") if multiplied else upright, image.format == "PNG")
     except UnidentifiedImageError as error:  # its own text is about a Python object
+        if not data:
+            raise InputError(f"{where} is empty: it has no bytes") from error
         raise InputError(
             f"{where} is not a JPEG, PNG, WebP, BMP or TIFF image, or its beginning is damaged"
         ) from error
@@ -82,6 +88,11 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
         ) from error
     except Exception as error:  # a damaged file can fail in any way
         raise InputError(f"{where} is damaged and cannot be decoded: {first_line(error)}") from error
+
+
+def _is_multiplied(image: Image.Image) -> bool:
+    """Whether libtiff gives its colours multiplied by its transparency."""
+    return isinstance(image, TiffImageFile) and image.mode == "RGBA" and max(image.tag_v2[_DEPTHS]) == 8
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -105,7 +116,9 @@ def _rgb(image: Image.Image, png: bool) -> npt.NDArray[np.uint8]:
         ink = np.asarray(image)
         light = 255 - ink[..., 3:].astype(np.uint16)
         return (light - (ink[..., :3] * light >> 8)).astype(np.uint8)
-    if image.mode in ("P", "PA", "RGBa"):
+    if image.mode == "RGBa":
+        return np.array(image)[..., :3]
+    if image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
 

@@ -108,7 +108,7 @@ def embedding_table(
             for images, index, _ in views.batches(((at, False) for at in missing), BLOCK, workers):
                 rows = embeddings(images, index)
                 if not task.done:
-                    _refuse_constant(rows[:, 0], who)
+                    refuse_constant(rows[:, 0], who)
                 if not table.size:
                     table.create(rows.shape[2])
                 table.write(int(index[0]) // BLOCK, rows)
@@ -143,7 +143,8 @@ def _unit(embeddings: npt.NDArray[np.float32], index: Tensor, who: str) -> npt.N
     return unit
 
 
-def _refuse_constant(embeddings: npt.NDArray[np.float32], who: str) -> None:
+def refuse_constant(embeddings: npt.NDArray[np.float32], who: str) -> None:
+    """Raise InputError where ``embeddings`` ``[N, D]`` of different images are all the same."""
     spread = np.abs(embeddings - embeddings[:1]).max()
     if len(embeddings) > 1 and spread <= 1e-3 * np.abs(embeddings).max():
         raise InputError(

@@ -264,7 +264,7 @@ class Builder:
     def _counted(self, result: Any) -> Any:
         """``result``, if all that is computed at import is in proportion to what the file holds."""
         self._computed += sum(leaf.numel() for leaf in leaves(result) if isinstance(leaf, Tensor))
-        if self._computed > 4 * MOST + 8 * self._stored:
+        if self._computed > 2 * MOST + 8 * self._stored:
             raise InputError(
                 f"constants of {self._computed:,} entries are computed from {self._stored:,} that the file holds, "
                 "which is damage or far beyond a deployed net"

@@ -87,6 +87,9 @@ CASES = {
     "bmp, 1 bit": encode(GREY.convert("1"), "BMP"),
     "bmp, alpha": encode(RGBA, "BMP"),
     "tiff, 16 bits": encode_deep(3, ".tiff"),
+    "tiff, alpha": encode(RGBA, "TIFF"),
+    "tiff, alpha, turned": encode(RGBA, "TIFF", tiffinfo={274: 6}),
+    "tiff, 16 bits and alpha": encode_deep(4, ".tiff"),
     "tiff, two pages": encode(RGB, "TIFF", save_all=True, append_images=[GREY]),
 }
 for compression in (None, "tiff_lzw", "tiff_deflate", "packbits"):
@@ -100,6 +103,11 @@ for compression in (None, "tiff_lzw", "tiff_deflate", "packbits"):
         "cmyk": INKS,
     }.items():
         CASES[f"tiff, {mode}, {compression}"] = encode(image, "TIFF", compression=compression)
+
+
+def test_empty_file() -> None:
+    with pytest.raises(InputError, match="^x is empty: it has no bytes$"):
+        decode_image(b"", "x")
 
 
 @pytest.mark.parametrize("case", CASES)
