@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from recipes.faces import FaceRecords
-from recipes.tsmr import TSMRConfig
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.prepare import deployable, expanded
 from recipes.tsmr.targets.views import Views
+from reparam_kit import InputError
 from reparam_kit.algebra import Expanded
 from reparam_kit.restoration import Restored
 
@@ -42,3 +43,32 @@ def test_a_net_that_has_its_batch_norms_is_given_none(rec: Path) -> None:
     trained = expanded(net, views, TSMRConfig(restore_bn=True, block=None))
     assert list(trained.state_dict()) == list(net.state_dict())
     assert trained is not net
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "message"),
+    [
+        (0.0, 0.0, "the student gives the same embedding for each of 24 training images"),
+        (0.0, 1.0, "the student gives the same embedding for each of 24 training images"),
+        (float("nan"), 0.0, "the student's embeddings of the training images are not finite"),
+    ],
+)
+def test_a_student_that_tells_nobody_apart_is_not_trained(
+    rec: Path, student: nn.Module, teacher: nn.Module, scale: float, shift: float, message: str
+) -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = student
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x) * scale + shift
+
+    config = TSMRConfig(
+        stages=(Stage(epochs=1, cosine=1.0),),
+        student_input="insightface",
+        teacher_input="insightface",
+        batch_size=8,
+    )
+    with pytest.raises(InputError, match=message):
+        apply_tsmr(Dead().eval(), teacher, FaceRecords(rec), config=config)

@@ -208,6 +208,8 @@ class EmbeddingOf:
         advice = (": a map is pooled or flattened in the net first" if "map" in kinds else "") + (
             ": one number an image is no embedding" if "number" in kinds else ""
         )
+        if "embedding" in kinds:
+            advice = ": its numbers are integers; name a model that gives them in floating point"
         return f"{self._who} gives {_listed(outputs)} for {images} images, not one embedding each{advice}"
 
 

@@ -175,7 +175,9 @@ def _function_of(name: str) -> Any:
 def counted(x: Tensor, batch: int) -> int:
     """How many times ``batch`` rows ``x`` has."""
     if x.shape[0] % batch:
-        raise InputError(f"the file takes {batch} images at a time, and {x.shape[0]} are given")
+        raise InputError(
+            f"the file takes {batch} images at a time, and {x.shape[0]} are given: export it for a batch of 1"
+        )
     return x.shape[0] // batch
 
 

@@ -63,6 +63,7 @@ def test_the_only_output_with_several_numbers_an_image_is_the_embedding(output: 
         ),
         (NUMBER, None, r"gives output \[4, 1\] for 4 images, .*: one number an image is no embedding"),
         (FLAT, None, "one number an image is no embedding"),
+        (E.long(), None, "its numbers are integers"),
         (
             MAP,
             None,

@@ -106,7 +106,7 @@ for compression in (None, "tiff_lzw", "tiff_deflate", "packbits"):
 
 
 def test_empty_file() -> None:
-    with pytest.raises(InputError, match="^x is empty: it has no bytes$"):
+    with pytest.raises(InputError, match=r"^x is empty: it has no bytes$"):
         decode_image(b"", "x")
 
 
