@@ -13,10 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit.algebra import NORMS, Expanded, by_channel, to_kernel, to_weight
 from reparam_kit.errors import InputError, ReparamError, first_line
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.modes import evaluating
 
 
-def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+def calibrate(student: nn.Module, batches: Iterable[Inputs]) -> None:
     """Run ``batches`` through a freshly expanded model and set its branches by what they give, in place.
 
     ``norm="scale"``: each channel of a branch is brought to the standard deviation that the deployed convolution's
@@ -33,7 +34,7 @@ def calibrate(student: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]
     with _measuring(student, norms), torch.no_grad():
         for batch in batches:
             try:
-                student(*(batch if isinstance(batch, tuple) else (batch,)))
+                student(*arguments(batch))
             except ReparamError:
                 raise
             except Exception as error:  # the user's forward may raise anything

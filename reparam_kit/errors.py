@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from traceback import walk_tb
+from typing import Any
 from unicodedata import category
 
 _LONGEST = 2000  # of a message: names of any length may be in it
@@ -42,9 +44,17 @@ class NothingToDoError(ReparamError):
 
 
 class VerificationError(ReparamError):
-    """Two things that had to be equal are not."""
+    """Two things that had to be equal are not.
+
+    ``report`` is all that was found: the ``Report`` of :func:`reparam_kit.verify`, the ``StructuralDiff`` of
+    :func:`reparam_kit.diff`, the ``Match`` nearest to an export; None where the message says it all.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def printable(text: object) -> str:
@@ -59,6 +69,13 @@ def printable(text: object) -> str:
 def first_line(error: Exception) -> str:
     """The first line of what another library says, or the name of its error where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_own_fault(error: Exception) -> bool:
+    """Whether our own code raised what says that it is wrong, and not what a library raises over a user's data."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").partition(".")[0] == __package__
+    return ours and isinstance(error, AssertionError | AttributeError | NameError | TypeError)
 
 
 def suggestion(name: str, known: Collection[str], kind: str) -> str:

@@ -23,8 +23,8 @@ from reparam_kit.algebra import (
     norm_of,
 )
 from reparam_kit.errors import InputError
+from reparam_kit.inputs import Inputs
 from reparam_kit.sites import Site, inspect
-from reparam_kit.sites.find_flow import Inputs
 from reparam_kit.sites.patterns import left_out
 
 

@@ -34,8 +34,8 @@ from reparam_kit.algebra import (
 )
 from reparam_kit.calibration import Moments
 from reparam_kit.errors import InputError, NothingToDoError, ReparamError, first_line
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.sites import inspect
-from reparam_kit.sites.find_flow import Inputs
 from reparam_kit.sites.flow import untouched
 from reparam_kit.sites.patterns import left_out
 from reparam_kit.substitution import with_stand_ins
@@ -156,7 +156,7 @@ def restore_bn(
 
     Args:
         model: any module; it is not changed, but run in eval mode.
-        calibration: batches of inputs, each a tensor or a tuple of arguments.
+        calibration: batches of inputs, each a tensor or a sequence of arguments.
         include: patterns (as in fnmatch) of the convolutions to give a BatchNorm; None: all.
         exclude: patterns of those to leave alone.
 
@@ -235,7 +235,7 @@ def _measure(
         stack.enter_context(torch.no_grad())
         for batch in batches:
             try:
-                model(*(batch if isinstance(batch, tuple) else (batch,)))
+                model(*arguments(batch))
             except ReparamError:
                 raise
             except Exception as error:  # the user's forward may raise anything

@@ -12,9 +12,9 @@ from reparam_kit import algebra
 from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of, overwrite
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import NothingToDoError
+from reparam_kit.inputs import Inputs
 from reparam_kit.intact import homes_of_shifts
 from reparam_kit.planning import nothing_to_expand, plan
-from reparam_kit.sites.find_flow import Inputs
 from reparam_kit.substitution import blank, copying, deep_copy, fill, with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -42,11 +42,11 @@ def expand(
         include: patterns (as in fnmatch) of the layers to expand; None: all convolutions. Linear layers are expanded
             only where a pattern matches them.
         exclude: patterns of those to leave alone.
-        example_inputs: a tensor or a tuple of arguments. With them the model is run once, in eval mode, to follow the
-            dataflow of one that cannot be traced symbolically, and to measure what each site costs.
+        example_inputs: a tensor or a sequence of arguments. With them the model is run once, in eval mode, to follow
+            the dataflow of one that cannot be traced symbolically, and to measure what each site costs.
         budget: bound on the cost of a training step in units of the plain one, such as 1.3 (``planning.cost_ratio``);
             the cheapest sites are taken until it is used up. Needs ``example_inputs`` of the size trained with.
-        calibration: batches of inputs, each a tensor or a tuple of arguments. With them the branches start in units
+        calibration: batches of inputs, each a tensor or a sequence of arguments. With them the branches start in units
             of the outputs seen (``"scale"``), or with running statistics of the data (``"batch"``).
 
     Raises:

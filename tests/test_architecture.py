@@ -22,6 +22,7 @@ ROOMS = {
         "atomic",
         "digests",
         "modes",
+        "inputs",
         "closures",
         "substitution",
         "baking",

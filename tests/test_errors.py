@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from test_formats import small_onnx
 from torch import nn
 
 from reparam_kit.cli import main
@@ -65,10 +68,41 @@ def test_every_error_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
-def test_the_trace_of_a_fault_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reparam_kit.formats.load", raising(KeyError("conv1")))
-    monkeypatch.setenv("REPARAM_TRACEBACK", "1")
-    assert isinstance(CliRunner().invoke(main, ["inspect", "model.onnx"]).exception, KeyError)
+@pytest.mark.parametrize(("error", "code"), [(KeyError("conv1"), 70), (InputError("no such net"), 2)])
+@pytest.mark.parametrize(
+    ("option", "variable"), [(["--traceback"], ""), ([], "1")], ids=["option", "variable"]
+)
+def test_the_trace_of_an_error_is_there_for_who_asks(
+    error: Exception, code: int, option: list[str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reparam_kit.formats.load", raising(error))
+    monkeypatch.setenv("REPARAM_TRACEBACK", variable)
+    result = CliRunner().invoke(main, [*option, "inspect", "model.onnx"])
+    assert result.exit_code == code
+    assert result.stderr.startswith("Traceback (most recent call last)")
+    assert "in load\n" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("reparam-kit: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "ours"),
+    [
+        ("reparam_kit.onnx.importer.ops.conv", "None.shape", True),
+        ("reparam_kit.onnx.importer.ops.conv", "len(1)", True),
+        ("reparam_kit.onnx.importer.ops.conv", "1 / 0", False),
+        ("reparam_kit_of_another", "None.shape", False),
+        ("torch.nn.functional", "len(1)", False),
+    ],
+)
+def test_a_fault_of_ours_is_no_damage_of_the_file(
+    module: str, code: str, ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace: dict[str, Any] = {"__name__": module}
+    exec(f"def importer(op): {code}", namespace)
+    monkeypatch.setattr("reparam_kit.onnx.importer.load.find_importer", lambda *_: namespace["importer"])
+    result = CliRunner().invoke(main, ["inspect", str(small_onnx(tmp_path / "net.onnx"))])
+    assert result.exit_code == (70 if ours else 2)
+    assert ("a fault of reparam-kit" if ours else "is malformed") in result.stderr
 
 
 def test_names_of_layers_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,7 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
 
     proof = rk.verify(deployed, improved, same_function=False, latency=True)
     if not proof.ok:
-        raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}")
+        raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}", proof)
     files = {
         "student": "deployed.onnx",
         "teacher": "teacher.onnx",

@@ -281,7 +281,9 @@ def tsmr(
     if student.endswith(".onnx") and output.suffix == ".onnx":
         proof = rk.verify(student, output, same_function=False, latency=True)
         if not proof.ok:
-            raise rk.VerificationError(f"{output} has another graph than {student}: {proof.structure}")
+            raise rk.VerificationError(
+                f"{output} has another graph than {student}: {proof.structure}", proof
+            )
     several = len(teachers) > 1
     files = {
         "student": student,

@@ -7,6 +7,7 @@ Results go to standard output (``--json``: for machines), everything else to sta
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reparam_kit import __version__
-from reparam_kit.cli.group import Group
+from reparam_kit.cli.group import TRACEBACK, Group
 from reparam_kit.cli.paths import OutputPath
 from reparam_kit.errors import printable
 
@@ -32,6 +33,10 @@ def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
+def _traced(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    ctx.meta[TRACEBACK] = asked or bool(os.environ.get("REPARAM_TRACEBACK"))
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
@@ -40,6 +45,9 @@ def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     expose_value=False,
     callback=_versions,
     help="Show versions and exit.",
+)
+@click.option(
+    "--traceback", is_flag=True, expose_value=False, callback=_traced, help="Show where errors are raised."
 )
 def main() -> None:
     """Better weights for the CNN you have deployed: same graph, same operators, same file layout.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import sys
 import traceback
@@ -19,6 +18,8 @@ from reparam_kit.cli.streams import OutputLostError, guard_streams
 from reparam_kit.errors import InputError, ReparamError, first_line, printable
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
+TRACEBACK = "reparam_kit.traceback"
+"""Whether the user wants to see where an error was raised, in the context's ``meta``."""
 _PIPE = 141  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -64,6 +65,9 @@ class Group(click.Group):
             except BaseException as error:
                 ending.close()
                 message, code = _ended(ending.by or error, ctx)
+                if ctx.meta.get(TRACEBACK):
+                    trace = "".join(traceback.format_exception(error)).splitlines()
+                    click.echo("\n".join(map(printable, trace)), err=True)
                 if message:
                     click.echo(f"reparam-kit: {printable(message)}", err=True)
                 ctx.exit(code)
@@ -96,7 +100,7 @@ def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:
             return "", _PIPE
         case OSError():  # a full disk, a folder without permission
             return str(error), ReparamError.exit_code
-        case Exception() if not os.environ.get("REPARAM_TRACEBACK"):
+        case Exception():
             return _unforeseen(error)
     raise error
 
@@ -111,5 +115,5 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     return (
         f"this is a fault of reparam-kit: {type(error).__name__}: {first_line(error)} "
         f"at {place.filename}:{place.lineno}; please report it with the command and its files; "
-        "REPARAM_TRACEBACK=1 shows the whole trace"
+        "reparam-kit --traceback ... shows the whole trace"
     ), _FAULT

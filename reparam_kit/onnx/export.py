@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_file
 from reparam_kit.errors import InputError, VerificationError
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.exporters import USUAL, VARIANTS, Exporter, export, exporter_of, simplified
 from reparam_kit.onnx.importer.values import to_tensor
 from reparam_kit.onnx.match import Match, match
@@ -44,7 +45,7 @@ def export_onnx(
     path: str | Path,
     *,
     like: str | Path | None = None,
-    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    example_inputs: Inputs | None = None,
     simplify: bool = False,
 ) -> Exported:
     """Write ``model``, in eval mode whatever mode it is in, to the ONNX file ``path``.
@@ -77,9 +78,7 @@ def export_onnx(
             "the model still has expanded layers or restored BatchNorms; fold it first, then export it"
         )
     model = duplicate(model).cpu().eval()
-    if isinstance(example_inputs, Tensor):
-        example_inputs = [example_inputs]
-    inputs = None if example_inputs is None else [x.detach().cpu() for x in example_inputs]
+    inputs = None if example_inputs is None else [x.detach().cpu() for x in arguments(example_inputs)]
     if like is not None:
         return _export_like(model, Path(path), Path(like), inputs, simplify)
     if inputs is None:
@@ -116,7 +115,8 @@ def _export_like(
     raise VerificationError(
         f"the model's graph is not that of {like}, so nothing was written: "
         f"{'; '.join(map(str, nearest.differences[:3]))} (the original -> the model){hint}; if it comes from another "
-        "framework, train what reparam_kit.load makes of it, which reparam_kit.save writes back"
+        "framework, train what reparam_kit.load makes of it, which reparam_kit.save writes back",
+        nearest,
     )
 
 

@@ -151,7 +151,7 @@ def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
     if not found.same_graph:
         places = "; ".join(map(str, found.changes[:3]))
         raise VerificationError(
-            f"writing the weights back would change more than weights, so it was not done: {places}"
+            f"writing the weights back would change more than weights, so it was not done: {places}", found
         )
     before = weights(original.model)
     for key, tensor in weights(written.model).items():

@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from reparam_kit.algebra import LAYERS, Expanded, Layer, each, geometry, torch_class
-from reparam_kit.sites.find_flow import Inputs, observe
+from reparam_kit.inputs import Inputs
+from reparam_kit.sites.find_flow import observe
 from reparam_kit.sites.find_fx import trace
 from reparam_kit.sites.flow import Flow
 from reparam_kit.sites.refusals import (
@@ -42,7 +43,7 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
 
     Args:
         model: any module.
-        example_inputs: a tensor, or a tuple of the arguments of the model's forward. What the model decides by the
+        example_inputs: a tensor, or a sequence of the arguments of the model's forward. What the model decides by the
             values of its inputs is judged by these.
 
     Raises:

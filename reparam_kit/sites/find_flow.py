@@ -25,9 +25,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from reparam_kit.algebra import LAYERS, Layer, geometry, is_metadata
 from reparam_kit.errors import InputError, first_line
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.sites.flow import CONVOLUTIONS, TRANSPOSED, WHOLE, Flow, owners, untouched
-
-Inputs = Tensor | tuple[Any, ...]
 
 _OPERATORS = {torch.ops.aten.convolution.default, torch.ops.aten._convolution.default}
 """What a convolution in TorchScript comes to; the seventh argument says whether it is transposed."""
@@ -38,17 +37,16 @@ def observe(model: nn.Module, example_inputs: Inputs) -> Flow:
 
     Args:
         model: any module; parameters, buffers, attributes, modes and random state are as before afterwards.
-        example_inputs: a tensor, or a tuple of positional arguments.
+        example_inputs: a tensor, or a sequence of positional arguments.
 
     Raises:
         InputError: the model does not run on the example inputs.
     """
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     try:
         with _alone(model):
             watch = _Watch(model)
             with watch.hooks(), _Operators(watch), _Functions(watch):
-                result = model(*tree_map_only(Tensor, Tensor.clone, args))
+                result = model(*tree_map_only(Tensor, Tensor.clone, arguments(example_inputs)))
                 flow = watch.settle()
                 del result
     except Exception as error:  # the user's forward may raise anything

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from reparam_kit.errors import InputError, NothingToDoError
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.run import latency_ratio
 from reparam_kit.onnx.weights import OnnxFile, read_onnx
@@ -32,7 +33,7 @@ __all__ = ["OutputError", "Report", "verify"]
 def verify(
     a: Model,
     b: Model,
-    example_inputs: Tensor | Sequence[Tensor] | None = None,
+    example_inputs: Inputs | None = None,
     *,
     same_function: bool = True,
     latency: bool = False,
@@ -61,9 +62,7 @@ def verify(
     Raises:
         InputError: a file or a module cannot be read or run, or ``latency`` is asked of a module.
     """
-    if isinstance(example_inputs, Tensor):
-        example_inputs = [example_inputs]
-    inputs = None if example_inputs is None else [x.detach().cpu() for x in example_inputs]
+    inputs = None if example_inputs is None else [x.detach().cpu() for x in arguments(example_inputs)]
     outputs: tuple[OutputError, ...] = ()
     moved: tuple[OutputRisk, ...] = ()
 

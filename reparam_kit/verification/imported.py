@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, VerificationError, first_line
+from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx import write_back
 from reparam_kit.onnx.run import Session
 from reparam_kit.substitution import duplicate
@@ -29,7 +30,7 @@ _TIES = 1e-3
 _APART = 1e-6  # what an image may change by when others come with it, in float64
 
 
-def check_import(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> str | None:
+def check_import(model: nn.Module, inputs: Inputs) -> str | None:
     """Compare a model that came from ONNX, as it is now, with its file in onnxruntime, node by node.
 
     Besides, whether an image gets the same result among others as alone.
@@ -48,7 +49,7 @@ def check_import(model: nn.Module, inputs: Tensor | Sequence[Tensor]) -> str | N
     """
     if not isinstance(model, fx.GraphModule):
         raise InputError("the model was not loaded from an ONNX file, so there is none to compare it with")
-    given = [x.detach().cpu() for x in ([inputs] if isinstance(inputs, Tensor) else inputs)]
+    given = [x.detach().cpu() for x in arguments(inputs)]
     copied = duplicate(model).cpu().eval()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

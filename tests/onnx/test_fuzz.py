@@ -305,7 +305,7 @@ HOSTILE: dict[str, tuple[ModelProto, str]] = {
     "a missing input": (model_of(node("Relu", "")), "input 0 is missing"),
     "a missing bias": (
         model_of(node("InstanceNormalization", "x w"), stored=[floats("w", 1)], inputs=IMAGE),
-        "its bias is missing",
+        "input 2 is missing",
     ),
     "a missing output": (model_of(node("Relu", "x", "z")), "nothing before it computes 'y'"),
     "subgraphs": (nested(20), "'If'"),

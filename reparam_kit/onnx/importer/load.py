@@ -12,7 +12,7 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from torch import Tensor, fx
 
-from reparam_kit.errors import InputError, UnsupportedError, first_line, printable
+from reparam_kit.errors import InputError, UnsupportedError, first_line, is_own_fault, printable
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
@@ -182,7 +182,9 @@ class _Import:
                 self._values.update(self._import(node))
             except (InputError, UnsupportedError) as error:
                 raise type(error)(f"{_where(node)}: {error}") from error
-            except Exception as error:  # a damaged node leads an importer, or torch, to raise nearly anything
+            except Exception as error:  # damage leads torch, onnx and arithmetic to raise nearly anything
+                if is_own_fault(error):
+                    raise
                 raise InputError(f"{_where(node)} is malformed: {first_line(error)[:200]}") from error
             if images and images.one_by_one > before:
                 slow.append(_where(node))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -48,8 +48,14 @@ class Op:
         self._inputs = inputs
         self._builder = builder
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
+        self._types = {a.name: AttributeProto.AttributeType.Name(a.type) for a in node.attribute}
         schema = find_schema(node.op_type, domain, opset)
         self._definition = schema.attributes if schema else {}
+        needed = schema.min_input if schema else 0
+        for i in range(needed):
+            # Exporters leave out inputs in the middle that some definitions require, such as the roi of a Resize.
+            if i >= len(inputs) or (inputs[i] is None and i in (0, needed - 1)):
+                raise InputError(f"input {i} is missing")
         self._unread: set[str | int] = {i for i, value in enumerate(inputs) if value is not None}
         self._unread.update(self._attributes)
 
@@ -77,9 +83,11 @@ class Op:
         Where the node does not give it: the default of the operator's definition, or ``None``.
         """
         self._unread.discard(name)
-        if name in self._attributes:
-            return self._attributes[name]
         known = self._definition.get(name)
+        if name in self._attributes:
+            if known is not None and f"{known.type}" != f"AttrType.{self._types[name]}":
+                raise InputError(f"attribute {name} is of the type {self._types[name]}, not as defined")
+            return self._attributes[name]
         if known is None or not known.default_value.type:
             if known and known.required:
                 raise InputError(f"attribute {name} is missing")
@@ -242,4 +250,8 @@ def _attribute(attribute: AttributeProto) -> Any:
         return value.decode()
     if isinstance(value, TensorProto):
         return to_tensor(numpy_helper.to_array(value), value.data_type)
-    return value if isinstance(value, (int, float)) else tuple(value)
+    if isinstance(value, (int, float)):
+        return value
+    if not isinstance(value, Sequence):
+        raise InputError(f"attribute {attribute.name} holds no value that an operator takes")
+    return tuple(value)
