@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file as atomic_file
+    from reparam_kit.atomic import require_writable as require_writable
     from reparam_kit.baking import bake as bake
     from reparam_kit.cli.paths import OutputPath as OutputPath
     from reparam_kit.cli.paths import RootPath as RootPath

@@ -57,6 +57,7 @@ ROOMS = {
         "recipe",
         "ablation",
         "rendering",
+        "improvement",
         "options",
         "cli",
     ],

@@ -33,9 +33,11 @@ def demo(output: Path, seed: int, as_json: bool) -> None:
 
     Takes about a minute on two cores and needs no network.
     """
-    from recipes.demo.pipeline import run
+    from recipes.demo.pipeline import run_demo
+    from recipes.tsmr.progress import warnings_shown
 
-    report = run(output, seed, say=lambda line: click.echo(line, err=True))
+    with warnings_shown():
+        report = run_demo(output, seed, progress=True)
     if as_json:
         click.echo(json.dumps(report, indent=2))
     else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,13 @@ from recipes.demo.drawing import SIZE, draw
 from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, evaluate, write_pairs, write_records
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, write_report
+from recipes.tsmr import Stage, TSMRConfig, improve
+from recipes.tsmr.progress import Progress
 
 with rk.extra("faces", "the demo needs Pillow"):
     from PIL import Image
 
 Pictures = npt.NDArray[np.uint8]
-Say = Callable[[str], None]
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -49,7 +49,9 @@ class Effort:
     distillation_epochs: int = 8
 
 
-def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = print) -> dict[str, Any]:
+def run_demo(
+    folder: Path, seed: int = 0, effort: Effort | None = None, *, progress: bool = False
+) -> dict[str, Any]:
     """Run the demo into ``folder`` and return its figures, which are also written there as ``report.json``.
 
     ``report.html`` beside it shows the distillation.
@@ -58,13 +60,14 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
         folder: made if needed; one that is not empty must hold an earlier demo, finished or not.
         seed: decides the faces and all training.
         effort: amounts.
-        say: told what is going on, a line at a time.
+        progress: show on stderr what is going on.
 
     Raises:
         InputError: ``folder`` holds something else.
         VerificationError: the improved file has another graph than the deployed one.
     """
     effort = effort or Effort()
+    say = Progress(silent=not progress).say
     report: dict[str, Any] = {"demo": "reparam-kit", "seed": seed}
     _prepare(folder)
     _write(report, folder)  # so that the folder of an interrupted demo is known as one
@@ -92,21 +95,13 @@ def run(folder: Path, seed: int = 0, effort: Effort | None = None, say: Say = pr
     say("re-parameterised distillation of the deployed file")
     distillation = Stage(epochs=effort.distillation_epochs, cosine=1.0)
     config = TSMRConfig(stages=(distillation,), lr=2e-3, seed=seed)
-    result = apply_tsmr(rk.load(deployed), teacher, folder / "faces.rec", choosing, config)
-    rk.save(result.model, improved)
-
-    proof = rk.verify(deployed, improved, same_function=False, latency=True)
-    if not proof.ok:
-        raise rk.VerificationError(f"{improved} has another graph than {deployed}: {proof}", proof)
-    files = {
-        "student": "deployed.onnx",
-        "teacher": "teacher.onnx",
-        "images": "faces.rec",
-        "validation": "choose.bin",
-    }
-    write_report(result.report, folder / PAGE, files={**files, "output": "improved.onnx"}, verification=proof)
+    with TemporaryDirectory() as work:
+        found = improve(
+            deployed, teacher, folder / "faces.rec", improved,
+            val=folder / "choose.bin", config=config, work=work, report=folder / PAGE, progress=progress,
+        )  # fmt: skip
     figures = {path.stem: evaluate(path, judging).to_json() for path in (deployed, improved, teacher)}
-    report |= {"evaluation": figures, "verification": proof.to_json()}
+    report |= {"evaluation": figures, "verification": found.verification and found.verification.to_json()}
     _write(report, folder)
     return report
 

@@ -1,6 +1,7 @@
 """Train an expanded student with a teacher and fold it back: a deployed face net with better weights.
 
-``apply_tsmr(model, teacher, data, val, config)`` is the whole recipe: distillation of a teacher's embeddings
+``improve(student, teacher, data, output)`` makes a better file of a file. ``apply_tsmr(model, teacher, data, val,
+config)`` is the recipe within, from module to module: distillation of a teacher's embeddings
 into an expanded student, then adversarial refinement. ``TSMRConfig`` is everything that can be chosen about
 it, with a ``Stage`` for each stretch of training; ``TSMRResult`` and ``TSMRReport`` are what it gives, and
 ``write_report`` makes a page of it. ``compare`` trains the controls that a gain has to be held against.
@@ -14,16 +15,19 @@ from reparam_kit import lazily
 
 if TYPE_CHECKING:
     from recipes.tsmr.ablation import compare as compare
+    from recipes.tsmr.config import Ablation as Ablation
     from recipes.tsmr.config import Adversary as Adversary
     from recipes.tsmr.config import Attack as Attack
     from recipes.tsmr.config import Augment as Augment
     from recipes.tsmr.config import Margin as Margin
     from recipes.tsmr.config import Stage as Stage
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
+    from recipes.tsmr.improvement import improve as improve
     from recipes.tsmr.recipe import apply_tsmr as apply_tsmr
     from recipes.tsmr.rendering.page import write_report as write_report
     from recipes.tsmr.results import Arm as Arm
     from recipes.tsmr.results import EpochReport as EpochReport
+    from recipes.tsmr.results import Improved as Improved
     from recipes.tsmr.results import StepReport as StepReport
     from recipes.tsmr.results import TSMRReport as TSMRReport
     from recipes.tsmr.results import TSMRResult as TSMRResult

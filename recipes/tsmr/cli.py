@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
@@ -17,7 +13,7 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
-from recipes.tsmr.config import DISTIL, REFINE, TERMS, Margin, TSMRConfig
+from recipes.tsmr.config import DISTIL, REFINE, TERMS, Ablation, Margin, TSMRConfig
 from recipes.tsmr.options import chosen
 
 _FILE = click.Path(path_type=Path)
@@ -228,83 +224,22 @@ def tsmr(
     config = chosen(**choices)
     _require_arms(compared, val, seeds, rates)
     from recipes.tsmr.distributed import Processes, launched
+    from recipes.tsmr.improvement import improve
     from recipes.tsmr.progress import warnings_shown
-    from recipes.tsmr.recipe import apply_tsmr
-    from recipes.tsmr.rendering.page import write_report
     from recipes.tsmr.rendering.show import show
 
-    with launched(device) as place, warnings_shown(Processes.current().rank == 0), _work_folder(work):
-        model = rk.load(student, weights=weights, unsafe=unsafe_load)
-        # Before hours of training: can this model and its page be written so?
-        if not page.parent.is_dir():
-            raise rk.InputError(f"--report {page}: the folder {page.parent} does not exist; create it first")
-        with TemporaryDirectory(dir=work) as rehearsal:
-            trial = Path(rehearsal) / output.name
-            try:
-                rk.save(model, trial)
-            except rk.InputError as error:
-                raise rk.InputError(str(error).replace(str(trial), str(output))) from error
-        model = model.to(place)
-        result = apply_tsmr(
-            model,
-            teachers,
-            data,
-            val,
-            config,
-            cache=work,
-            checkpoint=work / "checkpoint.pt",
-            logs=logs,
-            progress=True,
-        )
-        report = result.report
-        if Processes.current().rank == 0:
-            rk.save(copy.deepcopy(result.model).cpu(), output)
-        if compared and val is not None:
-            from recipes.tsmr.ablation import compare
-
-            grid = rates or None
-            ablation = compare(
-                model,
-                teachers,
-                data,
-                val,
-                config,
-                work / "arms",
-                seeds=range(seeds or 3),
-                rates=grid,
-                progress=True,
-            )
-            report = replace(report, ablation=ablation)
-        if Processes.current().rank > 0:
-            return
-    proof = None
-    if student.endswith(".onnx") and output.suffix == ".onnx":
-        proof = rk.verify(student, output, same_function=False, latency=True)
-        if not proof.ok:
-            raise rk.VerificationError(
-                f"{output} has another graph than {student}: {proof.structure}", proof
-            )
-    several = len(teachers) > 1
-    files = {
-        "student": student,
-        **{f"teacher {i}" if several else "teacher": str(path) for i, path in enumerate(teachers, start=1)},
-        "images": str(data),
-        "validation": str(val or "none"),
-        "output": str(output),
-    }
-    if as_json:
-        written = {"output": str(output), "page": str(page), "verification": proof and proof.to_json()}
-        click.echo(json.dumps({**written, **report.to_json()}, indent=2))
-    else:
-        show(report)
-        changed = ""
-        if proof is not None and proof.structure is not None:
-            changed = f": the graph of {student}, {len(proof.structure.payloads)} weights differ"
-        click.echo(rk.printable(f"{output}{changed}"))
-    with _page_of(page, output):
-        write_report(report, page, files=files, verification=proof)
-    if not as_json:
-        click.echo(rk.printable(f"{page}: the run as a page, for a browser"))
+    with launched(device) as place:
+        first = Processes.current().rank == 0
+        with warnings_shown(first):
+            improved = improve(
+                student, teachers, data, output, val=val, config=config, work=work, report=page, logs=logs,
+                weights=weights, unsafe=unsafe_load, device=place,
+                ablation=Ablation(range(seeds or 3), rates or None) if compared else None, progress=True,
+            )  # fmt: skip
+    if as_json and first:
+        click.echo(json.dumps(improved.to_json(), indent=2))
+    elif first:
+        show(improved, student)
 
 
 def _require_arms(compared: bool, val: Path | None, seeds: int | None, rates: tuple[float, ...]) -> None:
@@ -316,30 +251,3 @@ def _require_arms(compared: bool, val: Path | None, seeds: int | None, rates: tu
     for rate in rates:
         if not 0 < rate < math.inf:
             raise rk.InputError(f"--rate={rate} must be a positive number")
-
-
-@contextmanager
-def _page_of(page: Path, output: Path) -> Iterator[None]:
-    """What fails in this block, in whatever way, is one line that says that the model is there."""
-    try:
-        yield
-    except Exception as error:
-        raise rk.ReparamError(
-            f"{output} is written and good, but its page {page} is not: {rk.first_line(error)}"
-        ) from error
-
-
-@contextmanager
-def _work_folder(path: Path) -> Iterator[None]:
-    """Made if needed, and then taken away again if nothing was kept in it."""
-    made = not path.exists()
-    try:
-        path.mkdir(exist_ok=True)
-    except OSError as error:
-        raise rk.InputError(f"the folder {path} cannot be made: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        if made:
-            with suppress(OSError):  # it is not empty
-                path.rmdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -301,3 +301,13 @@ def _as_text(preset: Any) -> Any:
     if not isinstance(preset, InputPreset):
         return preset
     return preset.name if PRESETS.get(preset.name) == preset else preset.formula
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The controls that a run is compared with, see ``compare``: a run of each for each of ``seeds``, at the best of
+    ``rates``, or of some around that of the run.
+    """
+
+    seeds: Sequence[int] = (0, 1, 2)
+    rates: Sequence[float] | None = None

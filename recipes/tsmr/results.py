@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -205,3 +206,37 @@ class TSMRResult(Generic[Model]):
 
     model: Model
     report: TSMRReport
+
+
+class Verification(Protocol):
+    """What ``rk.verify`` gives."""
+
+    @property
+    def structure(self) -> Any: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Improved:
+    """A better file.
+
+    Attributes:
+        output: the file.
+        page: of the run.
+        model: what is in the file, on the device that it was trained on.
+        report: the run.
+        verification: ``rk.verify`` of the old file and the new one; None where they are not both ONNX files.
+    """
+
+    output: Path
+    page: Path
+    model: nn.Module
+    report: TSMRReport
+    verification: Verification | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON: those of the report, the files, and the verification."""
+        verification = self.verification and self.verification.to_json()
+        written = {"output": str(self.output), "page": str(self.page), "verification": verification}
+        return {**written, **self.report.to_json()}

@@ -14,7 +14,7 @@ import reparam_kit as rk
 from recipes.demo import pipeline
 from recipes.demo.drawing import SIZE, draw
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
-from recipes.demo.pipeline import Effort, run
+from recipes.demo.pipeline import Effort, run_demo
 from recipes.faces import FaceRecords, read_pairs
 from reparam_kit.cli import main
 
@@ -32,7 +32,7 @@ TINY = Effort(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    run(folder, seed=3, effort=TINY, say=lambda line: None)
+    run_demo(folder, seed=3, effort=TINY)
     return folder
 
 
@@ -74,7 +74,7 @@ def test_it_may_run_again_where_it_was_interrupted(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(pipeline, "train_on_identities", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(tmp_path, effort=TINY)
+        pipeline.run_demo(tmp_path, effort=TINY)
     assert (tmp_path / "faces.rec").is_file()
     pipeline._prepare(tmp_path)
 

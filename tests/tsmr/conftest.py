@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -93,3 +95,40 @@ def counted() -> Callable[[nn.Module], list[int]]:
         return calls
 
     return count
+
+
+def face_net(path: Path, size: int, seed: int) -> Path:
+    """Convolution, PReLU, depthwise convolution, ReLU, Gemm: the operators of deployed face nets."""
+    rng = np.random.default_rng(seed)
+    shapes = {
+        "c1.w": (8, 3, 3, 3), "c1.b": (8,), "slope": (8, 1, 1), "c2.w": (8, 1, 3, 3), "c2.b": (8,),
+        "fc.w": (size, 512), "fc.b": (size,),
+    }  # fmt: skip
+    values = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "c1.w", "c1.b"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]
+        ),
+        helper.make_node("PRelu", ["a", "slope"], ["b"]),
+        helper.make_node(
+            "Conv", ["b", "c2.w", "c2.b"], ["c"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=8
+        ),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "fc.w", "fc.b"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", size])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> tuple[Path, Path]:
+    """Files of a student and a teacher."""
+    return face_net(tmp_path / "student.onnx", 8, seed=0), face_net(tmp_path / "teacher.onnx", 12, seed=1)

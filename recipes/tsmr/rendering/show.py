@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from recipes.faces import Evaluation
-from recipes.tsmr.results import Arm, Spread, TSMRReport
+from recipes.tsmr.results import Arm, Improved, Spread, TSMRReport
+from reparam_kit import printable
 
 
-def show(report: TSMRReport) -> None:
+def show(improved: Improved, student: str) -> None:
+    """Print what came of ``student``: the figures, the file, and where its page is."""
+    show_report(improved.report)
+    changed = ""
+    if improved.verification is not None:
+        changed = f": the graph of {student}, {len(improved.verification.structure.payloads)} weights differ"
+    click.echo(printable(f"{improved.output}{changed}"))
+    click.echo(printable(f"{improved.page}: the run as a page, for a browser"))
+
+
+def show_report(report: TSMRReport) -> None:
     """Print what the run came to; without a validation set, only how far other outputs moved."""
     console = Console()
     for name, change in report.other_outputs.items():

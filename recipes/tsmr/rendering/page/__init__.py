@@ -7,26 +7,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import reparam_kit as rk
 from recipes.tsmr.config import TERMS, TSMRConfig
 from recipes.tsmr.judging import better_input
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS
-from recipes.tsmr.results import TSMRReport
+from recipes.tsmr.results import TSMRReport, Verification
 
 with rk.extra("faces", "the page of a run needs Jinja2"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
 _SPACE = "\N{NO-BREAK SPACE}"
-
-
-class Verification(Protocol):
-    """What ``rk.verify`` gives."""
-
-    def to_json(self) -> dict[str, Any]: ...
 
 
 def write_report(

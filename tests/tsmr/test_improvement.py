@@ -1,0 +1,77 @@
+"""From file to file by one call: what it writes, says, refuses, and goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reparam_kit as rk
+from recipes.tsmr import Callback, EpochReport, Improved, Stage, TSMRConfig, improve
+
+CONFIG = TSMRConfig(stages=(Stage(epochs=2, cosine=1.0),), batch_size=8, teacher_input="raw")
+
+
+@pytest.fixture
+def files(tmp_path: Path, rec: Path, deployed: tuple[Path, Path]) -> dict[str, Any]:
+    student, teacher = deployed
+    return {
+        "student": student, "teachers": teacher, "data": rec, "output": tmp_path / "out.onnx", "config": CONFIG,
+    }  # fmt: skip
+
+
+def test_a_better_file_with_its_proof_and_its_page(
+    files: dict[str, Any], bin_file: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    improved = improve(**files, val=bin_file)
+    assert capfd.readouterr() == ("", "")
+    assert rk.diff(files["student"], improved.output).same_graph
+    assert improved.verification is not None
+    assert improved.verification.structure.same_graph
+    page = improved.page.read_text()
+    assert improved.page == files["output"].with_name("out.onnx.html")
+    assert ">student.onnx<" in page.replace("<wbr>", "")  # from where the page lies
+    assert improved.to_json()["kept"] == improved.report.kept
+
+
+def test_the_same_call_goes_on_after_an_interruption(files: dict[str, Any], tmp_path: Path) -> None:
+    class Interrupt(Callback):
+        def epoch(self, epoch: EpochReport, model: Any) -> None:
+            raise KeyboardInterrupt
+
+    class Left(Callback):
+        epochs = 0
+
+        def epoch(self, epoch: EpochReport, model: Any) -> None:
+            self.epochs += 1
+
+    whole = improve(**{**files, "output": tmp_path / "whole.onnx"})
+    with pytest.raises(KeyboardInterrupt):
+        improve(**files, callbacks=[Interrupt()])
+    assert not files["output"].exists()
+    left = Left()
+    resumed: Improved = improve(**files, callbacks=[left])
+    assert left.epochs == 1
+    assert resumed.output.read_bytes() == whole.output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"output": "student.onnx"}, "output .* and student .* are the same"),
+        ({"report": "train.rec"}, "report .* and data .* are the same"),
+        ({"work": "teacher.onnx"}, "work .* and teachers .* are the same"),
+        ({"output": "nowhere/out.onnx"}, "nowhere"),
+        ({"report": "nowhere/page.html"}, "nowhere"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_first(
+    files: dict[str, Any], rec: Path, tmp_path: Path, changed: dict[str, str], says: str
+) -> None:
+    places = {name: rec if path == rec.name else tmp_path / path for name, path in changed.items()}
+    before = {path: path.read_bytes() for path in (files["student"], files["teachers"], rec)}
+    with pytest.raises(rk.InputError, match=says):
+        improve(**{**files, **places})
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "out.onnx.work").exists()
