@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint
     from reparam_kit.outputs import Output as Output
     from reparam_kit.outputs import hold_apart as hold_apart
+    from reparam_kit.registry import Registry as Registry
+    from reparam_kit.registry import import_file as import_file
+    from reparam_kit.registry import imported_files as imported_files
     from reparam_kit.restoration import restore_bn as restore_bn
     from reparam_kit.sites import inspect as inspect
     from reparam_kit.surgery import expand as expand

@@ -19,6 +19,7 @@ ROOMS = {
         "lazy",
         "extras",
         "files",
+        "registry",
         "atomic",
         "digests",
         "modes",

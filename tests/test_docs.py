@@ -21,6 +21,7 @@ import recipes.faces as faces
 import recipes.tsmr as tsmr
 import reparam_kit as rk
 from recipes.faces import PairSet, write_pairs, write_records
+from recipes.tsmr.config import LOSSES
 from reparam_kit.algebra import PRESETS, Factor
 from reparam_kit.cli import main
 from reparam_kit.onnx.importer import registry
@@ -72,6 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_pairs(tmp_path / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Factor, "registry", dict(Factor.registry))
+    monkeypatch.setattr(LOSSES, "_classes", {loss: LOSSES[loss] for loss in LOSSES})
     monkeypatch.setattr(registry, "_TABLE", registry._TABLE.copy())
     return tmp_path
 
@@ -131,6 +133,14 @@ def test_the_tables_of_blocks_and_factors_are_those_of_the_package() -> None:
         key for key, factor in Factor.registry.items() if factor.__module__ == "reparam_kit.algebra.factors"
     }
     assert shown == ours
+
+
+def test_the_table_of_losses_is_that_of_the_package() -> None:
+    text = (DOCS / "tsmr.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \|", text[text.index("| loss |") : text.index("need labels")], re.MULTILINE
+    )
+    assert rows == [loss for loss in LOSSES if not LOSSES.foreign(loss)]
 
 
 def test_every_public_name_is_in_the_reference() -> None:

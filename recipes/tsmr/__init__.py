@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from recipes.tsmr.config import Stage as Stage
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
     from recipes.tsmr.improvement import improve as improve
+    from recipes.tsmr.objective.loss import Batch as Batch
+    from recipes.tsmr.objective.loss import Loss as Loss
+    from recipes.tsmr.objective.loss import Start as Start
     from recipes.tsmr.recipe import apply_tsmr as apply_tsmr
     from recipes.tsmr.rendering.page import write_report as write_report
     from recipes.tsmr.results import Arm as Arm

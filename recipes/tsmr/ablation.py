@@ -36,11 +36,12 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     """The recipe of ``config`` and its controls, by name, each with as many epochs.
 
     - "fine-tuning": margin softmax on the identities, no teacher, no branches
-    - "distillation": the first stage's terms for all epochs, without branches
+    - "distillation": the first stage's losses for all epochs, without branches
     - "distillation + branches": the same on the expanded net
     - "TSMR": ``config``
     """
-    first = replace(config.stages[0], epochs=config.epochs, rate=1.0, adversarial=0.0)
+    losses = {**config.stages[0].losses, "adversarial": 0.0}
+    first = Stage(config.epochs, losses=losses)
     labels = Stage(epochs=config.epochs, margin=1.0)
     return {
         FINE_TUNING: replace(config, block=None, stages=(labels,)),

@@ -101,12 +101,29 @@ def _made(kind: Any, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise ChoiceError("must be a list", value=_shown(value))
         return tuple(_item(get_args(kind)[0], number, item) for number, item in enumerate(value))
+    if get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise ChoiceError("is written as {name: value}", value=_shown(value))
+        return made_items(get_args(kind)[1], value)
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()  # a number of numpy's is as good as one of Python's
     try:
         return convert(value, kind)
     except ValidationError as error:
         raise ChoiceError(_rule(kind, value), value=_shown(value)) from error
+
+
+def made_items(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all names, each as ``kind`` says."""
+    made = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ChoiceError("must be a name", value=_shown(name))
+        try:
+            made[name] = _made(kind, value)
+        except ChoiceError as error:
+            raise error.inside(name) from error.__cause__
+    return made
 
 
 def _nested(kind: Any, value: Any) -> Any:

@@ -13,7 +13,7 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
-from recipes.tsmr.config import DISTIL, REFINE, TERMS, Ablation, Margin, TSMRConfig
+from recipes.tsmr.config import DISTIL, LOSSES, REFINE, Ablation, Margin, TSMRConfig
 from recipes.tsmr.options import chosen
 
 _FILE = click.Path(path_type=Path)
@@ -37,6 +37,14 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
         return output.with_name(output.name + ending) if value is None and output is not None else value
 
     return named
+
+
+class _Losses(click.Option):
+    """An option whose help names all losses, when it is shown: that imports them."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0], f"{record[1]} Names: {', '.join(LOSSES)}.")
 
 
 @click.command()
@@ -112,10 +120,19 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
 @click.option(
     "--loss",
     "losses",
-    metavar="TERM=WEIGHT",
+    metavar="NAME=WEIGHT",
     multiple=True,
     show_default="cosine=1",
-    help=f"What is minimised in both stages; again for more: {', '.join(TERMS)}. Terms that --config names stay.",
+    cls=_Losses,
+    help="What is minimised in both stages; again for more. Losses that --config names stay.",
+)
+@click.option(
+    "--import",
+    "imports",
+    metavar="FILE",
+    type=_FILE,
+    multiple=True,
+    help="Run a Python file of yours first, which defines losses; it can do anything.",
 )
 @_choice(
     "--epochs", usual=DISTIL.epochs, type=int, help="Passes over the images in the first stage, distillation."
@@ -128,7 +145,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
 )
 @_choice(
     "--adversarial",
-    usual=REFINE.adversarial,
+    usual=REFINE.losses["adversarial"],
     type=float,
     help="Weight of the discriminator in the second stage.",
 )
@@ -136,7 +153,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
     "--margin",
     usual=Margin.kind,
     type=click.Choice(MARGINS),
-    help="Margin of the terms 'margin' and 'centres'.",
+    help="Margin of the losses 'margin' and 'centres'.",
 )
 @click.option(
     "--keep-gallery",

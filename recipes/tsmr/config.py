@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
@@ -33,55 +33,74 @@ from recipes.tsmr.choices import (
     Weight,
     Width,
     Workers,
+    made_items,
 )
-from reparam_kit import InputError
+from reparam_kit import InputError, Registry, suggestion
+
+LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.losses")
+"""Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
+
+_GALLERY = "gallery"
+_USUAL = {
+    "cosine",
+    "adversarial",
+}  # of the usual stages, which are made without a look-up: it would import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Stage(Choices):
     """One stretch of training: how long, how fast, and what is minimised.
 
-    A term whose weight is 0 is not computed. See ``recipes.tsmr.objective.losses`` for what each is.
+    A loss is given by its name, in ``losses`` or as a keyword: ``Stage(5, losses={"cosine": 1.0, "hard": 0.5})`` is
+    ``Stage(5, cosine=1.0, hard=0.5)``. The names are those of the classes of ``recipes.tsmr.Loss``; the page
+    "Faces and TSMR" has a table of those that are there. One whose weight is 0 is not computed.
 
     Attributes:
         epochs: passes over the images.
         rate: peak learning rate, as a multiple of ``TSMRConfig.lr``.
-        cosine: angle between mapped student embedding and teacher embedding.
-        mse: squared distance of the two.
-        relational: pairwise similarities of the student against those of the teacher.
-        hard: the angle again, over the quarter of a batch that is fitted worst.
-        hard_pairs: pairwise similarities again, over the tenth of the pairs that is fitted worst.
-        margin: margin softmax on identities, with centres that are learnt.
-        centres: margin softmax on identities, with centres that follow the teacher's embeddings.
-        adversarial: what it takes to pass as the teacher before a discriminator.
-        perturbed: the teacher's embedding also for adversarially changed images.
+        losses: the weight of each loss by its name; of those alone that are minimised.
     """
 
     epochs: Count = 5
     rate: Positive = 1.0
-    cosine: Weight = 0.0
-    mse: Weight = 0.0
-    relational: Weight = 0.0
-    hard: Weight = 0.0
-    hard_pairs: Weight = 0.0
-    margin: Weight = 0.0
-    centres: Weight = 0.0
-    adversarial: Weight = 0.0
-    perturbed: Weight = 0.0
+    losses: dict[str, Weight] = field(default_factory=dict, hash=False)
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        epochs: int = 5,
+        rate: float = 1.0,
+        losses: Mapping[str, float] | None = None,
+        **weights: float,
+    ) -> None:
+        for name, value in {
+            "epochs": epochs,
+            "rate": rate,
+            "losses": {} if losses is None else losses,
+        }.items():
+            object.__setattr__(self, name, value)
         super().__post_init__()
-        if not any(self.terms.values()):
-            raise ChoiceError(f"a stage minimises nothing: give a weight to one of {', '.join(TERMS)}")
+        self.refuse_unknown(weights)
+        for name in self.losses.keys() - _USUAL:
+            try:
+                _ = LOSSES[name]
+            except InputError as error:
+                raise ChoiceError(str(error), "losses") from error
+        given = self.losses | made_items(Weight, weights)
+        object.__setattr__(self, "losses", {name: weight for name, weight in given.items() if weight})
+        if not self.losses:
+            raise ChoiceError(f"a stage minimises nothing: give a weight to one of {', '.join(LOSSES)}")
 
-    @property
-    def terms(self) -> dict[str, float]:
-        """The weight of every term by name."""
-        return {name: getattr(self, name) for name in TERMS}
+    @classmethod
+    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
+        """Raise :class:`ChoiceError` for a name that is neither a choice nor a loss."""
+        choices = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in {*choices, *_USUAL} and name not in (known := list(LOSSES)):
+                raise ChoiceError(
+                    f"Stage has no choice or loss {name!r} (a loss of one's own is known once its module is imported): "
+                    f"{suggestion(str(name), [*choices, *known], 'names')}"
+                )
 
-
-TERMS = tuple(field.name for field in fields(Stage) if field.name not in ("epochs", "rate"))
-LABELLED = ("margin", "centres")  # the terms that learn from identities
 
 DISTIL = Stage(epochs=5, cosine=1.0)
 REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
@@ -89,7 +108,7 @@ REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
 
 @dataclass(frozen=True)
 class Margin(Choices):
-    """The margin softmax of the terms "margin" and "centres".
+    """The margin softmax of the losses "margin" and "centres".
 
     Attributes:
         kind: "arcface", "cosface" or "adaface".
@@ -107,13 +126,13 @@ class Margin(Choices):
 
 @dataclass(frozen=True)
 class Adversary(Choices):
-    """The discriminator of the term "adversarial".
+    """The discriminator of the loss "adversarial".
 
     Attributes:
         hidden: width of its two hidden layers.
         lr: learning rate of its Adam.
-        warmup: part of the stage over which the term's weight rises from 0, while the discriminator learns.
-        saturation: accuracy, from 0.5 to 1, above which the discriminator is not trained on and the term's weight
+        warmup: part of the stage over which the loss's weight rises from 0, while the discriminator learns.
+        saturation: accuracy, from 0.5 to 1, above which the discriminator is not trained on and the loss's weight
             falls, to 0 at an accuracy of 1: what it says of embeddings that it cannot mistake teaches nothing.
     """
 
@@ -125,7 +144,7 @@ class Adversary(Choices):
 
 @dataclass(frozen=True)
 class Attack(Choices):
-    """The change of images of the term "perturbed".
+    """The change of images of the loss "perturbed".
 
     Attributes:
         radius: largest change of a pixel, in 0..255 units.
@@ -176,8 +195,8 @@ class TSMRConfig(Choices):
         adversary: the discriminator.
         attack: the adversarial images.
         augment: random changes of the images; none unless asked for.
-        keep_gallery: weight, in every stage, of staying comparable to embeddings of the model as it was; 0 lets
-            them go.
+        keep_gallery: weight, in every stage that gives it none, of the loss "gallery": staying comparable to
+            embeddings of the model as it was. 0 lets them go.
         batch_size: images a step and process. The images left over at the end of an epoch are not used in it.
         accumulate: batches whose gradients are averaged for one step.
         lr: peak learning rate of AdamW.
@@ -269,9 +288,16 @@ class TSMRConfig(Choices):
             rest -= stage.epochs
         raise IndexError(f"there is no epoch {epoch} of {self.epochs}")
 
-    def uses(self, *terms: str) -> bool:
-        """Whether a stage has one of ``terms``."""
-        return any(stage.terms[term] > 0 for stage in self.stages for term in terms)
+    def weights(self, stage: Stage) -> dict[str, float]:
+        """The weight of each loss of a stage of this run by its name."""
+        kept = {_GALLERY: self.keep_gallery} if self.keep_gallery else {}
+        return kept | stage.losses
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """The names of the losses of all stages, those of this project first."""
+        used = {name for stage in self.stages for name in self.weights(stage)}
+        return tuple(name for name in LOSSES if name in used)
 
     def to_json(self) -> dict[str, Any]:
         """Every choice by name, with the version of this class as ``version``."""

@@ -1,10 +1,10 @@
 """Several processes that train one student: who this one is, its share of the images, and one batch of all.
 
 Started by ``torchrun``. Each process embeds its own images; the embeddings of all are gathered before the
-terms are computed, so every process computes the loss of the whole batch. N processes with a batch of b
-therefore take the steps of one process with a batch of N b, within rounding, also for terms that compare
+losses are computed, so every process computes the loss of the whole batch. N processes with a batch of b
+therefore take the steps of one process with a batch of N b, within rounding, also for losses that compare
 images with each other. Two things stay per process: BatchNorm's batch statistics (convert the model with
-``torch.nn.SyncBatchNorm`` where that matters) and what dropout and ``attack`` draw.
+``torch.nn.SyncBatchNorm`` where that matters) and what dropout draws.
 """
 
 from __future__ import annotations

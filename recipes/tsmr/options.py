@@ -10,7 +10,9 @@ from typing import Any
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
-from recipes.tsmr.config import REFINE, TERMS, Augment, TSMRConfig
+from recipes.tsmr.config import DISTIL, LOSSES, REFINE, Augment, Stage, TSMRConfig
+
+_PASSING = {"adversarial": REFINE.losses["adversarial"]}
 
 
 def chosen(
@@ -22,6 +24,7 @@ def chosen(
     exclude: tuple[str, ...],
     block: str | None,
     losses: tuple[str, ...],
+    imports: tuple[Path, ...],
     epochs: int | None,
     refine_epochs: int | None,
     adversarial: float | None,
@@ -32,9 +35,13 @@ def chosen(
 ) -> TSMRConfig:
     """The choices of ``choices_file``, those of the command line in their place; an option that is None is not given.
 
+    Files of ``imports`` are run first: losses that are named may be theirs.
+
     Raises:
-        InputError: the file cannot be read, a choice cannot be used, or an input preset is chosen by neither.
+        InputError: a file cannot be read or run, a choice cannot be used, or an input preset is chosen by neither.
     """
+    for path in imports:
+        rk.import_file(path)
     written = {} if choices_file is None else read_choices(choices_file)
     options = {"student_input": student_input, "teacher_input": teacher_inputs}
     if not all(value or name in written for name, value in options.items()):
@@ -65,9 +72,8 @@ def chosen(
     if margin is not None:
         changed["margin"] = {**asdict(config.margin), "kind": margin}
     weights = _weights(losses)
-    if weights and "stages" not in written:
-        weights = {"cosine": 0.0, **weights}  # the usual term gives way to those that are named
-    stages = [asdict(stage) | weights for stage in config.stages]
+    replaced = bool(weights) and "stages" not in written
+    stages = [_with(stage, weights, replaced) for stage in config.stages]
     changed["stages"] = _stages(stages, epochs, refine_epochs, adversarial)
     return replace(config, **changed)
 
@@ -107,16 +113,26 @@ def _no_number(text: str) -> float:
 def _weights(losses: Sequence[str]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for text in losses:
-        term, given, weight = text.partition("=")
-        if term not in TERMS:
-            raise rk.InputError(f"--loss {text}: there is no term {term!r}; choose from {', '.join(TERMS)}")
-        if term in weights:
-            raise rk.InputError(f"--loss {text}: {term} has a weight already; give one")
+        name, given, weight = text.partition("=")
         try:
-            weights[term] = float(weight) if given else 1.0
+            _ = LOSSES[name]
+        except rk.InputError as error:
+            raise rk.InputError(f"--loss {text}: {error}") from error
+        if name in weights:
+            raise rk.InputError(f"--loss {text}: {name} has a weight already; give one")
+        try:
+            weights[name] = float(weight) if given else 1.0
         except ValueError:
             raise rk.InputError(f"--loss {text}: {weight!r} is no number") from None
     return weights
+
+
+def _with(stage: Stage, weights: dict[str, float], replaced: bool) -> dict[str, Any]:
+    """``stage`` with other weights; where its own are the usual ones, the usual loss gives way to those named."""
+    losses = {
+        name: weight for name, weight in stage.losses.items() if not (replaced and name in DISTIL.losses)
+    }
+    return {"epochs": stage.epochs, "rate": stage.rate, "losses": losses | weights}
 
 
 def _stages(
@@ -125,9 +141,7 @@ def _stages(
     """``stages`` with the first's ``epochs``; the second, made of the first where there is none, with the others."""
     if epochs is not None:
         stages[0]["epochs"] = epochs
-    second = {"epochs": refine_epochs, "adversarial": adversarial}
-    second = {name: value for name, value in second.items() if value is not None}
-    if not second:
+    if refine_epochs is None and adversarial is None:
         return stages
     if len(stages) > 2:
         raise rk.InputError(
@@ -140,9 +154,14 @@ def _stages(
                 "--adversarial is of the second stage, and there is none: give --refine-epochs"
             )
         return stages[:1]
+    first = stages[0]
     last = (
         stages[1]
         if len(stages) == 2
-        else stages[0] | {"rate": stages[0]["rate"] * REFINE.rate, "adversarial": REFINE.adversarial}
+        else first | {"rate": first["rate"] * REFINE.rate, "losses": first["losses"] | _PASSING}
     )
-    return [stages[0], last | second]
+    if refine_epochs is not None:
+        last["epochs"] = refine_epochs
+    if adversarial is not None:
+        last["losses"] = last["losses"] | {"adversarial": adversarial}
+    return [first, last]

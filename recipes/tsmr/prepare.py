@@ -29,10 +29,12 @@ from recipes.faces import (
     read_faces,
     read_pairs,
 )
-from recipes.tsmr.config import LABELLED, TSMRConfig
+from recipes.tsmr.config import LOSSES, TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
-from recipes.tsmr.objective.objective import Objective
+from recipes.tsmr.objective.loss import Start
+from recipes.tsmr.objective.objective import Objective, needs, own_losses
+from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.progress import LOGGER, Progress
 from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets, identity_labels
 from recipes.tsmr.targets.identity import data_identity, model_identity
@@ -188,7 +190,7 @@ def prepare(
             lambda: data_identity(views.images, cache, workers=config.workers, progress=progress)
         ),
     )
-    labels = identity_labels(views.images) if config.uses(*LABELLED) else None
+    labels = identity_labels(views.images) if "labels" in needs(config) else None
     origin = _origin(given, fingerprints, labels)
     saved = None if checkpoint is None else read_checkpoint(checkpoint, origin)
     student = expanded(given.trained, views, config)
@@ -222,6 +224,7 @@ def _origin(
         **given.config.to_json(),
         **vars(fingerprints),
         "labels": fingerprint(labels),
+        "own losses": own_losses(given.config),
         "trained": fingerprint({name for name, p in given.trained.named_parameters() if p.requires_grad}),
         "val": None if pairs is None else fingerprint([pairs.images, pairs.same, pairs.folds]),
         "processes": given.processes.count,
@@ -305,13 +308,13 @@ def gather_examples(
     config: TSMRConfig,
     progress: Progress,
 ) -> Examples:
-    """The images with ``labels``, the teachers' embeddings and, where a term needs them, the old embeddings.
+    """The images with ``labels``, the teachers' embeddings and, where a loss needs them, the old embeddings.
 
     Tables are computed into ``folder`` where they are not there. Those of a part of some images are rows of the
     tables of all of them, so that a run on the part and one on the whole compute them once.
 
     Raises:
-        InputError: as ``embedding_table``, or a term needs identities and there are none.
+        InputError: as ``embedding_table``, or a loss needs identities and there are none.
     """
 
     part = views.images if isinstance(views.images, Part) else None
@@ -329,16 +332,19 @@ def gather_examples(
 
     tables = [table(embed, of, "teacher") for embed, of in zip(teachers, fingerprints.teachers, strict=True)]
     old = None
-    if config.keep_gallery or config.uses("margin"):
+    if "old" in needs(config):
         embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
         old = table(embed, fingerprints.student, "deployed model")
     if labels is not None and labels.max() < 1:
-        raise InputError("the terms margin and centres tell people apart, and the data names fewer than two")
+        asking = ", ".join(name for name in config.losses if "labels" in LOSSES[name].needs)
+        raise InputError(
+            f"losses that tell people apart ({asking}) need labels, and the data names fewer than two people"
+        )
     return Examples(views, Targets(tables, config.combine), labels, old)
 
 
 def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
-    """Map and terms, started from a sample of the training images.
+    """Map and losses, started from a sample of the training images.
 
     Raises:
         InputError: the student's embeddings of them are not finite, or all the same.
@@ -348,7 +354,7 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     ours, theirs = [], []
     for images, index, mirrored in examples.views.batches(order, _CALIBRATED, config.workers):
         ours.append(embed(images))
-        theirs.append(examples.known(index, mirrored)[0])
+        theirs.append(examples.known(index, mirrored)["teacher"])
     student, teacher = torch.cat(ours), torch.cat(theirs)
     if not student.isfinite().all():
         raise InputError(
@@ -356,7 +362,9 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
             f"student_input={config.student_input!r}"
         )
     refuse_constant(student.float().cpu().numpy(), "student")
-    objective = Objective(student.shape[1], teacher.shape[1], examples.identities, config)
-    objective.fit(student, teacher)
-    objective.start_centres(examples)
-    return objective.to(device_of(model))
+    turn = Turn(student.shape[1], teacher.shape[1])
+    turn.fit(student, teacher)
+    objective = Objective(turn, config)
+    device = device_of(model)
+    objective.start(Start(student.shape[1], teacher.shape[1], examples, config, device))
+    return objective.to(device)

@@ -17,6 +17,7 @@ from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.judging import Teacher
+from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Prepared, deployable, gather, prepare
 from recipes.tsmr.progress import Progress
@@ -27,7 +28,7 @@ from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.ingredients import first_images
 from recipes.tsmr.training.logs import TensorBoard
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
-from reparam_kit import InputError
+from reparam_kit import InputError, imported_files
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,7 +64,7 @@ def apply_tsmr(
         teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
             fixes another image size, the images are scaled for it.
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
-            [3, H, W] RGB, label, index)`` without augmentation. Only terms that learn from identities use the
+            [3, H, W] RGB, label, index)`` without augmentation. Only losses that learn from identities use the
             labels; a negative one says that the person is not known.
         val: path of a ``.bin`` file, or pairs.
         config: all choices.
@@ -155,6 +156,8 @@ def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
         images=len(given.views),
         epochs=tuple(history.epochs),
         curve=tuple(prepared.trainer.curve),
+        own_losses=own_losses(config),
+        imported=imported_files(),
         inputs=history.inputs,
         teacher_scores=history.teacher_scores,
         before=history.before,

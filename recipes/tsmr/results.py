@@ -23,15 +23,15 @@ class Point:
         step: the last of them, counted from the start of the run.
         stage: number of the stage, from 1.
         lr: learning rate of that step.
-        losses: mean of each loss term over the stretch, without its weight.
-        discriminator: running accuracy of the discriminator, 0..1; None in a stage without one.
+        losses: mean of each loss over the stretch, without its weight.
+        figures: what losses show besides, as "loss/figure", see ``recipes.tsmr.Loss.figures``.
     """
 
     step: int
     stage: int
     lr: float
     losses: dict[str, float]
-    discriminator: float | None
+    figures: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StepReport:
         images: trained on in it, by all processes together.
         seconds: since the epoch began.
         lr: its learning rate.
-        losses: each loss term, without its weight, on the device: to read one waits for the step's end.
+        losses: each loss, without its weight, on the device: to read one waits for the step's end.
         point: what the curve got after it; None after most.
     """
 
@@ -65,7 +65,7 @@ class EpochReport:
     Attributes:
         epoch: its number, from 1, through all stages.
         stage: number of the stage, from 1.
-        losses: mean of each loss term over the epoch, without its weight.
+        losses: mean of each loss over the epoch, without its weight.
         images_per_second: training alone, without validation.
         validation: the folded student after the epoch; None without a validation set.
     """
@@ -146,7 +146,7 @@ class TSMRReport:
         data: sha256 of what identifies the training images, see ``recipes.tsmr.targets.identity.data_identity``.
         images: number of training images.
         epochs: each epoch.
-        curve: losses, rate and discriminator along the steps.
+        curve: losses, rate and figures of losses along the steps.
         inputs: the model as it was passed in under each input preset, the best first, on the first pairs of the
             validation set; empty without one.
         teacher_scores: each teacher on the same pairs.
@@ -160,6 +160,8 @@ class TSMRReport:
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
         other_outputs: by name, outputs besides the embedding that hang on weights that were trained: ``|new - old| /
             |old|`` on the first images of the validation set, or of the training images without one.
+        own_losses: sha256 of the code of each loss that is not this project's, by name.
+        imported: sha256 of each file of the user's that was run (``--import``), by name.
         ablation: the arms that this run was compared with; empty unless asked for.
     """
 
@@ -178,6 +180,8 @@ class TSMRReport:
     gallery: dict[str, Evaluation]
     weight_change: dict[str, float]
     other_outputs: dict[str, float] = field(default_factory=dict)
+    own_losses: dict[str, str] = field(default_factory=dict)
+    imported: dict[str, str] = field(default_factory=dict)
     ablation: tuple[Arm, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

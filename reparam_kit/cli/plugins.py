@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cache
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import EntryPoint
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from reparam_kit.errors import InputError, first_line, printable
+from reparam_kit.registry import entry_points
 
 
 class Unusable(click.Command):
@@ -30,12 +30,7 @@ class Unusable(click.Command):
 
 def plugins() -> dict[str, EntryPoint]:
     """The entry points by the names of their commands."""
-    found: dict[str, EntryPoint] = {}
-    for distribution in distributions():
-        with suppress(Exception):  # some package's list of entry points is damaged: no concern of ours
-            for point in distribution.entry_points.select(group="reparam_kit.commands"):
-                found.setdefault(point.name, point)
-    return found
+    return {point.name: point for point in entry_points("reparam_kit.commands")}
 
 
 @cache

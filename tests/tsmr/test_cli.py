@@ -97,8 +97,8 @@ def test_options_make_the_stages(command: list[str]) -> None:
     others = ["--ema", "0.9", "--keep-gallery", "--restore-bn"]
     config = json.loads(run(*command, *terms, *others, "--json").stdout)["config"]
     first, second = config["stages"]
-    assert (first["epochs"], first["cosine"], first["relational"], first["adversarial"]) == (2, 1, 2, 0)
-    assert (second["epochs"], second["cosine"], second["relational"], second["adversarial"]) == (1, 1, 2, 0.3)
+    assert (first["epochs"], first["losses"]) == (2, {"cosine": 1, "relational": 2})
+    assert (second["epochs"], second["losses"]) == (1, {"cosine": 1, "relational": 2, "adversarial": 0.3})
     assert (config["ema"], config["keep_gallery"], config["restore_bn"]) == (0.9, 1, True)
 
 
@@ -116,12 +116,12 @@ def test_a_file_of_choices_is_what_json_prints(command: list[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--loss", "cosin=1"], "there is no term 'cosin'"),
+        (["--loss", "cosin=1"], "there is no loss 'cosin' .*did you mean 'cosine'"),
         (["--loss", "cosine=much"], "'much' is no number"),
         (["--compare"], "--compare judges its arms on --val"),
         (["--config", "missing.json"], "missing.json: no such file; name a JSON file of choices"),
         (["--loss", "cosine="], "'' is no number"),
-        (["--loss", "cosine=nan"], r"stages\[0\].cosine=nan must be"),
+        (["--loss", "cosine=nan"], r"stages\[0\].losses.cosine=nan must be"),
         (["--loss", "cosine=1", "--loss", "cosine=2"], "cosine has a weight already"),
         (["--lr", "nan"], "lr=nan must be a positive number"),
         (["--lr", "-inf"], "lr=-inf must be a positive number"),

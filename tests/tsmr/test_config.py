@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.tsmr import Adversary, Attack, Augment, Margin, Stage, TSMRConfig
-from recipes.tsmr.config import TERMS
 from reparam_kit import InputError
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**30
@@ -23,7 +22,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
     Stage: {
         "epochs": [*WHOLE, None],
         "rate": [*NUMBERS, 0, 0.0],
-        **dict.fromkeys(TERMS, NUMBERS),
+        "losses": [3, "cosine", [1], {"cosine": NAN}, {"cosine": "1"}, {1: 1.0}],
     },
     Margin: {
         "kind": ["arcfac", 1, None, True, ["arcface"]],
@@ -116,7 +115,7 @@ def test_a_value_that_cannot_be_used_gets_the_same_line_from_python_and_json(kin
             r"stages\[1\].mse=-1 must be a number, zero",
         ),
         (TSMRConfig, {"margin": {"scal": 1}}, "margin: Margin has no choice 'scal': did you mean 'scale'?"),
-        (Stage, {}, "a stage minimises nothing: give a weight to one of cosine, mse"),
+        (Stage, {"losses": {"mse": 0}}, "a stage minimises nothing: give a weight to one of cosine, mse"),
     ],
 )
 def test_the_line_says_what_is_wanted(kind: Any, choices: dict[str, Any], says: str) -> None:
@@ -129,7 +128,7 @@ def test_a_number_of_another_library_is_a_number(lr: Any) -> None:
     config = TSMRConfig(lr=lr)
     assert type(config.lr) is float
     assert config.lr == pytest.approx(2e-4)
-    assert type(Stage(cosine=1).cosine) is float
+    assert type(Stage(cosine=lr).losses["cosine"]) is float
 
 
 def test_it_is_frozen_and_comes_back_from_json() -> None:
@@ -185,7 +184,15 @@ def test_any_choices_come_back_from_json(config: TSMRConfig) -> None:
         ({"learning_rate": 1.0}, "TSMRConfig has no choice 'learning_rate'"),
         ({1: 1.0}, "TSMRConfig has no choice 1"),
         ({"weigth_decay": 1.0}, "did you mean 'weight_decay'?"),
-        ({"stages": [{"cosin": 1.0}]}, "stages[0]: Stage has no choice 'cosin': did you mean 'cosine'?"),
+        (
+            {"stages": [{"cosin": 1.0}]},
+            "stages[0]: Stage has no choice or loss 'cosin' "
+            "(a loss of one's own is known once its module is imported): "
+            "did you mean 'cosine'?",
+        ),
+        ({"stages": [{1: 1.0}]}, "stages[0]: Stage has no choice or loss 1"),
+        ({"stages": [{"epoch": 3, "cosine": 1.0}]}, "did you mean 'epochs'?"),
+        ({"stages": [{"losses": {"cosin": 1.0}}]}, "stages[0].losses: there is no loss 'cosin'"),
         ({"stages": [3]}, "stages[0]: Stage is written as {name: value}, not as 3"),
         ({"margin": {"kind": "cosface", "size": "wide"}}, "margin.size='wide' must be a number"),
         ([], "choices are written as {name: value}, not as list"),
@@ -201,6 +208,6 @@ def test_epochs_are_counted_through_the_stages() -> None:
     config = TSMRConfig(stages=(Stage(2, cosine=1.0), Stage(1, mse=1.0), Stage(3, cosine=1.0)))
     assert config.epochs == 6
     assert [config.place(epoch) for epoch in range(1, 7)] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
-    assert config.uses("mse")
-    assert not config.uses("margin", "centres")
+    assert config.losses == ("cosine", "mse")
+    assert replace(config, keep_gallery=0.5).losses == ("cosine", "mse", "gallery")
     assert replace(config, teacher_input=("raw", "raw")).teacher_inputs == ("raw", "raw")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from recipes.tsmr import Margin, Stage, TSMRConfig
 from recipes.tsmr.cli import tsmr
+from recipes.tsmr.config import LOSSES
 from recipes.tsmr.options import chosen, read_choices
 from reparam_kit import InputError
 
@@ -77,8 +79,8 @@ def test_three_stages_are_changed_in_the_file(tmp_path: Path) -> None:
 def test_without_a_file_a_loss_takes_the_place_of_the_usual_one() -> None:
     presets = ("--student-input", "raw", "--teacher-input", "raw")
     first, second = options(None, *presets, "--loss", "mse=2").stages
-    assert (first.cosine, first.mse, first.adversarial) == (0, 2, 0)
-    assert (second.cosine, second.mse, second.adversarial) == (0, 2, 0.005)
+    assert first.losses == {"mse": 2}
+    assert second.losses == {"mse": 2, "adversarial": 0.005}
 
 
 def test_the_command_line_wins(tmp_path: Path) -> None:
@@ -86,6 +88,45 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     config = options(file, "--block", "plain", "--margin", "arcface", "--student-input", "insightface")
     assert (config.block, config.student_input, config.teacher_input) == (None, "insightface", "raw")
     assert config.margin == Margin("arcface", 0.5, 16.0)
+
+
+MINE = """
+import torch
+from recipes.tsmr import Loss, Stage
+class Mine(Loss, name="mine"):
+    def forward(self, batch): return (1 - torch.cosine_similarity(batch.student, batch.student.roll(1, 0))).mean()
+Stage(epochs=1, losses={"cosine": 1.0, "mine": 0.1})
+"""
+
+
+def test_a_loss_of_ones_own_is_imported_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOSSES, "_classes", {loss: LOSSES[loss] for loss in LOSSES})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "mine.py").write_text(MINE)
+    config = options(
+        written(tmp_path, PRESETS),
+        "--import",
+        str(tmp_path / "mine.py"),
+        "--loss",
+        "cosine",
+        "--loss",
+        "mine=0.1",
+    )
+    assert [stage.losses for stage in config.stages] == [
+        {"cosine": 1, "mine": 0.1},
+        {"cosine": 1, "mine": 0.1, "adversarial": 0.005},
+    ]
+    assert options(written(tmp_path, config.to_json())) == config
+
+
+@pytest.mark.parametrize("stage", [{"losses": {"cosine": 1, "mine": 0.1}}, {"cosine": 1, "mine": 0.1}])
+def test_a_file_that_names_a_loss_that_is_not_there_is_a_line(tmp_path: Path, stage: dict[str, Any]) -> None:
+    file = written(tmp_path, {**PRESETS, "stages": [STAGES[0], stage]})
+    with pytest.raises(InputError) as caught:
+        options(file)
+    assert str(caught.value).startswith(f"{file}: stages[1]")
+    assert "'mine'" in str(caught.value)
+    assert "known once its module is imported" in str(caught.value)
 
 
 @pytest.mark.parametrize("values", [{}, {"student_input": "raw"}, {"teacher_input": "raw"}])

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from recipes.tsmr.config import Attack
+from recipes.tsmr.distributed import Processes
 
 
 def perturb(
     images: Tensor,
     error: Callable[[Tensor], Tensor],
     choices: Attack,
-    generator: torch.Generator | None = None,
+    processes: Processes,
 ) -> Tensor:
     """``images`` moved by at most ``choices.radius`` a pixel to where ``error`` is large: float32, in 0..255.
 
@@ -25,11 +26,13 @@ def perturb(
         images: ``[N, 3, H, W]`` in 0..255, uint8 or floating.
         error: images to a number, differentiable.
         choices: radius and steps.
+        processes: those that share the batch: the random start of each image is that of one batch of all.
     """
     clean = images.float()
     radius = choices.radius
     stride = radius * (1.25 if choices.steps == 1 else 2.5 / choices.steps)
-    noise = torch.rand_like(clean)
+    noise = torch.rand((processes.count * len(clean), *clean.shape[1:]), device=clean.device)
+    noise = noise[processes.rank * len(clean) :][: len(clean)]
     moved = (clean + radius * (2 * noise - 1)).clamp(0, 255)
     for _ in range(choices.steps):
         moved.requires_grad_(True)

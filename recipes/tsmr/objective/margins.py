@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.tsmr.config import Margin
-from recipes.tsmr.objective.losses import Batch
+from recipes.tsmr.objective.loss import Batch, Loss, Start
 
 _EPS = 1e-6  # keeps cosines from -1 and 1, where the derivative of arccos is infinite
 _ADAFACE_H = 0.333
@@ -42,18 +42,24 @@ def adaface(cosines: Tensor, margin: float, quality: Tensor) -> Tensor:
     return angles.clamp(_EPS, math.pi - _EPS).cos() - margin * (quality + 1)
 
 
-class _Softmax(nn.Module):
+class _Softmax(Loss, needs={"labels"}):
     """What both kinds of centres share: sampling of classes, the margin, the cross-entropy."""
 
+    choices: Margin
     running: Tensor
     seen: Tensor
 
-    def __init__(self, choices: Margin) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.choices = choices
         self.generator = torch.Generator()
         self.register_buffer("running", torch.tensor([0.0, 0.0]))  # mean and deviation of lengths
         self.register_buffer("seen", torch.tensor(0.0))
+
+    def start(self, start: Start) -> None:
+        self.choices = start.config.margin
+
+    def seed(self, seed: int) -> None:
+        self.generator.manual_seed(seed)
 
     def loss(self, embeddings: Tensor, lengths: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
         """Mean cross-entropy over the rows with a label; 0 where there is none.
@@ -111,25 +117,32 @@ class _Softmax(nn.Module):
         return torch.where(labels >= 0, columns, -1), classes
 
 
-class MarginSoftmax(_Softmax):
-    """Term "margin": centres ``[C, D]`` in the student's own space, learnt with it.
+class MarginSoftmax(_Softmax, name="margin", title="margin softmax on identities", needs={"labels", "old"}):
+    """Margin softmax with centres ``[C, D]`` in the student's own space, learnt with it.
 
-    Args:
-        classes: number of people.
-        size: size of the student's embeddings.
-        choices: the margin.
+    They start at the mean of each person's embeddings by the model as it was, and at random for people without an
+    image: a centre has to have a direction.
     """
 
-    def __init__(self, classes: int, size: int, choices: Margin) -> None:
-        super().__init__(choices)
-        self.centres = nn.Parameter(torch.zeros(classes, size))
+    centres: nn.Parameter
+
+    def start(self, start: Start) -> None:
+        super().start(start)
+        means = start.examples.identity_means("old")
+        drawn = F.normalize(torch.randn_like(means), dim=1)
+        self.centres = nn.Parameter(torch.where(means.any(dim=1, keepdim=True), means, drawn))
 
     def forward(self, batch: Batch) -> Tensor:
         return self.loss(batch.student, batch.student.norm(dim=1), batch.labels, self.centres)
 
 
-class TeacherCentres(_Softmax):
-    """Term "centres": the student's mapped embedding against centres that follow the teacher's embeddings.
+class TeacherCentres(
+    _Softmax,
+    name="centres",
+    title="margin softmax on the teacher's centres",
+    needs={"labels", "mapped", "teacher"},
+):
+    """Margin softmax of the student's mapped embedding with centres ``[C, T]`` that follow the teacher's embeddings.
 
     AdaDistill (Boutros et al., ECCV 2024, eq. 6 to 8): ``w = a w + (1 - a) t`` with ``a = clip(cos(s, t)
     cos(w, t), 0, 1)``. While the student is far from the teacher a centre is the teacher's embedding of the
@@ -139,9 +152,9 @@ class TeacherCentres(_Softmax):
 
     centres: Tensor
 
-    def __init__(self, classes: int, size: int, choices: Margin) -> None:
-        super().__init__(choices)
-        self.register_buffer("centres", torch.zeros(classes, size))
+    def start(self, start: Start) -> None:
+        super().start(start)
+        self.register_buffer("centres", start.examples.identity_means("teacher"))
 
     def forward(self, batch: Batch) -> Tensor:
         if self.training:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from recipes.faces import Faces
 from recipes.tsmr.choices import Combine
+from recipes.tsmr.targets.procrustes import procrustes
 from recipes.tsmr.targets.views import Images, Part, Views
 
 At = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.int64]]  # images, and 0 as seen or 1 mirrored
@@ -45,7 +46,7 @@ class PartTable:
         return self.table[self.chosen[index], side]
 
 
-_ALIGNED = 4096  # images on which teachers are turned onto the first
+_ALIGNED = 4096  # images on which teachers are mapped onto the first
 _CHUNK = 65536  # images read at once where all are
 
 
@@ -53,8 +54,7 @@ class Targets:
     """One embedding of length 1 for each image, from those of one or several teachers.
 
     "concat" puts them one after the other; the similarity of two images is then the mean of what the teachers
-    say. "mean" turns each onto the first and averages: the turn is the orthogonal map that brings its
-    embeddings nearest to the first's (Schönemann, Psychometrika 1966), between spaces of different size too.
+    say. "mean" maps each onto the first by orthogonal Procrustes and averages, between spaces of different size too.
 
     Args:
         tables: embeddings of each teacher, float16 ``[N, V, D_i]``.
@@ -64,12 +64,12 @@ class Targets:
     def __init__(self, tables: Sequence[Table], combine: Combine) -> None:
         self.tables = tables
         self.combine = combine
-        self._turns: list[Tensor] = []
+        self._maps: list[Tensor] = []
         if combine == "mean":
             images = tables[0].shape[0]
             sample = np.linspace(0, images - 1, min(images, _ALIGNED)).astype(int)
             first, *others = (_rows(table[sample, 0]) for table in tables)
-            self._turns = [_procrustes(rows, first) for rows in others]
+            self._maps = [procrustes(rows.T.double() @ first.double()).float() for rows in others]
 
     @property
     def size(self) -> int:
@@ -84,15 +84,9 @@ class Targets:
             return first
         if self.combine == "concat":
             return torch.cat([first, *others], dim=1) / math.sqrt(len(self.tables))
-        turned = [rows @ turn for rows, turn in zip(others, self._turns, strict=True)]
-        mean: Tensor = F.normalize(torch.stack([first, *turned]).sum(dim=0), dim=1)
+        mapped = [rows @ onto for rows, onto in zip(others, self._maps, strict=True)]
+        mean: Tensor = F.normalize(torch.stack([first, *mapped]).sum(dim=0), dim=1)
         return mean
-
-
-def _procrustes(rows: Tensor, onto: Tensor) -> Tensor:
-    left, _, right = torch.linalg.svd(rows.T.double() @ onto.double(), full_matrices=False)
-    turn: Tensor = (left @ right).float()
-    return turn
 
 
 def _rows(embeddings: npt.NDArray[np.float16]) -> Tensor:
@@ -106,9 +100,9 @@ class Examples:
     Attributes:
         views: the images.
         targets: the teachers' embeddings.
-        labels: identity of each image, int64 ``[N]``; negative where it is not known. None unless a term needs
+        labels: identity of each image, int64 ``[N]``; negative where it is not known. None unless a loss needs
             them.
-        old: embeddings of the model as it was deployed, float16 ``[N, V, D]``; None unless a term needs them.
+        old: embeddings of the model as it was deployed, float16 ``[N, V, D]``; None unless a loss needs them.
     """
 
     views: Views
@@ -118,15 +112,20 @@ class Examples:
 
     @property
     def identities(self) -> int:
-        """How many people; 0 where no term needs to know."""
+        """How many people; 0 where no loss needs to know."""
         return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
 
-    def known(self, index: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Teacher's embeddings ``[N, T]``, labels ``[N]`` and old embeddings ``[N, D]`` of images as shown."""
+    def known(self, index: Tensor, mirrored: Tensor) -> dict[str, Tensor]:
+        """What is known of images as shown: "teacher" ``[N, T]``, and where a loss needs them "labels" ``[N]`` and
+        "old" ``[N, D]``.
+        """
         at, side = index.numpy(), mirrored.numpy().astype(int)
-        labels = np.full(len(at), -1) if self.labels is None else self.labels[at]
-        old = None if self.old is None else self._old_rows(at, side)
-        return self.targets.rows(at, side), torch.from_numpy(labels), old
+        known = {"teacher": self.targets.rows(at, side)}
+        if self.labels is not None:
+            known["labels"] = torch.from_numpy(self.labels[at])
+        if self.old is not None:
+            known["old"] = self._old_rows(at, side)
+        return known
 
     def identity_means(self, of: Literal["old", "teacher"]) -> Tensor:
         """Mean direction of the embeddings of each person's images: unit rows ``[C, D]`` or ``[C, T]``.

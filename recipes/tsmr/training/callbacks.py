@@ -101,7 +101,5 @@ class ProgressBar(Callback):
 
 
 def _note(losses: dict[str, float], point: Point) -> str:
-    terms = [f"{name} {value:.4f}" for name, value in losses.items()]
-    if point.discriminator is not None:
-        terms.append(f"discriminator {point.discriminator:.2f}")
-    return ", ".join([*terms, f"lr {point.lr:.1e}"])
+    shown = [f"{name} {value:.4f}" for name, value in (losses | point.figures).items()]
+    return ", ".join([*shown, f"lr {point.lr:.1e}"])

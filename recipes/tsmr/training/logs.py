@@ -25,14 +25,13 @@ class TensorBoard(Callback):
         self._step = 0
 
     def step(self, step: StepReport) -> None:
-        """Losses, learning rate and discriminator at each point of the curve."""
+        """Losses, learning rate and figures of losses at each point of the curve."""
         point = step.point
         if point is None:
             return
         self._step = point.step
         self._add({f"loss/{name}": value for name, value in point.losses.items()} | {"lr": point.lr})
-        if point.discriminator is not None:
-            self._add({"discriminator/accuracy": point.discriminator})
+        self._add(point.figures)
 
     def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
         """Pace and validation, at the last step of the epoch."""

@@ -1,29 +1,29 @@
-"""One forward pass of training, from images to loss terms, as the one module that is run in parallel."""
+"""One forward pass of training, from images to losses, as the one module that is run in parallel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recipes.faces import input_preset
 from recipes.faces.embedding.signature import EmbeddingOf, read_signature
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.attack import perturb
-from recipes.tsmr.objective.losses import Batch, distances
+from recipes.tsmr.objective.embeddings import distances
+from recipes.tsmr.objective.loss import Batch
 from recipes.tsmr.objective.objective import Objective
 from reparam_kit import evaluating
 
 
 class Step(nn.Module):
-    """``step(images, teacher, labels, old)`` is the terms of the stage, and embeddings of student and teacher.
-
-    All three are of the whole batch of all processes; the embeddings are of length 1, in the student's space.
+    """``step(images, known)`` is the losses of the stage, and the batch that they are of: that of all processes.
 
     Args:
         student: images to embeddings.
-        objective: turn and terms.
+        objective: the losses, and the map that they see the student through.
         config: input preset, embedding, precision and attack.
         processes: those that train together.
     """
@@ -39,39 +39,37 @@ class Step(nn.Module):
         self.config = config
         self.processes = processes
 
-    def forward(
-        self, images: Tensor, teacher: Tensor, labels: Tensor, old: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def forward(self, images: Tensor, known: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:
         """See the class.
 
         Args:
             images: uint8 ``[N, 3, H, W]``.
-            teacher: float32 ``[N, T]``.
-            labels: int64 ``[N]``.
-            old: float32 ``[N, D]``, where a term needs it.
+            known: of these images, see ``recipes.tsmr.targets.examples.Examples.known``.
         """
-        gather = self.processes.gather
+        gather, turn = self.processes.gather, self.objective.turn
         student = gather(self._embed(images))
-        moved = None
-        if "perturbed" in self.objective.weights:
+        teacher = gather(known["teacher"])
+        turn.observe(student, teacher)
+        makers: dict[str, Callable[[], Tensor]] = {
+            "teacher": lambda: teacher,
+            "mapped": lambda: turn.map(student),
+            "target": lambda: turn.unmap(teacher),
+            "labels": lambda: gather(known["labels"]),
+            "old": lambda: gather(known["old"]),
+            "perturbed": lambda: turn.map(gather(self._perturbed(images, known["teacher"]))),
+        }
+        batch = Batch(student, **{need: makers[need]() for need in sorted(self.objective.needs)})
+        return self.objective(batch), batch
 
-            def error(images: Tensor) -> Tensor:
-                return distances(self.objective.map(self._embed(images)), teacher).mean()
+    def _perturbed(self, images: Tensor, teacher: Tensor) -> Tensor:
+        """The student's embeddings of images that were changed to where it is furthest from its teacher."""
 
-            with evaluating(self.student):
-                changed = perturb(images, error, self.config.attack)
-            moved = self.objective.map(gather(self._embed(changed)))
-        teacher = gather(teacher)
-        self.objective.observe(student, teacher)
-        batch = Batch(
-            student=student,
-            mapped=self.objective.map(student),
-            teacher=teacher,
-            labels=gather(labels),
-            old=None if old is None else gather(old),
-            perturbed=moved,
-        )
-        return self.objective(batch), F.normalize(student, dim=1), self.objective.unmap(teacher)
+        def error(images: Tensor) -> Tensor:
+            return distances(self.objective.turn.map(self._embed(images)), teacher).mean()
+
+        with evaluating(self.student):
+            changed = perturb(images, error, self.config.attack, self.processes)
+        return self._embed(changed)
 
     def _embed(self, images: Tensor) -> Tensor:
         # About 1.5 times as fast as channels first, where most convolutions are 1x1 and depthwise.

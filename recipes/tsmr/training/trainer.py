@@ -30,7 +30,9 @@ from recipes.tsmr.training.stage import Means, Shown, StageRun
 from reparam_kit import ReparamError
 
 _POINTS = 50  # of the curve in an epoch, at most
-_POINT_STEPS = 16  # between them, at least; reading the losses waits for the device, and so does the turn
+_POINT_STEPS = (
+    16  # between them, at least; reading losses waits for the device, and so does following the map
+)
 
 
 class DivergedError(ReparamError):
@@ -42,7 +44,7 @@ class Trainer:
 
     Args:
         student: the net, on the device that is trained on.
-        objective: turn and terms, on the same device.
+        objective: the losses, on the same device.
         examples: images, targets and labels.
         config: the choices of the run.
         processes: those that train together.
@@ -80,7 +82,7 @@ class Trainer:
         return self._stage
 
     def run_epoch(self, epoch: int, callback: Callback) -> tuple[dict[str, float], float]:
-        """Train one epoch, the first of the first stage being 1. Returns the mean of each loss term, and images
+        """Train one epoch, the first of the first stage being 1. Returns the mean of each loss, and images
         trained on a second, in all processes together.
 
         Raises:
@@ -103,9 +105,9 @@ class Trainer:
         for step in range(1, steps + 1):
             at, of = steps * nth + step, steps * current.stage.epochs
             rate = config.lr * current.stage.rate * schedule(at, of, config.warmup)
-            terms, norm = current.take_step(batches, rate, at / of)
+            losses, norm = current.take_step(batches, rate, at / of)
             for means in (whole, recent):
-                means.add(terms)
+                means.add(losses)
             point = None
             if step % every == 0 or step == steps:
                 if not norm.isfinite():
@@ -113,12 +115,12 @@ class Trainer:
                         f"the gradient is no longer finite in epoch {epoch} at step {step} of {steps}: "
                         f"lower lr={config.lr:g}, or check student_input={config.student_input!r}"
                     )
-                self.objective.follow()
-                accuracy = None if current.game is None else float(current.game.accuracy)
-                point = Point(steps * (epoch - 1) + step, number + 1, rate, recent.read(), accuracy)
+                self.objective.turn.follow()
+                figures = self.objective.figures()
+                point = Point(steps * (epoch - 1) + step, number + 1, rate, recent.read(), figures)
                 self.curve.append(point)
                 recent = Means()
-            report = StepReport(epoch, step, steps, size, time.perf_counter() - start, rate, terms, point)
+            report = StepReport(epoch, step, steps, size, time.perf_counter() - start, rate, losses, point)
             callback.step(report)
         return whole.read(), steps * size / (time.perf_counter() - start)
 

@@ -5,12 +5,12 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.tsmr import Margin
 from recipes.tsmr.choices import MarginKind
-from recipes.tsmr.objective.losses import Batch
+from recipes.tsmr.objective.loss import Batch
 from recipes.tsmr.objective.margins import MarginSoftmax, TeacherCentres, adaface, arcface, cosface
 
 KINDS = get_args(MarginKind)
@@ -31,11 +31,16 @@ def test_the_margins_are_those_of_the_papers(angle: float, margin: float) -> Non
         assert float(found) == pytest.approx(expected, abs=1e-5)
 
 
+def margin_softmax(centres: Tensor, choices: Margin) -> MarginSoftmax:
+    """As it is after ``start``."""
+    term = MarginSoftmax()
+    term.choices, term.centres = choices, nn.Parameter(centres)
+    return term
+
+
 def loss_of(embeddings: Tensor, labels: Tensor, choices: Margin, centres: Tensor) -> Tensor:
-    term = MarginSoftmax(*centres.shape, choices)
-    with torch.no_grad():
-        term.centres.copy_(centres)
-    result: Tensor = term(Batch(embeddings, embeddings, embeddings, labels))
+    term = margin_softmax(centres, choices)
+    result: Tensor = term(Batch(embeddings, labels=labels))
     return result
 
 
@@ -79,7 +84,7 @@ def test_unknown_people_take_no_part(kind: MarginKind) -> None:
 
 
 def test_adaface_takes_long_embeddings_for_good_images() -> None:
-    term = MarginSoftmax(3, 4, Margin("adaface", 0.4))
+    term = margin_softmax(torch.zeros(3, 4), Margin("adaface", 0.4))
     lengths = torch.tensor([1.0, 2.0, 3.0, 4.0])
     quality = term._quality(lengths, torch.ones(4, dtype=torch.bool))
     assert quality.tolist() == sorted(quality.tolist())
@@ -92,7 +97,7 @@ def test_adaface_takes_long_embeddings_for_good_images() -> None:
 
 
 def test_sampled_classes_hold_those_of_the_batch() -> None:
-    term = MarginSoftmax(100, 4, Margin(classes=10))
+    term = margin_softmax(torch.zeros(100, 4), Margin(classes=10))
     labels = torch.tensor([5, 77, -1, 5])
     drawn = []
     for _ in range(2):
@@ -123,12 +128,13 @@ def test_sampled_classes_change_the_loss_only_by_those_left_out() -> None:
 
 
 def test_centres_follow_the_teacher_as_adadistill_says() -> None:
-    term = TeacherCentres(3, 4, Margin())
+    term = TeacherCentres()
     start = F.normalize(torch.randn(3, 4))
-    term.centres.copy_(start)
+    term.choices = Margin()
+    term.register_buffer("centres", start.clone())
     teacher, mapped = F.normalize(torch.randn(3, 4)), torch.randn(3, 4)
     labels = torch.tensor([1, 1, -1])
-    term(Batch(mapped, mapped, teacher, labels))
+    term(Batch(mapped, teacher, mapped, labels=labels))
     moved = []
     for row in (0, 1):
         share = float(F.cosine_similarity(mapped[row], teacher[row], 0) * (start[1] @ teacher[row]))
@@ -138,5 +144,5 @@ def test_centres_follow_the_teacher_as_adadistill_says() -> None:
     assert torch.equal(term.centres[[0, 2]], start[[0, 2]])
     term.eval()
     before = term.centres.clone()
-    term(Batch(mapped, mapped, teacher, labels))
+    term(Batch(mapped, teacher, mapped, labels=labels))
     assert torch.equal(term.centres, before)

@@ -51,7 +51,7 @@ def report() -> TSMRReport:
             for n, e in enumerate(validations, start=1)
         ),
         curve=tuple(
-            Point(step, 1 + step // 5, 1e-3, terms, 0.6 if step > 4 else None)
+            Point(step, 1 + step // 5, 1e-3, terms, {"adversarial/accuracy": 0.6} if step > 4 else {})
             for step, terms in enumerate(losses, start=1)
         ),
         inputs={name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},

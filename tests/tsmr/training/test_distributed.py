@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from recipes.tsmr import Adversary, Margin, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.config import LOSSES
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.objective.loss import Batch, Loss, Start
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,6 +28,23 @@ from recipes.tsmr.distributed import launched
 with launched("cpu"):
     train(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
 """
+
+
+class Queue(Loss, name="test_memory", needs={"mapped", "teacher"}):
+    """A user's: similarity to the teacher's embeddings of the last batches, scaled by what is learnt."""
+
+    rows: torch.Tensor
+
+    def start(self, start: Start) -> None:
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("rows", torch.zeros(12, start.teacher_size))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        against = torch.cat([batch.teacher, self.rows.clone()])
+        return torch.logsumexp(self.scale * batch.mapped @ against.T, dim=1).mean()
+
+    def after_step(self, batch: Batch) -> None:
+        self.rows.copy_(torch.cat([batch.teacher, self.rows])[: len(self.rows)])
 
 
 class Net(nn.Module):
@@ -50,9 +69,9 @@ class Net(nn.Module):
 def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
     torch.manual_seed(0)
     student, teacher = Net(6), Net(9)
-    first = Stage(epochs, cosine=1.0, relational=1.0, hard=1.0, margin=0.1, centres=0.1)
+    every = dict.fromkeys(LOSSES, 0.3)
     config = TSMRConfig(
-        stages=(first, Stage(epochs - 1, mse=1.0, adversarial=0.1)),
+        stages=(Stage(epochs, losses=every), Stage(epochs - 1, mse=1.0, adversarial=0.1)),
         batch_size=batch_size,
         lr=3e-3,
         keep_gallery=0.5,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
-from recipes.tsmr.config import TERMS, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.judging import better_input
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS
@@ -64,7 +64,6 @@ def write_report(
         verification=verification and verification.to_json(),
         figures=figures,
         better_input=better_input(report.inputs, report.config.student_input) if report.inputs else None,
-        terms=TERMS,
         choices=_choices(report.config),
     )
     with rk.atomic_file(os.fspath(path)) as file:

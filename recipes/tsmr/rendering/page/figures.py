@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from recipes.faces import Evaluation, roc
+from recipes.tsmr.config import LOSSES
 from recipes.tsmr.rendering.page.chart import Axis, Chart, nice_step
 from recipes.tsmr.results import Arm, Point, TSMRReport
 
@@ -23,18 +24,6 @@ STYLES = {
 
 _BINS = 40
 _FEW = 30  # points, up to which each gets a dot
-_LOSSES = {
-    "cosine": "angle to the teacher, as one minus its cosine",
-    "mse": "squared distance to the teacher",
-    "relational": "similarities within a batch, against the teacher's",
-    "hard": "angle to the teacher, worst quarter of a batch",
-    "hard_pairs": "similarities within a batch, worst tenth",
-    "margin": "margin softmax on identities",
-    "centres": "margin softmax on the teacher's centres",
-    "adversarial": "passing as the teacher",
-    "perturbed": "angle to the teacher, images changed on purpose",
-    "gallery": "angle to the old model's embedding",
-}
 
 
 def draw_roc(evaluations: Mapping[str, Evaluation], title: str) -> Chart:
@@ -106,22 +95,26 @@ def draw_validation(report: TSMRReport) -> Chart:
 
 
 def draw_losses(report: TSMRReport) -> list[Chart]:
-    """Each loss term along the run, without its weight."""
-    terms = dict.fromkeys(term for point in report.curve for term in point.losses)
-    return [_curve(report, term, _LOSSES[term], partial(_loss, term=term)) for term in terms]
+    """Each loss along the run, without its weight."""
+    names = dict.fromkeys(name for point in report.curve for name in point.losses)
+    return [_curve(report, name, LOSSES[name].title, partial(_loss, name=name)) for name in names]
 
 
-def _loss(point: Point, term: str) -> float | None:
-    return point.losses.get(term)
+def _loss(point: Point, name: str) -> float | None:
+    return point.losses.get(name)
 
 
-def draw_discriminator(report: TSMRReport) -> Chart:
-    """Its running accuracy, with a line at that of guessing."""
-    chart = _curve(
-        report, "Discriminator", "its accuracy", lambda point: point.discriminator, True, (0.4, 1.0)
-    )
-    chart.level(0.5, "rule")
-    return chart
+def draw_figures(report: TSMRReport) -> list[Chart]:
+    """What losses show besides themselves, along the run."""
+    names = dict.fromkeys(name for point in report.curve for name in point.figures)
+    return [
+        _curve(report, name.partition("/")[0], name.partition("/")[2], partial(_figure, name=name))
+        for name in names
+    ]
+
+
+def _figure(point: Point, name: str) -> float | None:
+    return point.figures.get(name)
 
 
 def draw_rate(report: TSMRReport) -> Chart:

@@ -1,13 +1,14 @@
-"""The adversary of the second stage: a small net that tells the student's embeddings from the teacher's.
+"""The adversary: a small net that tells the student's embeddings from the teacher's.
 
 Distillation matches embeddings one by one; the discriminator judges whether they are distributed as the
 teacher's are. The student learns to pass for the teacher (Goodfellow et al., NeurIPS 2014, with the
-non-saturating loss), while the terms of the stage keep each embedding in its place.
+non-saturating loss), while the other losses of the stage keep each embedding in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as _spectral_norm
 
 from recipes.tsmr.config import Adversary
+from recipes.tsmr.objective.loss import Batch, Loss, Start
 
 spectral_norm = cast("Callable[[nn.Linear], nn.Linear]", _spectral_norm)
 
@@ -50,7 +52,7 @@ class Discriminator(nn.Module):
 
 
 class Game:
-    """The discriminator with its optimizer, its running accuracy, and what these make of the student's term.
+    """The discriminator with its optimizer, its running accuracy, and what these make of the student's loss.
 
     Args:
         size: of an embedding in the student's space, D.
@@ -72,7 +74,7 @@ class Game:
         return F.softplus(-self.discriminator(student)).mean()
 
     def weight(self, done: float) -> Tensor:
-        """Factor on the term's weight when the share ``done`` of the stage is over.
+        """Factor on the loss's weight when the share ``done`` of the stage is over.
 
         It rises over the warm-up, and falls where the discriminator is no longer fooled.
         """
@@ -105,3 +107,48 @@ class Game:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.accuracy = state["accuracy"].to(self.accuracy.device)
+
+
+_ACCURACY = "accuracy of the discriminator"  # 0.5 is guessing; near 1 it teaches nothing
+
+
+class Adversarial(Loss, name="adversarial", title="passing as the teacher", needs={"target"}):
+    """What it takes to pass as the teacher before a discriminator, a new one in each stage.
+
+    The discriminator has an optimizer of its own, so it is held in a ``Game``, which is no module.
+    """
+
+    game: Game | None = None
+
+    def start(self, start: Start) -> None:
+        self._make = partial(Game, start.size, start.device, start.config.adversary)
+
+    def begin(self) -> None:
+        self.game = self._make()
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._begun.loss(F.normalize(batch.student, dim=1))
+
+    def after_step(self, batch: Batch) -> None:
+        self._begun.play(F.normalize(batch.student, dim=1), batch.target)
+
+    def weight(self, done: float) -> Tensor:
+        return self._begun.weight(done)
+
+    def figures(self) -> dict[str, float]:
+        return {_ACCURACY: float(self._begun.accuracy)}
+
+    @property
+    def _begun(self) -> Game:
+        assert self.game is not None
+        return self.game
+
+    def get_extra_state(self) -> dict[str, Any] | None:
+        """Of the game that is on."""
+        return None if self.game is None else self.game.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any] | None) -> None:
+        """Go on with the game."""
+        if state is not None:
+            self.begin()
+            self._begun.load_state_dict(state)

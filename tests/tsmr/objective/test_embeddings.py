@@ -1,20 +1,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.tsmr import Stage, TSMRConfig
-from recipes.tsmr.objective.losses import (
-    Batch,
+from recipes.tsmr.objective.embeddings import (
     Cosine,
     Gallery,
     HardPairs,
@@ -23,7 +20,9 @@ from recipes.tsmr.objective.losses import (
     Relational,
     SquaredDistance,
 )
+from recipes.tsmr.objective.loss import Batch
 from recipes.tsmr.objective.objective import Objective
+from recipes.tsmr.objective.turn import Turn
 
 
 def batch(rows: int = 6, ours: int = 5, theirs: int = 7, **parts: Tensor) -> Batch:
@@ -31,7 +30,6 @@ def batch(rows: int = 6, ours: int = 5, theirs: int = 7, **parts: Tensor) -> Bat
         student=3 * torch.randn(rows, ours),
         mapped=F.normalize(torch.randn(rows, theirs), dim=1),
         teacher=F.normalize(torch.randn(rows, theirs), dim=1),
-        labels=torch.full((rows,), -1),
         old=F.normalize(torch.randn(rows, ours), dim=1),
         perturbed=F.normalize(torch.randn(rows, theirs), dim=1),
     )
@@ -51,8 +49,6 @@ def pair_errors(of: Batch) -> list[float]:
 def by_hand(term: str, of: Batch) -> float:
     """What the docstrings say, in loops."""
     rows = range(len(of.student))
-    assert of.old is not None
-    assert of.perturbed is not None
     angles = [1 - cosine(of.mapped[i], of.teacher[i]) for i in rows]
     if term == "mse":
         return float(np.mean([float(((of.mapped[i] - of.teacher[i]) ** 2).sum()) for i in rows]))
@@ -69,14 +65,9 @@ def by_hand(term: str, of: Batch) -> float:
     return float(np.mean(angles))
 
 
-TERMS: dict[str, type[nn.Module]] = {
-    "cosine": Cosine,
-    "mse": SquaredDistance,
-    "relational": Relational,
-    "hard": HardSamples,
-    "hard_pairs": HardPairs,
-    "gallery": Gallery,
-    "perturbed": Perturbed,
+TERMS = {
+    loss.name: loss
+    for loss in (Cosine, SquaredDistance, Relational, HardSamples, HardPairs, Gallery, Perturbed)
 }
 
 
@@ -89,12 +80,10 @@ def test_each_term_is_what_it_says(term: str) -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_is_zero_at_the_teacher_and_has_a_gradient(term: str) -> None:
     given = batch(ours=7)
-    at_teacher = replace(
-        given, student=given.teacher, mapped=given.teacher, old=given.teacher, perturbed=given.teacher
-    )
+    at_teacher = Batch(*[given.teacher] * 3, old=given.teacher, perturbed=given.teacher)
     assert TERMS[term]()(at_teacher).item() == pytest.approx(0, abs=1e-6)
     leaves = {name: getattr(given, name).requires_grad_() for name in ("student", "mapped", "perturbed")}
-    TERMS[term]()(replace(given, **leaves)).backward()
+    TERMS[term]()(Batch(teacher=given.teacher, old=given.old, **leaves)).backward()
     assert any(leaf.grad is not None and leaf.grad.abs().max() > 0 for leaf in leaves.values())
 
 
@@ -103,20 +92,19 @@ def test_each_term_is_zero_at_the_teacher_and_has_a_gradient(term: str) -> None:
 def test_between_unit_vectors_mse_is_twice_cosine(seed: int, rows: int, size: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = F.normalize(torch.randn(2, rows, size, generator=generator, dtype=torch.float64), dim=2)
-    of = Batch(a, a, b, torch.zeros(rows))
+    of = Batch(a, b, a)
     torch.testing.assert_close(SquaredDistance()(of), 2 * Cosine()(of))
 
 
-def objective(ours: int, theirs: int, identities: int = 0, **weights: float) -> Objective:
-    stage = Stage(**weights)  # type: ignore[arg-type]
-    made = Objective(ours, theirs, identities, TSMRConfig(stages=(stage,)))
+def objective(ours: int, theirs: int, **weights: float) -> Objective:
+    stage = Stage(**weights)
+    made = Objective(Turn(ours, theirs), TSMRConfig(stages=(stage,)))
     made.begin(stage)
     return made
 
 
 def terms(made: Objective, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-    labels = torch.full((len(student),), -1)
-    result: dict[str, Tensor] = made(Batch(student, made.map(student), teacher, labels))
+    result: dict[str, Tensor] = made(Batch(student, teacher, made.turn.map(student)))
     return result
 
 
@@ -136,22 +124,27 @@ def test_the_fit_finds_the_turn(loss: str, ours: int, theirs: int) -> None:
     teacher = turned(student, theirs)
     made = objective(ours, theirs, **{loss: 1.0})
     assert terms(made, student, teacher)[loss] > 0.1
-    made.fit(student, teacher)
+    made.turn.fit(student, teacher)
     assert terms(made, student, teacher)[loss].item() == pytest.approx(0, abs=1e-6)
-    torch.testing.assert_close(made.unmap(teacher), F.normalize(student, dim=1))
+    torch.testing.assert_close(made.turn.unmap(teacher), F.normalize(student, dim=1))
 
 
 @pytest.mark.parametrize(("ours", "theirs"), SIZES)
 def test_a_turn_keeps_angles_and_no_other_turn_is_nearer(ours: int, theirs: int) -> None:
     student, teacher = torch.randn(40, ours), F.normalize(torch.randn(40, theirs), dim=1)
     made = objective(ours, theirs, cosine=1.0)
-    made.fit(student, teacher)
+    made.turn.fit(student, teacher)
     few = torch.eye(min(ours, theirs))
-    torch.testing.assert_close(made.turn.T @ made.turn if ours <= theirs else made.turn @ made.turn.T, few)
+    torch.testing.assert_close(
+        made.turn.matrix.T @ made.turn.matrix if ours <= theirs else made.turn.matrix @ made.turn.matrix.T,
+        few,
+    )
     best = terms(made, student, teacher)["cosine"]
     for _ in range(50):
-        left, _, right = torch.linalg.svd(made.turn + 0.1 * torch.randn(theirs, ours), full_matrices=False)
-        made.turn.copy_(left @ right)
+        left, _, right = torch.linalg.svd(
+            made.turn.matrix + 0.1 * torch.randn(theirs, ours), full_matrices=False
+        )
+        made.turn.matrix.copy_(left @ right)
         assert terms(made, student, teacher)["cosine"] > best
 
 
@@ -166,22 +159,22 @@ def test_a_larger_student_is_asked_to_stay_in_the_space_of_its_teacher() -> None
 @pytest.mark.parametrize(("ours", "theirs"), SIZES)
 def test_the_fit_takes_a_sample_smaller_than_the_embedding(ours: int, theirs: int) -> None:
     made = objective(ours, theirs, cosine=1.0)
-    made.fit(torch.randn(2, ours), F.normalize(torch.randn(2, theirs), dim=1))
-    assert made.turn.isfinite().all()
+    made.turn.fit(torch.randn(2, ours), F.normalize(torch.randn(2, theirs), dim=1))
+    assert made.turn.matrix.isfinite().all()
 
 
 def test_the_turn_follows_the_student() -> None:
     student, other = torch.randn(2, 200, 4)
     teacher = turned(student, 4)
     made = objective(4, 4, cosine=1.0)
-    made.fit(other, teacher)
+    made.turn.fit(other, teacher)
     start = terms(made, student, teacher)["cosine"]
-    before = made.turn.clone()
-    made.observe(student, teacher)
-    assert torch.equal(made.turn, before)  # until it is told to
+    before = made.turn.matrix.clone()
+    made.turn.observe(student, teacher)
+    assert torch.equal(made.turn.matrix, before)  # until it is told to
     for _ in range(20):
-        made.observe(student, teacher)
-        made.follow()
+        made.turn.observe(student, teacher)
+        made.turn.follow()
     assert terms(made, student, teacher)["cosine"] < 0.01 * start
 
 
@@ -190,19 +183,3 @@ def test_the_length_of_the_student_embedding_does_not_count(loss: str) -> None:
     made = objective(4, 4, **{loss: 1.0})
     student, teacher = torch.randn(5, 4), F.normalize(torch.randn(5, 4), dim=1)
     torch.testing.assert_close(terms(made, student, teacher)[loss], terms(made, 10 * student, teacher)[loss])
-
-
-@pytest.mark.parametrize(
-    ("weights", "trained"),
-    [
-        ({"cosine": 1.0}, set()),
-        ({"margin": 1.0}, {"terms.margin.centres"}),
-        ({"margin": 1.0, "adversarial": 0.1}, {"terms.margin.centres"}),
-    ],
-)
-def test_a_stage_trains_only_what_it_uses(weights: dict[str, Any], trained: set[str]) -> None:
-    first = Stage(cosine=1.0, margin=1.0)
-    made = Objective(4, 6, 3, TSMRConfig(stages=(first, Stage(**weights))))
-    made.begin(Stage(**weights))
-    assert {name for name, parameter in made.named_parameters() if parameter.requires_grad} == trained
-    assert set(made.weights) == set(weights) - {"adversarial"}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.tsmr import Adversary
-from recipes.tsmr.objective.discriminator import Game
+from recipes.tsmr.objective.adversarial import Game
 
 CPU = torch.device("cpu")
 

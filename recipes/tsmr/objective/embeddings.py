@@ -1,55 +1,34 @@
-"""What a student is asked for: one class a term, each a function of the embeddings of one batch.
+"""Losses of the embeddings of one batch.
 
-Every term is a mean over the batch that it is given, so its size does not depend on how large that is. Terms
-that compare embeddings with the teacher's use the student's *mapped* embedding (see
-``recipes.tsmr.objective.objective``); those that compare embeddings with each other use the student's own, since these
-are what is compared after deployment.
+Those that compare embeddings with the teacher's use the student's *mapped* embedding, see
+``recipes.tsmr.objective.turn``. Those that compare embeddings with each other use the student's own, since these are
+what is compared after deployment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from recipes.tsmr.objective.loss import Batch, Loss
 
 _HARD_SAMPLES = 0.25
 _HARD_PAIRS = 0.1
+_TO_TEACHER = frozenset({"mapped", "teacher"})
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The embeddings of N images.
-
-    Attributes:
-        student: as the student gives them, float32 ``[N, D]``.
-        mapped: the student's, scaled to length 1 and turned into the teacher's space, float32 ``[N, T]``.
-        teacher: of length 1, float32 ``[N, T]``.
-        labels: identity of each image, int64 ``[N]``; negative where it is not known.
-        old: of the model as it was deployed, of length 1, float32 ``[N, D]``; None unless a term needs them.
-        perturbed: as ``mapped``, of adversarially changed images; None unless a term needs them.
-    """
-
-    student: Tensor
-    mapped: Tensor
-    teacher: Tensor
-    labels: Tensor
-    old: Tensor | None = None
-    perturbed: Tensor | None = None
-
-
-class Cosine(nn.Module):
+class Cosine(Loss, name="cosine", title="angle to the teacher, as one minus its cosine", needs=_TO_TEACHER):
     """``1 - cos`` of the angle between the two."""
 
     def forward(self, batch: Batch) -> Tensor:
         return distances(batch.mapped, batch.teacher).mean()
 
 
-class SquaredDistance(nn.Module):
+class SquaredDistance(Loss, name="mse", title="squared distance to the teacher", needs=_TO_TEACHER):
     """``|z - t|^2``, summed over the embedding, so that its size does not depend on T.
 
-    Twice the cosine term where the teacher's space is as large as the student's or larger. Where it is smaller, this
+    Twice the loss "cosine" where the teacher's space is as large as the student's or larger. Where it is smaller, this
     one forgives more of what falls outside.
     """
 
@@ -57,7 +36,9 @@ class SquaredDistance(nn.Module):
         return (batch.mapped - batch.teacher).square().sum(dim=1).mean()
 
 
-class Relational(nn.Module):
+class Relational(
+    Loss, name="relational", title="similarities within a batch, against the teacher's", needs={"teacher"}
+):
     """``(cos(s_i, s_j) - cos(t_i, t_j))^2`` over all pairs of a batch.
 
     Similarity-preserving distillation (Tung and Mori, ICCV 2019, eq. 4) on cosines, as verification compares
@@ -68,15 +49,17 @@ class Relational(nn.Module):
         return pair_errors(batch).mean()
 
 
-class HardSamples(nn.Module):
-    """The cosine term over the quarter of the batch that is fitted worst (Shrivastava et al., OHEM, CVPR 2016)."""
+class HardSamples(
+    Loss, name="hard", title="angle to the teacher, worst quarter of a batch", needs=_TO_TEACHER
+):
+    """The loss "cosine" over the quarter of the batch that is fitted worst (Shrivastava et al., OHEM, CVPR 2016)."""
 
     def forward(self, batch: Batch) -> Tensor:
         return _worst(distances(batch.mapped, batch.teacher), _HARD_SAMPLES)
 
 
-class HardPairs(nn.Module):
-    """The relational term over the tenth of the pairs that is fitted worst.
+class HardPairs(Loss, name="hard_pairs", title="similarities within a batch, worst tenth", needs={"teacher"}):
+    """The loss "relational" over the tenth of the pairs that is fitted worst.
 
     Few pairs decide an error rate, those that a student puts on the wrong side: after Huang et al.,
     Evaluation-oriented knowledge distillation, CVPR 2022.
@@ -86,32 +69,35 @@ class HardPairs(nn.Module):
         return _worst(pair_errors(batch), _HARD_PAIRS)
 
 
-class Gallery(nn.Module):
+class Perturbed(
+    Loss,
+    name="perturbed",
+    title="angle to the teacher, images changed on purpose",
+    needs={"perturbed", "teacher"},
+):
+    """The loss "cosine" for adversarially changed images and the teacher's embeddings of the unchanged ones."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return distances(batch.perturbed, batch.teacher).mean()
+
+
+class Gallery(Loss, name="gallery", title="angle to the old model's embedding", needs={"old"}):
     """``1 - cos(s, o)`` for the embedding ``o`` that the model gave of the same image before training.
 
     Both in the student's own space, so embeddings that were stored stay comparable with new ones (Shen et
     al., Towards backward-compatible representation learning, CVPR 2020, in the form of a regression to the
-    old embedding, which needs no labels). The terms towards the teacher hardly stand against it: they see the
-    student through a turn that follows it.
+    old embedding, which needs no labels). The losses towards the teacher hardly stand against it: they see the
+    student through a map that follows it.
     """
 
     def forward(self, batch: Batch) -> Tensor:
-        assert batch.old is not None
         return distances(F.normalize(batch.student, dim=1), batch.old).mean()
-
-
-class Perturbed(nn.Module):
-    """The cosine term for adversarially changed images and the teacher's embeddings of the unchanged ones."""
-
-    def forward(self, batch: Batch) -> Tensor:
-        assert batch.perturbed is not None
-        return distances(batch.perturbed, batch.teacher).mean()
 
 
 def distances(ours: Tensor, theirs: Tensor) -> Tensor:
     """``1 - z . t`` for the rows of two ``[N, D]``, of length 1: ``[N]``.
 
-    Not scaled again: a ``z`` that the turn has shortened is one that the teacher's space has no room for.
+    Not scaled again: a ``z`` that the map has shortened is one that the teacher's space has no room for.
     """
     return 1 - (ours * theirs).sum(dim=1)
 

@@ -1,0 +1,160 @@
+"""A loss: one class that says its name, what it needs, how it starts and what it computes.
+
+A new one, of this project or of a user, is such a class and nothing else: stages, reports, checkpoints and tests find
+it by its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from recipes.tsmr.config import LOSSES, Stage, TSMRConfig
+from recipes.tsmr.targets.examples import Examples
+from reparam_kit import InputError, suggestion
+
+
+def _absent() -> Any:
+    return None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """The embeddings of N images, and what else the losses of a stage need.
+
+    A loss declares which of these it reads besides ``student``; what no loss of a stage needs is not made.
+
+    Attributes:
+        student: as the student gives them, float32 ``[N, D]``.
+        teacher: of length 1, float32 ``[N, T]``.
+        mapped: the student's, scaled to length 1 and mapped to the teacher's space, float32 ``[N, T]``.
+        target: the teacher's, as the student would have to give them: of length 1, float32 ``[N, D]``.
+        labels: identity of each image, int64 ``[N]``; negative where it is not known.
+        old: of the model as it was deployed, of length 1, float32 ``[N, D]``.
+        perturbed: as ``mapped``, of adversarially changed images.
+    """
+
+    student: Tensor
+    teacher: Tensor = field(default_factory=_absent)
+    mapped: Tensor = field(default_factory=_absent)
+    target: Tensor = field(default_factory=_absent)
+    labels: Tensor = field(default_factory=_absent)
+    old: Tensor = field(default_factory=_absent)
+    perturbed: Tensor = field(default_factory=_absent)
+
+    def __post_init__(self) -> None:
+        for name in [name for name, value in vars(self).items() if value is None]:
+            del vars(self)[name]  # so that to ask for it is an error, and its type is a tensor
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in NEEDS:
+            raise InputError(
+                f"a loss reads batch.{name}, and none of its stage needs it: write it in needs=, as in "
+                f'class Mine(Loss, name="mine", needs={{"{name}"}})'
+            )
+        raise AttributeError(f"a batch has no {name!r}")
+
+    def detach(self) -> Batch:
+        """The same without gradients."""
+        return Batch(**{name: rows.detach() for name, rows in vars(self).items()})
+
+
+NEEDS = frozenset(part.name for part in fields(Batch)) - {"student"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before the first step.
+
+    Attributes:
+        size: D, of the student's embeddings.
+        teacher_size: T, of the teacher's.
+        examples: the training images with what is known of them.
+        config: the choices of the run.
+        device: where the run trains.
+    """
+
+    size: int
+    teacher_size: int
+    examples: Examples
+    config: TSMRConfig
+    device: torch.device
+
+
+class Loss(nn.Module):
+    """Base of all losses: one number for a batch, a mean over it, so that its size does not depend on N.
+
+    ``class Mine(Loss, name="mine")`` is known as "mine" from then on: ``Stage(losses={"mine": 0.1})``. In several
+    processes a batch is that of all of them, so nothing has to be gathered.
+
+    Parameters train with the student, by the optimizer of the run; with buffers they are kept in checkpoints. What has
+    an optimizer of its own is held in an object that is no module, and kept by ``get_extra_state`` and
+    ``set_extra_state``, see ``recipes.tsmr.objective.adversarial``. Other attributes are lost at an interruption.
+
+    Attributes:
+        name: by which a stage asks for it; a class without one is a base of others.
+        title: what reports call it; the first sentence of the docstring unless given.
+        needs: of ``Batch``, what it reads besides ``student``.
+
+    Raises:
+        InputError: the class has a name that is taken, or needs what there is not.
+
+    >>> class Near(Loss, name="near", title="angle to the next image"):
+    ...     def forward(self, batch: Batch) -> Tensor:
+    ...         return (1 - torch.cosine_similarity(batch.student, batch.student.roll(1, 0))).mean()
+    >>> float(Near()(Batch(student=torch.ones(4, 8))))
+    0.0
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(
+        cls, name: str | None = None, title: str | None = None, needs: set[str] | frozenset[str] | None = None
+    ) -> None:
+        super().__init_subclass__()
+        if needs is not None:
+            cls.needs = frozenset(needs)
+        for need in sorted(cls.needs - NEEDS):
+            raise InputError(
+                f"{cls.__qualname__} needs {need!r}, which no batch has: {suggestion(need, sorted(NEEDS), 'parts')}"
+            )
+        if name is None:
+            return
+        if hasattr(Stage, name) or name in Stage.__dataclass_fields__ or hasattr(nn.ModuleDict, name):
+            raise InputError(f"name={name!r} of {cls.__qualname__} has another meaning: give another name")
+        LOSSES.add(name, cls)
+        cls.name = name
+        cls.title = title or _first_sentence(cls.__doc__) or name
+
+    def start(self, start: Start) -> None:
+        """Make parameters and memory, once, before training; the run moves them to its device."""
+
+    def begin(self) -> None:
+        """Be told that a stage begins that has this loss."""
+
+    def seed(self, seed: int) -> None:
+        """Decide what is drawn at random from here on: once an epoch, the same in every process."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch, a number."""
+        raise NotImplementedError
+
+    def after_step(self, batch: Batch) -> None:
+        """Follow a batch, without gradients, after that of its loss was taken: a queue, or an adversary."""
+
+    def weight(self, done: float) -> float | Tensor:
+        """Factor on the weight of the loss when the share ``done`` of the stage is over."""
+        return 1.0
+
+    def figures(self) -> dict[str, float]:
+        """What else to show along the run, by name."""
+        return {}
+
+
+def _first_sentence(docstring: str | None) -> str:
+    return " ".join((docstring or "").split()).partition(". ")[0].removesuffix(".")

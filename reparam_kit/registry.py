@@ -1,0 +1,135 @@
+"""Classes that are found by their names: of this project, of installed packages, and of a file of the user's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import EntryPoint, distributions
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
+from typing import Generic, TypeVar
+
+from reparam_kit.errors import InputError, first_line, suggestion
+from reparam_kit.files import require_file
+
+Kind = TypeVar("Kind", bound=type)
+
+_IMPORTED: dict[str, str] = {}
+
+
+class Registry(Generic[Kind]):
+    """Classes of one kind by their names: those of ``home``, of installed packages, and those that users define.
+
+    A base class adds each of its subclasses in ``__init_subclass__``. ``home`` and entry points are imported when a
+    name is first looked up that is not known yet, so a module that only names classes need not import them.
+
+    Args:
+        kind: what each class is, for messages: "loss".
+        home: the package whose import adds those that this project brings.
+        group: the group of entry points of others; each names a class, or a module whose import adds some.
+    """
+
+    def __init__(self, kind: str, home: str, group: str) -> None:
+        self.kind, self.home, self.group = kind, home, group
+        self._classes: dict[str, Kind] = {}
+        self._broken: dict[str, str] = {}  # entry points that cannot be loaded, and why
+        self._loaded = False
+
+    def add(self, name: str, made: Kind) -> None:
+        """Know ``made`` as ``name``; a class that is defined again takes the place of the old one.
+
+        Raises:
+            InputError: another class has the name, or no name can be written so.
+        """
+        if not name.isidentifier():
+            raise InputError(f"name={name!r} of {made.__qualname__} is no name: use letters, digits and _")
+        old = self._classes.get(name, made)
+        if (old.__module__, old.__qualname__) != (made.__module__, made.__qualname__):
+            raise InputError(
+                f"{made.__module__}.{made.__qualname__} cannot be the {self.kind} {name!r}, which is "
+                f"{old.__module__}.{old.__qualname__}: give it another name"
+            )
+        self._classes[name] = made
+
+    def __getitem__(self, name: str) -> Kind:
+        """The class of a name. Raises InputError where there is none."""
+        if name not in self._classes:
+            self._load()
+        if name in self._broken and name not in self._classes:
+            raise InputError(f"the {self.kind} {name!r} cannot be loaded: {self._broken[name]}")
+        if name not in self._classes:
+            raise InputError(
+                f"there is no {self.kind} {name!r} (one of your own is known once its module is imported): "
+                f"{suggestion(name, list(self._classes), 'names')}"
+            )
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """All names: those of this project first, in the order of their definition."""
+        self._load()
+        return iter(list(self._classes))
+
+    def foreign(self, name: str) -> bool:
+        """Whether the class of a name is another's, and not this project's."""
+        return not self[name].__module__.startswith(f"{self.home}.")
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        import_module(self.home)
+        for point in entry_points(self.group):
+            try:
+                point.load()
+            except (Exception, SystemExit) as error:  # the code of others may raise anything
+                self._broken[point.name] = f"{point.value}: {type(error).__name__}: {_reason(error)}"
+
+
+def entry_points(group: str) -> list[EntryPoint]:
+    """The entry points of a group; of several of one name the first that is found."""
+    found: dict[str, EntryPoint] = {}
+    for distribution in distributions():
+        with suppress(Exception):  # some package's list of entry points is damaged: no concern of ours
+            for point in distribution.entry_points.select(group=group):
+                found.setdefault(point.name, point)
+    return list(found.values())
+
+
+def import_file(path: str | Path) -> ModuleType:
+    """Run a Python file as a module, which may import others beside it. It can do anything: run what you trust.
+
+    Raises:
+        InputError: it is no file, or fails; the message names the line.
+    """
+    path = require_file(path, "a Python module").resolve()
+    name = f"imported_{path.stem}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python module: its name ends in .py")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+        _IMPORTED[path.name] = sha256(path.read_bytes()).hexdigest()
+    except (Exception, SystemExit) as error:  # it is the user's, and may raise anything
+        del sys.modules[name]
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise InputError(f"{place}: {type(error).__name__}: {_reason(error)}") from error
+    return module
+
+
+def imported_files() -> dict[str, str]:
+    """sha256 of the files that ``import_file`` has run in this process, by their names: what they did is not ours."""
+    return dict(_IMPORTED)
+
+
+def _reason(error: BaseException) -> str:
+    return first_line(error) if isinstance(error, Exception) else "it exits when it is imported"
