@@ -22,6 +22,7 @@ ROOMS = {
         "registry",
         "atomic",
         "digests",
+        "plugins",
         "modes",
         "inputs",
         "closures",

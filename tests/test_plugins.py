@@ -12,8 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from test_formats import small_onnx
 
+import reparam_kit as rk
+from reparam_kit.algebra import PRESETS, Factor, block, norm_of
 from reparam_kit.cli import main
 from reparam_kit.cli.plugins import load
+from reparam_kit.plugins import load_all
 
 GOOD = "import click\n@click.command()\ndef run():\n    print('it ran')\n"
 # What the module holds, the entry point, and what the line says.
@@ -42,6 +45,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     load.cache_clear()
+    load_all.cache_clear()
+    Factor.registry.pop("blur", None)
+    PRESETS.pop("mine", None)
     for name in [name for name in sys.modules if name.partition(".")[0] == "plug"]:
         del sys.modules[name]
 
@@ -143,3 +149,48 @@ def test_a_damaged_list_of_entry_points_hides_no_command(here: Path, entries: by
     shown = run("--help")
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert "\n  tsmr " in shown.stdout
+
+
+BLUR = """
+import torch
+from reparam_kit.algebra.factors import Fixed
+from reparam_kit.algebra.presets import Preset
+class Blur(Fixed, name="blur"):
+    def filter(self, taps): return torch.ones(taps, dtype=torch.float64)
+MINE = Preset("conv(k) + conv(1) >> blur", "own")
+"""
+ADDED = b"[reparam_kit.factors]\nblur = plug.cli:Blur\n[reparam_kit.presets]\nmine = plug.cli:MINE\n"
+
+
+def test_a_factor_and_a_preset_of_another_package(here: Path) -> None:
+    install(here, ADDED, BLUR)
+    assert str(block("mine")) == str(block("conv(k) + conv(1) >> blur")) == "conv(k) + conv(1) >> blur"
+    net = small_onnx(here / "net.onnx")
+    assert run("expand", net, "--block", "mine", "-o", here / "student.pt").exit_code == 0
+
+
+def test_one_that_cannot_be_loaded_is_one_warning(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    install(here, ADDED, "1 / 0")
+    for name in ("blur", "mine"):
+        with pytest.raises(rk.ExpressionError, match=f"there is no .* '{name}'"):
+            block(f"{name} + {name}" if name == "blur" else name)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "no factor blur: plug.cli:Blur cannot be loaded: ZeroDivisionError" in caplog.text
+    assert str(block("dbb")).startswith("conv(k)")
+
+
+def test_a_file_of_the_users_is_imported_where_asked_for(here: Path) -> None:
+    net, own = small_onnx(here / "net.onnx"), here / "plug.py"
+    own.write_text(BLUR)
+    command = ["inspect", net, "--block", "conv(k) + conv(1) >> blur"]
+    assert "there is no factor 'blur'" in run(*command).stderr
+    assert "2 of 2 layers are expanded" in run(*command, "--import", own).stdout
+    own.write_text("1 / 0")
+    failed = run(*command, "--import", own)
+    assert failed.exit_code == 2
+    assert f"{own}, line 1: ZeroDivisionError" in failed.stderr
+
+
+def test_a_preset_of_another_package_has_its_own_norm(here: Path) -> None:
+    install(here, ADDED, BLUR.replace('"own")', '"own", "none")'))
+    assert norm_of("mine") == "none"

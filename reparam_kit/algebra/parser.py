@@ -15,6 +15,7 @@ import re
 from reparam_kit.algebra.expression import Block, Expression, Factor
 from reparam_kit.algebra.factors import Size
 from reparam_kit.errors import ExpressionError, suggestion
+from reparam_kit.plugins import load_all
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[-+*(),=]))")
 
@@ -86,6 +87,8 @@ class _Parser:
             raise self.error(
                 f"a factor is missing before {name!r}" if name else "the expression ends too early"
             )
+        if name not in Factor.registry:
+            load_all("factors")
         if name not in Factor.registry:
             hint = suggestion(name, sorted(Factor.registry), "factors")
             raise self.error(f"there is no factor {name!r}; {hint}", position)

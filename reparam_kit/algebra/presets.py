@@ -10,6 +10,7 @@ from typing import NamedTuple
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.parser import parse
 from reparam_kit.errors import ExpressionError, suggestion
+from reparam_kit.plugins import load_all
 
 
 class Preset(NamedTuple):
@@ -48,7 +49,7 @@ PRESETS = {
 
 def norm_of(expression: str | Expression) -> str:
     """The norm that the branches of a block have where none is asked for."""
-    preset = PRESETS.get(expression) if isinstance(expression, str) else None
+    preset = _preset(expression) if isinstance(expression, str) else None
     return preset.norm if preset is not None else "scale"
 
 
@@ -59,11 +60,20 @@ def block(expression: str | Expression) -> Block:
     """
     if isinstance(expression, Expression):
         return Block(expression.terms)
-    if expression in PRESETS:
-        return parse(PRESETS[expression].expression)
+    if preset := _preset(expression):
+        return parse(preset.expression)
     if expression.isidentifier() and expression != "identity":
         hint = suggestion(expression, PRESETS, "blocks")
         raise ExpressionError(
             f"there is no block {expression!r}; {hint} (or an expression, such as 'conv(k) + conv(1)')"
         )
     return parse(expression)
+
+
+def _preset(expression: str) -> Preset | None:
+    """Find a preset by its name, also among those of other packages."""
+    if expression not in PRESETS and expression.isidentifier() and expression != "identity":
+        for name, found in load_all("presets").items():
+            of_another = found if isinstance(found, Preset) else Preset(str(found), "another package")
+            PRESETS.setdefault(name, of_another)
+    return PRESETS.get(expression)

@@ -19,6 +19,7 @@ from reparam_kit import __version__
 from reparam_kit.cli.group import TRACEBACK, Group
 from reparam_kit.cli.paths import OutputPath
 from reparam_kit.errors import printable
+from reparam_kit.registry import import_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,6 +92,11 @@ def _examples(ctx: click.Context, param: click.Parameter, shapes: tuple[str, ...
     return tuple(torch.randn(*map(int, shape)) for shape in sizes)
 
 
+def _import(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
+    for file in files:
+        import_file(file)
+
+
 def _block_options(command: _Command) -> _Command:
     """The arguments of ``plan`` and ``expand``, under their names there."""
     for option in (
@@ -114,6 +120,16 @@ def _block_options(command: _Command) -> _Command:
         _patterns("--include", "Only these layers (linear ones only so); may be repeated."),
         click.option(
             "--norm", metavar="NAME", help="scale, batch or none.  [default: the preset's own, mostly scale]"
+        ),
+        click.option(
+            "--import",
+            type=click.Path(),
+            multiple=True,
+            metavar="FILE.py",
+            expose_value=False,
+            is_eager=True,
+            callback=_import,
+            help="Run this first; it may define factors of your own. May be repeated.",
         ),
         click.option("--block", default="dbb", show_default=True, help="A preset, or an expression."),
     ):
