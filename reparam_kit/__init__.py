@@ -5,6 +5,7 @@ Names are imported on first use, so that ``import reparam_kit`` and ``reparam-ki
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from reparam_kit.errors import ExpressionError as ExpressionError
@@ -21,6 +22,8 @@ from reparam_kit.extras import extra as extra
 from reparam_kit.lazy import lazily as lazily
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library call prints nothing
 
 if TYPE_CHECKING:
     from reparam_kit.atomic import atomic_file as atomic_file

@@ -194,3 +194,14 @@ def test_a_file_of_the_users_is_imported_where_asked_for(here: Path) -> None:
 def test_a_preset_of_another_package_has_its_own_norm(here: Path) -> None:
     install(here, ADDED, BLUR.replace('"own")', '"own", "none")'))
     assert norm_of("mine") == "none"
+
+
+def test_a_warning_is_a_line_of_the_command(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    install(here, ADDED, "1 / 0")
+    said = run("inspect", small_onnx(here / "net.onnx"), "--block", "mine").stderr.splitlines()
+    assert said[0].startswith("reparam-kit: warning: no preset mine: plug.cli:MINE cannot be loaded: Zero")
+    assert said[1].startswith("reparam-kit: there is no block 'mine'")
+    load_all.cache_clear()
+    with pytest.raises(rk.ExpressionError):
+        block("mine")
+    assert capfd.readouterr().err == ""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -55,7 +58,7 @@ class Group(click.Group):
             sys.exit(ReparamError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ending_well() as ending:
+        with ending_well() as ending, warnings_shown():
             try:
                 result = super().invoke(ctx)
                 sys.stdout.flush()
@@ -81,6 +84,25 @@ def _refuse_empty(args: list[str]) -> None:
             raise InputError(
                 f"an empty value{f' beside {where}' if where else ''}, as of a variable that is not set: give one"
             )
+
+
+class _Shown(logging.Handler):
+    """Prints what the package logs as lines of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"reparam-kit: {record.levelname.lower()}: {record.getMessage()}"
+        click.echo(printable(line), err=True)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Within it, what the core warns of is shown on standard error; a library call alone prints nothing."""
+    logger, handler = logging.getLogger("reparam_kit"), _Shown(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:
