@@ -73,9 +73,10 @@ def embedding_table(
     """Unit embeddings of all images: a read-only memory map, float16 ``[N, V, D]``.
 
     V is 2 with ``flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
-    ``folder`` (made if needed) whose name comes from V, the embedder, and the identities of the ``model``
-    and the ``data``. Of one that is there, blocks that match their checksums are used, if some of their rows are
-    what the model gives now; all others are computed. An interrupted pass leaves what it has computed.
+    ``folder`` (made if needed) whose name comes from N, V, the embedder, and the identity of the ``model``. Of
+    one that is there, blocks that match their checksums, which are over the identity of the ``data`` too, are
+    used, if some of their rows are what the model gives now; all others are computed. An interrupted pass
+    leaves what it has computed.
 
     Raises:
         InputError: the model cannot take these images, or gives an embedding that is not finite, zero, or
@@ -83,8 +84,10 @@ def embedding_table(
     """
     sides = (False, True) if flip else (False,)
     shape = tuple(views.shape)
-    of = fingerprint([__version__, model, data, shape, described(embed.preset), embed.embedding, len(sides)])
-    table = TableFile(folder / f"{who.replace(' ', '-')}-{of[:16]}.npy", of, len(views), len(sides))
+    asked = [__version__, model, shape, described(embed.preset), embed.embedding, len(sides)]
+    # Not by the data: images that were exchanged have their rows computed into the file of those that are gone.
+    name = f"{who.replace(' ', '-')}-{fingerprint([*asked, len(views)])[:16]}.npy"
+    table = TableFile(folder / name, fingerprint([*asked, data]), len(views), len(sides))
     made_folder(folder)
 
     def embeddings(images: Tensor, index: Tensor) -> npt.NDArray[np.float32]:
