@@ -59,11 +59,12 @@ def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tu
     Raises UnsupportedError, which names the part that cannot be copied.
     """
     modules = dict(model.named_modules())
+    chosen = {name: modules[name] for name in arguments}
     stand_ins = {name: kind.__new__(kind) for name in arguments}
     with copying(model) as memo:
-        memo.update({id(modules[name]): stand_in for name, stand_in in stand_ins.items()})
+        memo.update({id(chosen[name]): stand_in for name, stand_in in stand_ins.items()})
         for name, stand_in in stand_ins.items():
-            held = fill(blank(modules[name]), modules[name], memo)
+            held = fill(blank(chosen[name]), chosen[name], memo)
             stand_in.__init__(held, *arguments[name])  # type: ignore[misc]
         return deep_copy(model, memo, stand_ins.values())
 

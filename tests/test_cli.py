@@ -153,7 +153,7 @@ def test_costs_and_budget(tmp_path: Path) -> None:
     [
         (["--input-shape", "2x3xA"], "write a shape as 16x3x224x224"),
         (["--budget", "1.5"], "needs example_inputs"),
-        (["--budget", "0.5", "--input-shape", "2x3x17x17"], "at least 1"),
+        (["--budget", "0.5", "--input-shape", "2x3x17x17"], "above 1"),
     ],
 )
 def test_a_wrong_shape_or_budget(arguments: list[str], message: str) -> None:
