@@ -19,7 +19,7 @@ from recipes.demo.drawing import draw
 from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, evaluate, read_faces, read_pairs
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, apply_tsmr
 
 
 def draw_folder(folder: Path, people: int, pictures: int, seed: int) -> None:
@@ -48,6 +48,13 @@ def train(faces: Path) -> tuple[torch.nn.Module, torch.nn.Module]:
     return deployed, train_on_identities(nets.teacher(), pixels, people, epochs=12)
 
 
+class Losses(Callback):
+    """Prints what each epoch came to."""
+
+    def epoch(self, epoch: EpochReport, model: torch.nn.Module) -> None:
+        print(f"epoch {epoch.epoch}:", *(f"{name} {value:.3f}" for name, value in epoch.losses.items()))
+
+
 def main() -> None:
     """Draw, train a student and a teacher, run the recipe, and judge it on people whom neither has seen."""
     torch.manual_seed(0)
@@ -60,7 +67,7 @@ def main() -> None:
 
         stages = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, rate=0.5, cosine=1.0, adversarial=0.005))
         config = TSMRConfig(stages=stages, batch_size=32, lr=2e-3)
-        result = apply_tsmr(deployed, teacher, training, pairs, config)
+        result = apply_tsmr(deployed, teacher, training, pairs, config, callbacks=[Losses()])
         for name, net in (("deployed", deployed), ("teacher", teacher), ("TSMR", result.model)):
             judged = evaluate(net, pairs)
             print(f"{name}: accuracy {judged.accuracy:.1%}, d' {judged.d_prime:.2f} on {len(pairs)} pairs")

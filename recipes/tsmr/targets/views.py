@@ -78,10 +78,16 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         *,
         drop_last: bool = False,
         changes: Changes | None = None,
+        pin_memory: bool = False,
     ) -> Iterator[_Batch]:
-        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
+        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given.
+
+        With ``pin_memory`` they lie where a GPU fetches them while it computes.
+        """
         shown = self if changes is None else _Changed(self, changes)
-        loader = DataLoader(shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last)
+        loader = DataLoader(
+            shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last, pin_memory=pin_memory
+        )
         return _as_from_here(loader)
 
 

@@ -128,8 +128,15 @@ class Trainer:
         """This process's batches of an epoch."""
         config, views = self.config, self.examples.views
         order = self.processes.share(epoch_order(len(views), config.flip, seed), config.batch_size)
-        changes = Changes.of(config.augment, seed)
-        return iter(views.batches(order, config.batch_size, config.workers, drop_last=True, changes=changes))
+        batches = views.batches(
+            order,
+            config.batch_size,
+            config.workers,
+            drop_last=True,
+            changes=Changes.of(config.augment, seed),
+            pin_memory=next(self.student.parameters()).is_cuda,
+        )
+        return iter(batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, and the curve so far."""
