@@ -166,7 +166,7 @@ def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teach
         ({"block": None, "seed": 4}, r"with block='dbb' \(now None\), seed=0 \(now 4\):"),
         (
             {"stages": (Stage(epochs=3, mse=0.5),)},
-            r"with stages\.0\.cosine=1\.0 \(now 0\.0\), stages\.0\.mse=0\.0 \(now 0\.5\):",
+            r"with stages\.0\.losses\.cosine=1\.0 \(now None\), stages\.0\.losses\.mse=None \(now 0\.5\):",
         ),
     ],
 )
