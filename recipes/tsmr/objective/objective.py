@@ -11,6 +11,8 @@ from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.targets.description import described
 from reparam_kit import InputError, fingerprint
 
+_OURS = ("recipes", "reparam_kit")
+
 
 def needs(config: TSMRConfig) -> frozenset[str]:
     """What the losses of all stages need, see ``Batch``."""
@@ -18,8 +20,10 @@ def needs(config: TSMRConfig) -> frozenset[str]:
 
 
 def own_losses(config: TSMRConfig) -> dict[str, str]:
-    """sha256 of the code of each loss that is not this project's, by name."""
-    return {name: fingerprint(described(LOSSES[name])) for name in config.losses if LOSSES.foreign(name)}
+    """sha256 of the code of each loss that is not this project's, by name; what it calls of ours has a version."""
+    return {
+        name: fingerprint(described(LOSSES[name], _OURS)) for name in config.losses if LOSSES.foreign(name)
+    }
 
 
 class Objective(nn.Module):

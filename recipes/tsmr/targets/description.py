@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dis import get_instructions, opmap
 from io import BytesIO
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -38,14 +38,18 @@ _NO_CODE = {
 }
 
 
-def described(value: object) -> object:
-    """``value``, a module or anything else, as what ``fingerprint`` takes."""
-    description = _Description()
+def described(value: object, known: Iterable[str] = ()) -> object:
+    """``value``, a module or anything else, as what ``fingerprint`` takes.
+
+    A name stands for the code of the packages ``known``, as for that of those that are always known.
+    """
+    description = _Description(frozenset({*_BY_NAME, *known}))
     return [description.of(value), list(description.code())]
 
 
 class _Description:
-    def __init__(self) -> None:
+    def __init__(self, known: frozenset[str]) -> None:
+        self._known = known  # packages for whose code a name stands
         self._met: dict[int, tuple[int, object]] = {}  # the objects are held, so that no other gets their id
         self._named: list[FunctionType | type] = []  # code that was met and not yet looked at
 
@@ -63,11 +67,11 @@ class _Description:
         if isinstance(value, torch.Size | list | tuple):
             return [type(value).__qualname__, *map(self.of, value)]
         if isinstance(value, Set):
-            return {fingerprint(described(part)) for part in value}
+            return {fingerprint(described(part, self._known)) for part in value}
         if isinstance(value, slice):
             return ["slice", self.of(value.start), self.of(value.stop), self.of(value.step)]
         if isinstance(value, Mapping):
-            pairs = {fingerprint(described(key)): part for key, part in value.items()}
+            pairs = {fingerprint(described(key, self._known)): part for key, part in value.items()}
             return {key: self.of(pairs[key]) for key in sorted(pairs)}
         if isinstance(value, fx.Node):
             return ["node", value.name]
@@ -77,7 +81,7 @@ class _Description:
         if id(value) in self._met:
             return ["again", self._met[id(value)][0]]
         self._met[id(value)] = (len(self._met), value)
-        return [_name(type(value)), self._parts(value)]
+        return [self._name(type(value)), self._parts(value)]
 
     def _parts(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
@@ -89,9 +93,9 @@ class _Description:
         if isinstance(value, MethodType):
             return [self.of(value.__self__), self.of(value.__func__)]
         if isinstance(value, FunctionType | type):
-            if not _by_name(value):
+            if not self._by_name(value):
                 self._named.append(value)
-            return _name(value)
+            return self._name(value)
         if isinstance(value, CodeType):
             return self._code(value)
         if isinstance(value, staticmethod | classmethod):
@@ -103,7 +107,7 @@ class _Description:
         if hasattr(value, "__qualname__") or isinstance(
             value, np.ufunc
         ):  # written in C, around a function or not
-            return [_name(value), self.of(getattr(value, "__wrapped__", None))]
+            return [self._name(value), self.of(getattr(value, "__wrapped__", None))]
         return self._object(value)
 
     def _module(self, module: nn.Module) -> object:
@@ -135,16 +139,16 @@ class _Description:
 
     def _class(self, kind: type) -> object:
         members = {name: part for name, part in vars(kind).items() if name not in _NO_CODE}
-        return [_name(kind), [self.of(base) for base in kind.__bases__], self.of(members)]
+        return [self._name(kind), [self.of(base) for base in kind.__bases__], self.of(members)]
 
     def _function(self, function: FunctionType) -> object:
         return [
-            _name(function),
+            self._name(function),
             self.of(function.__code__),
             self.of(function.__defaults__),
             self.of(function.__kwdefaults__),
             [self.of(part) for part in _enclosed(function)],
-            [[name, self.of(part)] for name, part in _read(function)],
+            [[name, self.of(part)] for name, part in _read(function, self._known)],
         ]
 
     def _code(self, code: CodeType) -> object:
@@ -158,7 +162,7 @@ class _Description:
         if type(value).__module__.startswith("torch._"):
             return None
         reduced = self._reduced(value)
-        if reduced is not None and _by_name(type(value)):  # a logger is its name, and not all loggers
+        if reduced is not None and self._by_name(type(value)):  # a logger is its name, and not all loggers
             return reduced
         slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
         held = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots}}
@@ -174,15 +178,13 @@ class _Description:
             return None
         return self.of(parts)
 
+    def _name(self, value: object) -> str:
+        """With its module where that stands for the code; other code is told, the same when its file is renamed."""
+        name = str(getattr(value, "__qualname__", getattr(value, "__name__", None)))
+        return f"{getattr(value, '__module__', None)}.{name}" if self._by_name(value) else name
 
-def _name(value: object) -> str:
-    """With its module where that stands for the code; other code is told, and is the same when its file is renamed."""
-    name = str(getattr(value, "__qualname__", getattr(value, "__name__", None)))
-    return f"{getattr(value, '__module__', None)}.{name}" if _by_name(value) else name
-
-
-def _by_name(value: object) -> bool:
-    return str(getattr(value, "__module__", None)).partition(".")[0] in _BY_NAME
+    def _by_name(self, value: object) -> bool:
+        return str(getattr(value, "__module__", None)).partition(".")[0] in self._known
 
 
 def _slots(kind: type) -> list[str]:
@@ -198,11 +200,13 @@ def _enclosed(function: FunctionType) -> Iterator[object]:
             yield None
 
 
-def _read(function: FunctionType) -> Iterator[tuple[str, object]]:
+def _read(function: FunctionType, known: frozenset[str]) -> Iterator[tuple[str, object]]:
     """What the names in a function mean: globals of its own, and parts of the modules that it names or imports."""
     code, given = function.__code__, function.__globals__
     names = sorted(set(_names(code)))
-    imported = [module for name in _imports(code) for module in _loaded(name, given.get("__package__"))]
+    imported = [
+        module for name in _imports(code) for module in _loaded(name, given.get("__package__"), known)
+    ]
     modules, spaces = {id(module): module for module in imported}, [given, *map(vars, imported)]
     for space in spaces:  # it grows: a module may lead to another
         for name in names:
@@ -210,13 +214,13 @@ def _read(function: FunctionType) -> Iterator[tuple[str, object]]:
             if not isinstance(part, ModuleType):
                 if name in space:
                     yield name, part
-            elif id(part) not in modules and not _by_module(part):
+            elif id(part) not in modules and not _of(part, known):
                 modules[id(part)] = part
                 spaces.append(vars(part))
 
 
-def _by_module(module: ModuleType) -> bool:
-    return module.__name__.partition(".")[0] in _BY_NAME
+def _of(module: ModuleType, packages: frozenset[str]) -> bool:
+    return module.__name__.partition(".")[0] in packages
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -235,12 +239,12 @@ def _imports(code: CodeType) -> Iterator[str]:
             yield from _imports(constant)
 
 
-def _loaded(name: str, package: str | None) -> Iterator[ModuleType]:
+def _loaded(name: str, package: str | None, known: frozenset[str]) -> Iterator[ModuleType]:
     """Modules of that name, in ``package`` and its parents too: a code says how far up only in passing."""
     parents = (package or "").split(".")
     for end in range(len(parents), -1, -1):
         module = sys.modules.get(".".join(filter(None, [*parents[:end], name])))
-        if module is not None and not _by_module(module):
+        if module is not None and not _of(module, known):
             yield module
 
 

@@ -173,6 +173,17 @@ def test_a_class_defined_again_takes_the_place_of_the_old_one_and_is_other_code(
 
 
 @pytest.mark.usefixtures("forgotten")
+def test_the_number_of_its_code_does_not_hang_on_what_else_there_is() -> None:
+    config = TSMRConfig(stages=(Stage(losses={"test_queue": 1.0}),))
+    before = own_losses(config)
+
+    class Other(Loss, name="other"):
+        """Another."""
+
+    assert own_losses(config) == before
+
+
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize(
     ("reads", "says"),
     [
