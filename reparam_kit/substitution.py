@@ -101,9 +101,8 @@ def deep_copy(model: Model, memo: dict[int, object], expected: Iterable[nn.Modul
             "copies itself in a way of its own (__deepcopy__); remove that, or use the parts within"
         )
     for parameter in copied.parameters():
-        if (
-            not parameter.is_leaf
-        ):  # TorchScript copies its parameters with a gradient history, so that none trains
+        # TorchScript copies its parameters with a gradient history, so that none trains.
+        if not parameter.is_leaf:
             parameter.detach_().requires_grad_()
     return copied
 

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 SHARED_FACES = Path(os.environ.get("REPARAM_SHARED", Path(__file__).parents[2] / "shared")) / "faces"
 
