@@ -49,7 +49,6 @@ ROOMS = {
         "results",
         "progress",
         "distributed",
-        "judging",
         "targets",
         "objective",
         "training",

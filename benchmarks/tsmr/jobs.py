@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import reparam_kit as rk
-from recipes.faces import Evaluation, FaceRecords, read_pairs
+from recipes.faces import FaceRecords, PairsJudge, Verdict
 from recipes.tsmr import Stage, TSMRConfig
 from recipes.tsmr.ablation import FINE_TUNING, arms, train_arm
 from recipes.tsmr.targets.holdout import hold_out
@@ -111,16 +111,16 @@ def run_job(job: Job, work: Path, faces: Path, limit: int | None) -> dict[str, A
     """Train and judge; ``limit`` takes the first images alone, to try the command out."""
     student = students(work, faces)[job.student]
     images: Images = images_of(faces, limit)
-    pairs = read_pairs(faces / "lfw_dev.bin")
+    judge = PairsJudge(faces / "lfw_dev.bin")
     if job.held_out:
         images, pairs = hold_out(images)
+        judge = PairsJudge(pairs)
     config = replace(student.choices(job.arm, job.held_out), lr=job.lr, seed=job.seed)
     model = rk.load(student.unseen if job.held_out else student.deployed)
     name = f"{job.student}-{job.arm}{'-held-out' if job.held_out else ''}"
     start = time.perf_counter()
     try:
-        evaluation = train_arm(model, teachers(faces), images, pairs, config, work / "runs", name)
-        figures = _figures(evaluation)
+        figures = _figures(train_arm(model, teachers(faces), images, judge, config, work / "runs", name))
     except DivergedError:
         figures = {"accuracy": 0.0, "tar_at_far": {}, "d_prime": 0.0}
     return {**vars(job), "limit": limit, "seconds": round(time.perf_counter() - start), **figures}
@@ -132,9 +132,9 @@ def images_of(faces: Path, limit: int | None) -> Images:
     return records if limit is None else torch.utils.data.Subset(records, range(limit))
 
 
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    tars = {f"{far:g}": tar for far, tar in evaluation.tar_at_far.items()}
-    return {"accuracy": evaluation.accuracy, "tar_at_far": tars, "d_prime": evaluation.d_prime}
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    found = verdict.to_json()
+    return {name: found[name] for name in ("accuracy", "tar_at_far", "d_prime")}
 
 
 def results(work: Path) -> list[dict[str, Any]]:

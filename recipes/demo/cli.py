@@ -54,7 +54,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     rows = [("accuracy", [figures["accuracy"] for figures in (before, after, teacher)])]
     for far in before["tar_at_far"]:
         rows.append(
-            (f"TAR @ FAR = {far}", [figures["tar_at_far"][far] for figures in (before, after, teacher)])
+            (f"TAR at FAR {far}", [figures["tar_at_far"][far] for figures in (before, after, teacher)])
         )
     for name, values in rows:
         if None not in values:

@@ -10,9 +10,12 @@
 - ``read_set(path)``: either of them
 - ``input_preset(name)``, ``InputPreset``: from RGB 0..255 to what a net was trained on
 - ``Embedder(model, preset)``: images to embeddings float32 ``[N, D]``
+- ``Judge``, ``Verdict``, ``Figure``, ``Comparison``: from a model and data to figures, and two models compared
+- ``PairsJudge``, ``ClassesJudge``, ``RetrievalJudge``: the judges there are; ``read_judge(path)`` finds one
 - ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
-- ``compare_inputs(model, pairs)``: the figures under every input preset, the best first
+- ``compare_inputs(model, judge)``: the figures under every input preset, the best first; ``better_input`` of them
 - ``cross_evaluate(enrolled, probe, pairs)``: whether a new model recognises whom the old one enrolled
+- ``figures_table``, ``comparison_table``: verdicts and comparisons for a terminal
 - ``draw_roc(evaluations)``, ``save_roc(path, evaluations)``: ROC curves (needs the extra ``report``)
 - ``similarity``, ``kfold_accuracy``, ``roc``, ``tar_at_far``, ``d_prime``: the protocols, in numpy
 
@@ -31,11 +34,18 @@ if TYPE_CHECKING:
     from recipes.faces.embedding.inputs import input_preset as input_preset
     from recipes.faces.images.augment import Augmentation as Augmentation
     from recipes.faces.images.decoding import decode_image as decode_image
+    from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
+    from recipes.faces.judging.comparison import better_input as better_input
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs
     from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
-    from recipes.faces.judging.evaluation import Evaluation as Evaluation
-    from recipes.faces.judging.evaluation import evaluate as evaluate
-    from recipes.faces.judging.evaluation import read_set as read_set
+    from recipes.faces.judging.judge import Comparison as Comparison
+    from recipes.faces.judging.judge import Figure as Figure
+    from recipes.faces.judging.judge import Judge as Judge
+    from recipes.faces.judging.judge import Verdict as Verdict
+    from recipes.faces.judging.pairs import Evaluation as Evaluation
+    from recipes.faces.judging.pairs import PairsJudge as PairsJudge
+    from recipes.faces.judging.pairs import evaluate as evaluate
+    from recipes.faces.judging.pairs import read_set as read_set
     from recipes.faces.judging.plot import draw_roc as draw_roc
     from recipes.faces.judging.plot import save_roc as save_roc
     from recipes.faces.judging.protocols import d_prime as d_prime
@@ -43,6 +53,11 @@ if TYPE_CHECKING:
     from recipes.faces.judging.protocols import roc as roc
     from recipes.faces.judging.protocols import similarity as similarity
     from recipes.faces.judging.protocols import tar_at_far as tar_at_far
+    from recipes.faces.judging.reading import read_judge as read_judge
+    from recipes.faces.judging.reading import read_judges as read_judges
+    from recipes.faces.judging.retrieval import RetrievalJudge as RetrievalJudge
+    from recipes.faces.judging.table import comparison_table as comparison_table
+    from recipes.faces.judging.table import figures_table as figures_table
     from recipes.faces.records import Record as Record
     from recipes.faces.records import RecordFile as RecordFile
     from recipes.faces.records import write_records as write_records

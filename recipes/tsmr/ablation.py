@@ -14,13 +14,14 @@ from pathlib import Path
 
 from torch import nn
 
-from recipes.faces import Evaluation, PairSet, evaluate, read_faces, read_pairs
+from recipes.faces import Judge, PairsJudge, Verdict, read_faces, read_judges
+from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import Stage, TSMRConfig
-from recipes.tsmr.judging import Teacher, separation
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.views import Images
+from recipes.tsmr.training.ingredients import Teacher
 from recipes.tsmr.training.trainer import DivergedError
 from reparam_kit import InputError
 
@@ -60,26 +61,26 @@ def train_arm(
     model: nn.Module,
     teacher: Teacher | Sequence[Teacher],
     data: Images,
-    pairs: PairSet,
+    judge: Judge,
     config: TSMRConfig,
     folder: Path,
     name: str,
     progress: bool = False,
-) -> Evaluation:
-    """One run, without choosing an epoch: its last one on ``pairs``. Goes on from ``folder/name.pt``."""
+) -> Verdict:
+    """One run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
         model, teacher, data, None, config, cache=folder, checkpoint=checkpoint, progress=progress
     )
-    return evaluate(result.model, pairs, config.student_input, embedding=config.student_embedding)
+    return judge.judge(result.model, config.student_input, config.student_embedding)
 
 
 def compare(
     model: nn.Module,
     teacher: Teacher | Sequence[Teacher],
     data: str | Path | Images,
-    val: str | Path | PairSet,
+    val: Judged | Sequence[Judged],
     config: TSMRConfig,
     folder: str | Path,
     *,
@@ -105,28 +106,29 @@ def compare(
         replace(config, lr=rate, seed=seed)  # refuses now what an arm would after hours
     folder = Path(folder)
     images = read_faces(data) if isinstance(data, str | Path) else data
-    pairs = read_pairs(val) if isinstance(val, str | Path) else val
+    judge, *_ = read_judges(val)
     part, held = hold_out(images)
+    on_held_out = PairsJudge(held)
     result = []
     for name, arm in arms(config).items():
-        tried: dict[float, Evaluation | None] = {}
+        tried: dict[float, Verdict | None] = {}
         for rate in rates or default_rates(config):
             choice = replace(arm, lr=rate, seed=seeds[0])
             try:
                 tried[rate] = train_arm(
-                    model, teacher, part, held, choice, folder, f"{name}-held-out", progress
+                    model, teacher, part, on_held_out, choice, folder, f"{name}-held-out", progress
                 )
             except DivergedError:
                 tried[rate] = None
         # All scores decide, not the few near a threshold: short runs differ little, and few people are held out.
-        ranks = {rate: separation(evaluation) for rate, evaluation in tried.items() if evaluation is not None}
+        ranks = {rate: found.separation.goodness for rate, found in tried.items() if found is not None}
         if not ranks:
             raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
         lr = max(ranks, key=lambda rate: ranks[rate])
         runs = [
-            train_arm(model, teacher, images, pairs, replace(arm, lr=lr, seed=seed), folder, name, progress)
+            train_arm(model, teacher, images, judge, replace(arm, lr=lr, seed=seed), folder, name, progress)
             for seed in seeds
         ]
-        accuracies = {rate: evaluation and evaluation.accuracy for rate, evaluation in tried.items()}
-        result.append(Arm(name, accuracies, lr, config.epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
+        values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}
+        result.append(Arm(name, values, lr, config.epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
     return tuple(result)

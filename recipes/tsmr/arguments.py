@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from recipes.faces import PairSet
+from recipes.faces import Judge, PairSet, TemplateSet
 from recipes.tsmr.config import TSMRConfig
 from reparam_kit import InputError
 
@@ -23,9 +23,9 @@ def require_kinds(given: Mapping[str, Any]) -> None:
         InputError: the message names the argument and what it may be.
     """
     for name, value in given.items():
-        if name == "teacher" and isinstance(value, list | tuple):
-            for number, teacher in enumerate(value):
-                _require("teacher", teacher, f"teacher[{number}]")
+        if name in ("teacher", "val") and isinstance(value, list | tuple):
+            for number, one in enumerate(value):
+                _require(name, one, f"{name}[{number}]")
         elif value is not None or name not in ("val", *_PLACES):
             _require(name, value, name)
 
@@ -41,7 +41,10 @@ def _require(name: str, value: Any, called: str) -> None:
             isinstance(value, _PATH) or (hasattr(value, "__len__") and hasattr(value, "__getitem__")),
             "what read_faces opens, or a dataset of (image, label, index)",
         ),
-        "val": (isinstance(value, (*_PATH, PairSet)), "the path of a .bin file, pairs (read_pairs), or None"),
+        "val": (
+            isinstance(value, (*_PATH, PairSet, TemplateSet, Judge)),
+            "the path of a verification set, pairs (read_pairs), a judge, a list of these, or None",
+        ),
         "config": (isinstance(value, TSMRConfig), "a TSMRConfig"),
     }.get(name, (isinstance(value, _PATH), "a path, or None"))
     if not right:

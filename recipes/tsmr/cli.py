@@ -58,7 +58,13 @@ class _Losses(click.Option):
     help="Stronger model (.onnx); again for more.",
 )
 @click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder of people, or list.")
-@click.option("--val", type=_FILE, help="Verification set (.bin): the best epoch on it is kept.")
+@click.option(
+    "--val",
+    multiple=True,
+    type=_FILE,
+    metavar="SET",
+    help="Verification set, classes:FOLDER or retrieval:QUERY,GALLERY: the best epoch by the first one is kept.",
+)
 @click.option(
     "-o",
     "--output",
@@ -217,7 +223,7 @@ def tsmr(
     student: str,
     teachers: tuple[Path, ...],
     data: Path,
-    val: Path | None,
+    val: tuple[Path, ...],
     output: Path,
     device: str,
     work: Path,
@@ -249,7 +255,7 @@ def tsmr(
         first = Processes.current().rank == 0
         with warnings_shown(first):
             improved = improve(
-                student, teachers, data, output, val=val, config=config, work=work, report=page, logs=logs,
+                student, teachers, data, output, val=val or None, config=config, work=work, report=page, logs=logs,
                 weights=weights, unsafe=unsafe_load, device=place,
                 ablation=Ablation(range(seeds or 3), rates or None) if compared else None, progress=True,
             )  # fmt: skip
@@ -259,11 +265,11 @@ def tsmr(
         show(improved, student)
 
 
-def _require_arms(compared: bool, val: Path | None, seeds: int | None, rates: tuple[float, ...]) -> None:
+def _require_arms(compared: bool, val: tuple[Path, ...], seeds: int | None, rates: tuple[float, ...]) -> None:
     """Hold the options of ``--compare`` against each other, hours before its arms are trained."""
     if not compared and (rates or seeds is not None):
         raise rk.InputError("--seeds and --rate are of the arms of --compare, which is not given")
-    if compared and val is None:
+    if compared and not val:
         raise rk.InputError("--compare judges its arms on --val, which is not given")
     for rate in rates:
         if not 0 < rate < math.inf:

@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 import reparam_kit as rk
-from recipes.faces import PairSet
+from recipes.faces.judging.reading import Judged
 from recipes.tsmr.ablation import compare
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.judging import Teacher
 from recipes.tsmr.places import hold_apart
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.rendering.page import write_report
 from recipes.tsmr.results import Improved, Verification
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback
+from recipes.tsmr.training.ingredients import Teacher
 
 _DEFAULTS = TSMRConfig()
 
@@ -36,7 +36,7 @@ def improve(
     data: str | Path | Images,
     output: Named,
     *,
-    val: str | Path | PairSet | None = None,
+    val: Judged | Sequence[Judged] | None = None,
     config: TSMRConfig = _DEFAULTS,
     work: Named | None = None,
     report: Named | None = None,
@@ -68,7 +68,7 @@ def improve(
 
     ```python
     improved = improve("deployed.onnx", "teacher.onnx", "train.rec", "better.onnx", val="lfw.bin")
-    print(improved.report.before.accuracy, improved.report.after.accuracy)
+    print(improved.report.comparisons[0].deciding)
     ```
     """
     output = Path(output)
@@ -144,7 +144,9 @@ def _names(
         "student": name(student),
         **dict(zip(numbered, map(name, each), strict=True)),
         "images": name(data),
-        "validation": "none" if val is None else name(val),
+        "validation": ", ".join(map(name, val if isinstance(val, list | tuple) else [val]))
+        if val
+        else "none",
         "output": name(output),
     }
 

@@ -20,18 +20,17 @@ from torch import Tensor, nn
 import reparam_kit as rk
 from recipes.faces import (
     Embedder,
-    Evaluation,
     InputPreset,
-    PairSet,
+    Judge,
+    Verdict,
     compare_inputs,
-    evaluate,
     input_preset,
     read_faces,
-    read_pairs,
+    read_judges,
 )
+from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import LOSSES, TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.judging import CHECKED, Teacher, score_teachers, warn_of_input
 from recipes.tsmr.objective.loss import Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Turn
@@ -42,7 +41,15 @@ from recipes.tsmr.targets.teacher import embedding_table, refuse_constant, teach
 from recipes.tsmr.targets.views import Images, Part, Views, epoch_order
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
-from recipes.tsmr.training.ingredients import first_images, require_fit, warn_of_import
+from recipes.tsmr.training.ingredients import (
+    CHECKED,
+    Teacher,
+    first_images,
+    require_fit,
+    score_teachers,
+    warn_of_import,
+    warn_of_input,
+)
 from recipes.tsmr.training.trained import choose_trained
 from recipes.tsmr.training.trainer import Trainer
 from reparam_kit import InputError, __version__, fingerprint
@@ -66,7 +73,7 @@ class Ingredients(Generic[Model]):
         teachers, presets, embeddings: each teacher, its input preset and the name of its embedding, if one was given.
         embedders: of the teachers.
         views: the training images.
-        pairs: the validation set, if any.
+        judges: the first decides which epoch is kept, the others are reported; none without validation.
         config: the choices of the run.
         processes: those that train together.
     """
@@ -79,7 +86,7 @@ class Ingredients(Generic[Model]):
     embeddings: tuple[str | None, ...]
     embedders: tuple[Embedder, ...]
     views: Views
-    pairs: PairSet | None
+    judges: tuple[Judge, ...]
     config: TSMRConfig
     processes: Processes
 
@@ -88,12 +95,12 @@ class Ingredients(Generic[Model]):
         """Where the student is trained."""
         return device_of(self.model)
 
-    def judge(self, model: nn.Module) -> Evaluation | None:
-        """``model`` on the validation set; None without one."""
-        if self.pairs is None:
-            return None
+    def judge(self, model: nn.Module) -> tuple[Verdict, ...]:
+        """What each judge says of ``model``."""
         config = self.config
-        return evaluate(model, self.pairs, config.student_input, embedding=config.student_embedding)
+        return tuple(
+            judge.judge(model, config.student_input, config.student_embedding) for judge in self.judges
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def gather(
     model: Model,
     teacher: Teacher | Sequence[Teacher],
     data: str | Path | Images,
-    val: str | Path | PairSet | None,
+    val: Judged | Sequence[Judged] | None,
     config: TSMRConfig,
     processes: Processes,
 ) -> Ingredients[Model]:
@@ -147,8 +154,8 @@ def gather(
             f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
         )
     device_of(model)
-    pairs = read_pairs(val) if isinstance(val, str | Path) else val
-    require_fit(model, views, pairs)
+    judges = read_judges(val)
+    require_fit(model, views, judges)
     embedders = tuple(
         Embedder(t, preset, embedding=name)
         for t, preset, name in zip(teachers, presets, embeddings, strict=True)
@@ -158,7 +165,7 @@ def gather(
     trained, others = choose_trained(model, views, config)
     warn_of_import(model, views, config.student_input)
     return Ingredients(
-        model, trained, others, teachers, presets, embeddings, embedders, views, pairs, config, processes
+        model, trained, others, teachers, presets, embeddings, embedders, views, judges, config, processes
     )
 
 
@@ -219,14 +226,13 @@ def _origin(
     given: Ingredients[Any], fingerprints: Fingerprints, labels: npt.NDArray[np.int64] | None
 ) -> dict[str, Any]:
     """All that a run's weights depend on, by name."""
-    pairs = given.pairs
     origin = {
         **given.config.to_json(),
         **vars(fingerprints),
         "labels": fingerprint(labels),
         "own losses": own_losses(given.config),
         "trained": fingerprint({name for name, p in given.trained.named_parameters() if p.requires_grad}),
-        "val": None if pairs is None else fingerprint([pairs.images, pairs.same, pairs.folds]),
+        "val": [judge.identity() for judge in given.judges],
         "processes": given.processes.count,
         "reparam-kit": __version__,
     }
@@ -236,12 +242,16 @@ def _origin(
 
 def _judged(given: Ingredients[Any]) -> History:
     """The history of a run before its first epoch: what student and teachers score on the validation set."""
-    if given.pairs is None:
-        return History({}, (), None, given.model.state_dict())
+    if not given.judges:
+        return History({}, (), (), given.model.state_dict())
     config = given.config
-    scores = score_teachers(given.teachers, given.presets, given.embeddings, given.pairs)
+    scores = score_teachers(given.teachers, given.presets, given.embeddings, given.judges[0])
     inputs = compare_inputs(
-        given.model, given.pairs, CHECKED, inputs=[config.student_input], embedding=config.student_embedding
+        given.model,
+        given.judges[0],
+        CHECKED,
+        inputs=[config.student_input],
+        embedding=config.student_embedding,
     )
     return History(inputs, scores, given.judge(given.model), given.model.state_dict())
 

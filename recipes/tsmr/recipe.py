@@ -10,22 +10,22 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from recipes.faces import PairSet, cross_evaluate
+from recipes.faces import Evaluation, Judge, PairSet, PairsJudge, cross_evaluate
+from recipes.faces.judging.reading import Judged
 from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.judging import Teacher
 from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
-from recipes.tsmr.prepare import Prepared, deployable, gather, prepare
+from recipes.tsmr.prepare import Ingredients, Prepared, deployable, gather, prepare
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
-from recipes.tsmr.training.ingredients import first_images
+from recipes.tsmr.training.ingredients import Teacher, first_images, shown_images
 from recipes.tsmr.training.logs import TensorBoard
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, imported_files
@@ -39,7 +39,7 @@ def apply_tsmr(
     model: Model,
     teacher: Teacher | Sequence[Teacher],
     data: str | Path | Images,
-    val: str | Path | PairSet | None = None,
+    val: Judged | Sequence[Judged] | None = None,
     config: TSMRConfig = _DEFAULTS,
     *,
     cache: str | Path | None = None,
@@ -50,8 +50,8 @@ def apply_tsmr(
 ) -> TSMRResult[Model]:
     """Expand ``model``, train it through the stages of ``config``, and fold it back.
 
-    After each epoch the student is folded and judged on ``val``, and the best is kept, see
-    ``recipes.tsmr.judging.rank``. The model as it was takes part, so what is returned is never worse on
+    After each epoch the student is folded and judged by ``val``, and the best is kept, see
+    ``recipes.faces.Verdict.rank``. The model as it was takes part, so what is returned is never worse by
     ``val`` than what was passed in. Without ``val`` the last epoch is kept.
 
     In several processes (see ``recipes.tsmr.distributed``) each calls this with the same arguments. Only the
@@ -66,7 +66,8 @@ def apply_tsmr(
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
             [3, H, W] RGB, label, index)`` without augmentation. Only losses that learn from identities use the
             labels; a negative one says that the person is not known.
-        val: path of a ``.bin`` file, or pairs.
+        val: a judge, a verification set or its path, or what ``recipes.faces.read_judge`` takes; or several, of
+            which the first decides and the others are reported.
         config: all choices.
         cache: folder for the teacher's embeddings, made if needed; a later run with the same teacher, input
             preset and images reads them there. None: they last as long as the run.
@@ -149,7 +150,7 @@ def choose(prepared: Prepared[Model]) -> Model:
 def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
     """Measure what is returned against what was passed in."""
     given, history = prepared.given, prepared.history
-    model, pairs, config = given.model, given.pairs, given.config
+    model, config = given.model, given.config
     report = TSMRReport(
         config,
         **vars(prepared.fingerprints),
@@ -163,15 +164,32 @@ def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
         before=history.before,
         after=history.best,
         kept=history.kept,
-        gallery={}
-        if pairs is None
-        else cross_evaluate(model, chosen, pairs, config.student_input, embedding=config.student_embedding),
-        weight_change=_weight_change(model, chosen),
-        other_outputs=changed_outputs(
-            model, chosen, given.others, first_images(pairs or given.views, MEASURED), config
+        comparisons=tuple(
+            judge.compare(old, new)
+            for judge, old, new in zip(given.judges, history.before, history.best, strict=True)
         ),
+        gallery=_gallery(model, chosen, given.judges, config),
+        weight_change=_weight_change(model, chosen),
+        other_outputs=changed_outputs(model, chosen, given.others, _measured(given), config),
     )
     return TSMRResult(chosen, report)
+
+
+def _gallery(
+    old: nn.Module, new: nn.Module, judges: Sequence[Judge], config: TSMRConfig
+) -> dict[str, Evaluation]:
+    """Old embeddings against new ones, on the first pairs among the judges; empty without any."""
+    for judge in judges:
+        if isinstance(judge, PairsJudge) and isinstance(judge.pairs, PairSet):
+            output = config.student_embedding
+            return cross_evaluate(old, new, judge.pairs, config.student_input, embedding=output)
+    return {}
+
+
+def _measured(given: Ingredients[Any]) -> Tensor:
+    """Images on which is measured how far other outputs moved."""
+    shown = next((judge for judge in given.judges if judge.images(1)), None)
+    return first_images(given.views, MEASURED) if shown is None else shown_images(shown, MEASURED)
 
 
 def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from recipes.faces import Evaluation
+from recipes.faces import Comparison, Evaluation, Verdict
 from recipes.tsmr.config import TSMRConfig
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -67,14 +68,14 @@ class EpochReport:
         stage: number of the stage, from 1.
         losses: mean of each loss over the epoch, without its weight.
         images_per_second: training alone, without validation.
-        validation: the folded student after the epoch; None without a validation set.
+        validation: what each judge says of the folded student after the epoch, the one that decides first.
     """
 
     epoch: int
     stage: int
     losses: dict[str, float]
     images_per_second: float
-    validation: Evaluation | None
+    validation: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,43 +96,41 @@ class Arm:
 
     Attributes:
         name: which, see ``recipes.tsmr.ablation``.
-        rates: accuracy on held-out training people at each learning rate that was tried; None where it diverged.
+        rates: what decides, on held-out training people, at each learning rate that was tried; None where it
+            diverged.
         lr: the best of them.
         images: how many images each run was shown.
-        evaluations: the last epoch on the validation set, a seed each.
+        verdicts: the last epoch by the judge that decides, a seed each.
     """
 
     name: str
     rates: dict[float, float | None]
     lr: float
     images: int
-    evaluations: tuple[Evaluation, ...]
+    verdicts: tuple[Verdict, ...]
 
     @property
-    def accuracy(self) -> Spread:
-        return Spread.of([evaluation.accuracy for evaluation in self.evaluations])
+    def spreads(self) -> dict[str, Spread]:
+        """Each figure by its name; those that the data cannot show are left out."""
+        measured = [figure.name for figure in self.verdicts[0].figures if figure.value is not None]
+        values = {name: [verdict[name].value for verdict in self.verdicts] for name in measured}
+        return {name: Spread.of([v for v in found if v is not None]) for name, found in values.items()}
 
     @property
-    def tar_at_far(self) -> dict[float, Spread]:
-        """By false accept rate; those that the set is too small to measure are left out."""
-        fars = self.evaluations[0].tar_at_far
-        rates = {far: [e.tar_at_far[far] for e in self.evaluations] for far in fars}
-        return {
-            far: Spread.of([v for v in tars if v is not None])
-            for far, tars in rates.items()
-            if tars[0] is not None
-        }
+    def deciding(self) -> Spread:
+        """The figure that decides."""
+        return self.spreads[self.verdicts[0].decides]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, with mean and deviation of each figure."""
         return {
             "name": self.name,
-            "rates": {f"{rate:g}": accuracy for rate, accuracy in self.rates.items()},
+            "rates": {f"{rate:g}": value for rate, value in self.rates.items()},
             "lr": self.lr,
             "images": self.images,
-            "accuracy": asdict(self.accuracy),
-            "tar_at_far": {f"{far:g}": asdict(spread) for far, spread in self.tar_at_far.items()},
-            "evaluations": [evaluation.to_json() for evaluation in self.evaluations],
+            "decides": self.verdicts[0].decides,
+            "spreads": {name: asdict(spread) for name, spread in self.spreads.items()},
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
         }
 
 
@@ -147,16 +146,17 @@ class TSMRReport:
         images: number of training images.
         epochs: each epoch.
         curve: losses, rate and figures of losses along the steps.
-        inputs: the model as it was passed in under each input preset, the best first, on the first pairs of the
-            validation set; empty without one.
-        teacher_scores: each teacher on the same pairs.
-        before: the model as it was passed in; None without a validation set.
-        after: the model that is returned. Since it was chosen on this set, the figure is optimistic: judge on
-            another one.
+        inputs: the model as it was passed in under each input preset, the best first, on a few examples of the judge
+            that decides; empty without one.
+        teacher_scores: each teacher on the same examples.
+        before: what each judge says of the model as it was passed in, the one that decides first; empty without any.
+        after: the same of the model that is returned. Since it was chosen by the first, its figures are optimistic:
+            judge on other data.
+        comparisons: of ``after`` with ``before``, a judge each.
         kept: the epoch whose weights are returned; 0 where none beat the model that was passed in, whose
             weights these are.
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
-            validation set; empty without one.
+            validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
         other_outputs: by name, outputs besides the embedding that hang on weights that were trained: ``|new - old| /
             |old|`` on the first images of the validation set, or of the training images without one.
@@ -172,10 +172,10 @@ class TSMRReport:
     images: int
     epochs: tuple[EpochReport, ...]
     curve: tuple[Point, ...]
-    inputs: dict[str, Evaluation]
-    teacher_scores: tuple[Evaluation, ...]
-    before: Evaluation | None
-    after: Evaluation | None
+    inputs: dict[str, Verdict]
+    teacher_scores: tuple[Verdict, ...]
+    before: tuple[Verdict, ...]
+    after: tuple[Verdict, ...]
     kept: int
     gallery: dict[str, Evaluation]
     weight_change: dict[str, float]
@@ -183,23 +183,25 @@ class TSMRReport:
     own_losses: dict[str, str] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
     ablation: tuple[Arm, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, the fields by their names."""
 
-        def plain(evaluation: Evaluation | None) -> dict[str, Any] | None:
-            return None if evaluation is None else evaluation.to_json()
+        def plain(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+            return [verdict.to_json() for verdict in verdicts]
 
         return {
             **vars(self),
             "config": self.config.to_json(),
             "epochs": [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs],
             "curve": [vars(point) for point in self.curve],
-            "inputs": {name: plain(evaluation) for name, evaluation in self.inputs.items()},
-            "teacher_scores": [plain(evaluation) for evaluation in self.teacher_scores],
+            "inputs": {name: verdict.to_json() for name, verdict in self.inputs.items()},
+            "teacher_scores": plain(self.teacher_scores),
             "before": plain(self.before),
             "after": plain(self.after),
-            "gallery": {name: plain(evaluation) for name, evaluation in self.gallery.items()},
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "gallery": {name: evaluation.to_json() for name, evaluation in self.gallery.items()},
             "ablation": [arm.to_json() for arm in self.ablation],
         }
 

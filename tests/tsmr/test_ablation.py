@@ -75,16 +75,16 @@ def test_every_arm_gets_its_rate_and_its_seeds(
     for row in rows:
         assert row.lr in row.rates
         assert row.rates[row.lr] == max(rate for rate in row.rates.values() if rate is not None)
-        assert len(row.evaluations) == 2
+        assert len(row.verdicts) == 2
         assert row.images == 3 * 24
-        accuracies = [evaluation.accuracy for evaluation in row.evaluations]
-        assert row.accuracy == Spread.of(accuracies)
+        accuracies = [verdict["accuracy"].value for verdict in row.verdicts]
+        assert row.deciding == Spread.of(accuracies)
     assert len(list(tmp_path.glob("teacher-*.npy"))) == 1  # the people held out have no table of their own
     written = json.loads(json.dumps([row.to_json() for row in rows]))
-    assert written[0]["accuracy"]["mean"] == pytest.approx(rows[0].accuracy.mean)
+    assert written[0]["spreads"]["accuracy"]["mean"] == pytest.approx(rows[0].deciding.mean)
     seen = [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))]
     again = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, seeds=(0, 1), rates=(1e-3, 3e-3))
-    assert [row.accuracy for row in again] == [row.accuracy for row in rows]
+    assert [row.deciding for row in again] == [row.deciding for row in rows]
     assert [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))] == seen
 
 

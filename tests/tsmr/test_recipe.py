@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recipes.faces import evaluate
+from recipes.faces import Evaluation, evaluate
 from recipes.tsmr import Callback, EpochReport, Stage, StepReport, TSMRConfig, TSMRReport, apply_tsmr
-from recipes.tsmr.training import history
 from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
 
 CONFIG = TSMRConfig(stages=(Stage(epochs=3, cosine=1.0),), batch_size=8, lr=3e-3)
@@ -117,25 +116,24 @@ def test_what_gets_worse_is_not_returned(
 ) -> None:
     """The student is perfect on the set, so nothing can beat it."""
     result = apply_tsmr(student, teacher, rec, bin_file, changed(lr=0.5, clip=1e3))
-    assert result.report.before is not None
-    assert result.report.before.accuracy == 1
+    (before,) = result.report.before
+    assert before["accuracy"].value == 1
     assert result.report.kept == 0
-    assert result.report.after is result.report.before
+    assert result.report.after == result.report.before
     assert same(weights(result.model), weights(student))
 
 
 def test_the_best_epoch_is_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "rank", lambda evaluation: next(ranks))
+    monkeypatch.setattr(Evaluation, "rank", lambda self: next(ranks))
     # Epoch by epoch, its rank and that of the best so far: the first beats the student, no other beats the first.
     ranks = iter([(2,), (0,), (1,), (2,), (2,), (2,)])
     result = apply_tsmr(student, teacher, rec, bin_file, CONFIG)
     assert result.report.kept == 1
-    assert result.report.after is result.report.epochs[0].validation
+    assert result.report.after == result.report.epochs[0].validation
     measured = evaluate(result.model, bin_file, CONFIG.student_input)
-    assert result.report.after is not None
-    assert measured.scores == pytest.approx(result.report.after.scores, abs=1e-5)
+    assert measured.scores == pytest.approx(result.report.after[0].outcomes["scores"], abs=1e-5)
 
 
 def test_without_a_validation_set_the_last_epoch_is_returned(
@@ -143,7 +141,7 @@ def test_without_a_validation_set_the_last_epoch_is_returned(
 ) -> None:
     report = apply_tsmr(student, teacher, rec, config=CONFIG).report
     assert report.weight_change["stem.weight"] > 0
-    assert (report.kept, report.before, report.after) == (3, None, None)
+    assert (report.kept, report.before, report.after) == (3, (), ())
 
 
 def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module) -> None:
@@ -155,7 +153,7 @@ def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teach
     assert max(report["weight_change"].values()) == 0  # none of the epochs was better than the student
     assert report["images"] == 24
     assert [epoch["epoch"] for epoch in report["epochs"]] == [1, 2, 3]
-    assert report["epochs"][0]["validation"]["pairs"] == report["before"]["pairs"] == 20
+    assert report["epochs"][0]["validation"][0]["pairs"] == report["before"][0]["pairs"] == 20
     assert all(len(identity) == 64 for identity in (report["student"], report["data"], *report["teachers"]))
 
 

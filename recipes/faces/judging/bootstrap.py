@@ -1,131 +1,112 @@
-"""How far the figures of a verification set would move on another set of the same kind: bootstrap intervals.
+"""How far figures would move on another set of the same kind: bootstrap intervals.
 
-The pairs are drawn with replacement, as many of each kind in each fold as there are, and the whole protocol is run on
-every such set, its thresholds chosen anew. An interval is between percentiles of what comes out (B. Efron, "Bootstrap
-methods: another look at the jackknife", 1979; B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993,
-13.3).
+Examples are drawn with replacement, and the whole protocol is run on every such set. An interval is between percentiles
+of what comes out (B. Efron, "Bootstrap methods: another look at the jackknife", 1979; B. Efron and R. Tibshirani, "An
+Introduction to the Bootstrap", 1993, 13.3). A set that was drawn is the number of times that each example is in it.
 
-A set that was drawn is the number of times that each pair is in it. With the pairs in falling order of score, sums of
-these numbers are all the protocol asks for, so many sets are judged at once.
-
-The method has two limits. Pairs that share a person are not independent, as it takes them to be: the true uncertainty
-is somewhat larger. And a rate that allows a false accept or two hangs on those few pairs: of sets simulated with 1,000
-impostors, the interval held the true rate in 98 % where ten may be accepted, and in 80 % where one may.
+Of pairs, as many of each kind in each fold are drawn as there are. That has two limits. Pairs that share a person are
+not independent, as it takes them to be: the true uncertainty is somewhat larger. And a rate that allows a false accept
+or two hangs on those few pairs: of sets simulated with 1,000 impostors, the interval held the true rate in 98 % where
+ten may be accepted, and in 80 % where one may.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from recipes.faces.judging.protocols import accepts_allowed, fold_numbers
+from recipes.faces.judging.protocols import d_prime, fold_numbers, kfold_accuracy, tar_at_fars
 
 Interval = tuple[float, float]
+Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
-_CELLS = 1 << 22  # pairs times sets judged at once
+_CELLS = 1 << 22  # examples times sets drawn at once
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs in falling order of score: K distinct scores, falling, and where the last pair of each stands."""
-
-    same: npt.NDArray[np.bool_]
-    fold: _Ints
-    values: npt.NDArray[np.float64]
-    last: _Ints
+def interval(drawn: Floats, level: float = 0.95) -> Interval:
+    """Low and high end that hold the share ``level`` of the values ``[B]`` that were drawn."""
+    low, high = np.percentile(drawn, [50 - 50 * level, 50 + 50 * level])
+    return float(low), float(high)
 
 
-def bootstrap_intervals(
-    scores: npt.NDArray[np.float64],
+def probability_of_chance(differences: Floats) -> float:
+    """How probable a difference as large is, either way, if there were none: of the differences drawn, ``[B]``."""
+    against = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (1 + against) / (1 + len(differences)))
+
+
+def pair_figures(
+    scores: Floats,
+    same: npt.NDArray[np.bool_],
+    folds: _Ints,
+    fars: Sequence[float],
+    times: _Ints | None = None,
+) -> Floats:
+    """Accuracy, TAR at each FAR and d' of pairs, each of which counts as often as ``times`` says."""
+    accuracy = kfold_accuracy(scores, same, folds, times)[0]
+    return np.array([accuracy, *tar_at_fars(scores, same, fars, times), d_prime(scores, same, times)])
+
+
+def resampled_pairs(
+    models: Sequence[Floats],
     same: npt.NDArray[np.bool_],
     folds: int | npt.ArrayLike,
     fars: Sequence[float],
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
-) -> tuple[Interval, dict[float, Interval | None]]:
-    """Percentile intervals of the accuracy and of TAR at each FAR.
+) -> list[Floats]:
+    """:func:`pair_figures` of each model on the same sets drawn: for each ``[B, len(fars) + 2]``.
 
     Args:
-        scores: finite, ``[N]``.
+        models: scores of the pairs by each model, ``[N]``.
         same: bool ``[N]``, of both kinds.
         folds: as :func:`recipes.faces.judging.protocols.fold_numbers`.
-        fars: false accept rates.
+        fars: false accept rates; those that cannot be measured give NaN.
         resamples: sets drawn.
-        level: share of them between the ends of an interval.
         seed: of the drawing.
-
-    Returns:
-        Low and high end for the accuracy, and for each rate; None for a rate that the set has too few impostors for.
     """
-    order = np.argsort(-scores, kind="stable")
-    falling = scores[order]
-    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    pairs = _Pairs(same[order], fold_numbers(same, folds)[order], falling[last], last)
-    impostors = int((~same).sum())
-    measured = [far for far in fars if accepts_allowed(far, impostors) >= 1]
-    rows = []
-    for times in _draw(pairs, resamples, np.random.default_rng(seed)):
-        rates = [_tar(times, pairs, accepts_allowed(far, impostors)) for far in measured]
-        rows.append(np.stack([_accuracy(times, pairs), *rates]))
-    ends = np.percentile(np.concatenate(rows, axis=1), [50 - 50 * level, 50 + 50 * level], axis=1)
-    accuracy, *tars = [(float(low), float(high)) for low, high in ends.T]
-    return accuracy, dict.fromkeys(fars) | dict(zip(measured, tars, strict=True))
+    numbers = fold_numbers(same, folds)
+    orders = [np.argsort(-scores, kind="stable") for scores in models]
+    ordered = [(scores[o], same[o], numbers[o]) for scores, o in zip(models, orders, strict=True)]
+    drawn: list[list[Floats]] = [[] for _ in models]
+    for times in _draw(numbers * 2 + same, resamples, np.random.default_rng(seed)):
+        for rows, pairs, order in zip(drawn, ordered, orders, strict=True):
+            rows.append(pair_figures(*pairs, fars, times[order]))
+    return [np.stack(rows) for rows in drawn]
 
 
-def _draw(pairs: _Pairs, resamples: int, random: np.random.Generator) -> Iterator[_Ints]:
-    """How many times each pair is in each set: int64 ``[B, N]``, some of the sets at a time."""
-    count = len(pairs.same)
-    strata = [np.flatnonzero(pairs.fold * 2 + pairs.same == i) for i in range(2 * int(pairs.fold.max()) + 2)]
-    rows = max(1, _CELLS // count)
+def resampled_means(
+    values: npt.ArrayLike, groups: npt.ArrayLike | None, resamples: int, seed: int = 0
+) -> Floats:
+    """Means of the columns of ``values`` ``[N, K]`` over sets drawn: ``[B, K]``.
+
+    Args:
+        values: what came of each example.
+        groups: examples of one number are drawn together, ``[N]``; None: each alone.
+        resamples: sets drawn.
+        seed: of the drawing.
+    """
+    sums, counts = np.asarray(values, np.float64), np.ones(len(np.asarray(values)))
+    if groups is not None:
+        number = np.unique(groups, return_inverse=True)[1]
+        counts = np.bincount(number).astype(np.float64)
+        sums = np.stack([np.bincount(number, column) for column in sums.T], axis=1)
+    drawn = _draw(np.zeros(len(counts), np.int64), resamples, np.random.default_rng(seed))
+    return np.stack([times @ sums / (times @ counts) for times in drawn])
+
+
+def _draw(strata: _Ints, resamples: int, random: np.random.Generator) -> Iterator[_Ints]:
+    """How many times each example is in each set, int64 ``[N]``; as many of each stratum as there are."""
+    members_of = [np.flatnonzero(strata == number) for number in range(int(strata.max()) + 1)]
+    rows = max(1, _CELLS // len(strata))
     for start in range(0, resamples, rows):
         sets = min(rows, resamples - start)
-        times = np.zeros((sets, count), np.int64)
-        for members in strata:
+        times = np.zeros((sets, len(strata)), np.int64)
+        for members in members_of:
             size = len(members)
             drawn = random.integers(size, size=(sets, size)) if size else np.empty((sets, 0), np.int64)
             cells = drawn + size * np.arange(sets)[:, None]
             times[:, members] = np.bincount(cells.ravel(), minlength=sets * size).reshape(sets, size)
-        yield times
-
-
-def _accepted(times: _Ints, pairs: _Pairs, of: npt.NDArray[np.bool_]) -> _Ints:
-    """How many of the pairs ``of`` are accepted with the k highest scores, k from 0: ``[B, K + 1]``."""
-    sums = np.cumsum(times * of, axis=1)[:, pairs.last]
-    return np.concatenate([np.zeros((len(times), 1), np.int64), sums], axis=1)
-
-
-def _tar(times: _Ints, pairs: _Pairs, allowed: int) -> npt.NDArray[np.float64]:
-    genuine = _accepted(times, pairs, pairs.same)
-    within = (_accepted(times, pairs, ~pairs.same) <= allowed).sum(1) - 1
-    rate: npt.NDArray[np.float64] = genuine[np.arange(len(times)), within] / genuine[:, -1]
-    return rate
-
-
-def _accuracy(times: _Ints, pairs: _Pairs) -> npt.NDArray[np.float64]:
-    """:func:`recipes.faces.judging.protocols.kfold_accuracy` of each set."""
-    row = np.arange(len(times))
-    genuine, impostors = _accepted(times, pairs, pairs.same), _accepted(times, pairs, ~pairs.same)
-    accuracies = []
-    for i in range(int(pairs.fold.max()) + 1):
-        inside = pairs.fold == i
-        genuine_in = _accepted(times, pairs, pairs.same & inside)
-        impostors_in = _accepted(times, pairs, ~pairs.same & inside)
-        genuine_out, impostors_out = genuine - genuine_in, impostors - impostors_in
-        best = np.argmax(genuine_out - impostors_out, axis=1)
-        # The threshold is halfway between the lowest score of the other folds that it accepts and the next below.
-        out = genuine_out + impostors_out
-        more = out > out[row, best][:, None]
-        below = np.argmax(more, axis=1) - 1
-        low, high = pairs.values[below], pairs.values[best - 1]
-        middle = low / 2 + high / 2
-        middle = np.where(middle > low, middle, high)
-        between = np.searchsorted(-pairs.values, -middle, side="right")
-        k = np.where(best == 0, below, np.where(more.any(1), between, best))
-        right = genuine_in[row, k] + impostors_in[:, -1] - impostors_in[row, k]
-        accuracies.append(right / inside.sum())
-    mean: npt.NDArray[np.float64] = np.mean(accuracies, axis=0)
-    return mean
+        yield from times

@@ -1,66 +1,69 @@
-"""What one evaluation cannot show: which input a model expects, and whether two models can share a gallery."""
+"""What one verdict cannot show: which input a model expects, and whether two models can share a gallery."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import PRESETS, InputPreset, input_preset
-from recipes.faces.judging.evaluation import FARS, Evaluation, choose_folds, embed_pairs, evaluate, judge
+from recipes.faces.judging.judge import Judge, Model, Verdict
+from recipes.faces.judging.pairs import FARS, Evaluation, choose_folds, embed_pairs, judge_scores
 from recipes.faces.judging.protocols import similarity
+from recipes.faces.judging.reading import read_judge
 from recipes.faces.sets.pairs import PairSet, read_pairs
+from recipes.faces.sets.templates import TemplateSet
 from reparam_kit import InputError
 
-Model = nn.Module | str | os.PathLike[str]
+_CLEARLY = 1.02  # factor on the separation at which another input preset is called better
 
 
 def compare_inputs(
     model: Model,
-    pairs: PairSet | str | os.PathLike[str],
+    judge: Judge | PairSet | TemplateSet | str | os.PathLike[str],
     limit: int = 300,
-    batch_size: int = 64,
     inputs: Sequence[str | InputPreset] = (),
     embedding: str | None = None,
-) -> dict[str, Evaluation]:
+) -> dict[str, Verdict]:
     """A model's figures under every input preset, by preset, the best first.
 
-    Best is the largest :attr:`Evaluation.d_prime`. A wrong channel order or normalisation can cost as little as two
-    tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score: for a
-    MobileFaceNet and 500 random sets of 300 pairs of LFW, ``d_prime`` named its input in 99.6 % and the accuracy in
-    39 %. A preset under which the model gives no usable embedding is left out.
+    Best is the largest :attr:`Verdict.separation`, of pairs d'. A wrong channel order or normalisation can cost as
+    little as two tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score:
+    for a MobileFaceNet and 500 random sets of 300 pairs of LFW, d' named its input in 99.6 % and the accuracy in 39 %.
+    A preset under which the model gives no usable embedding is left out.
 
     Args:
         model: a module, or the path of an ``.onnx`` file.
-        pairs: a verification set or its file. At most ``limit`` of its pairs are used, spread evenly over it.
-        limit: number of pairs, at least 4.
-        batch_size: images run at once.
+        judge: a judge, or a verification set or its file. At most ``limit`` of its examples are used.
+        limit: number of examples, of pairs at least 4.
         inputs: presets of one's own to try besides.
         embedding: as in :func:`evaluate`.
 
     Raises:
         InputError: model or set cannot be used, or no preset gives usable embeddings.
     """
-    sample = (pairs if isinstance(pairs, PairSet) else read_pairs(pairs)).sample(limit)
-    folds = min(10, len(sample) // 2)
-    results: dict[str, Evaluation] = {}
+    few = read_judge(judge).sample(limit)
+    results: dict[str, Verdict] = {}
     tried = {preset.name: preset for preset in (*PRESETS.values(), *map(input_preset, inputs))}
     for name, preset in tried.items():
         try:
-            results[name] = evaluate(model, sample, preset, False, batch_size, folds, embedding=embedding)
+            results[name] = few.judge(model, preset, embedding)
         except InputError as error:
             failure = error
     if not results:
         raise failure
-    return dict(sorted(results.items(), key=lambda item: _separation(item[1]), reverse=True))
+    return dict(sorted(results.items(), key=lambda item: item[1].separation.goodness, reverse=True))
 
 
-def _separation(evaluation: Evaluation) -> float:
-    return -np.inf if evaluation.d_prime is None else evaluation.d_prime
+def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:
+    """The preset of :func:`compare_inputs` that separates by 2 % more than the one ``asked`` for, or None."""
+    best = max(inputs, key=lambda name: inputs[name].separation.goodness)
+    if asked in inputs and inputs[best].separation.goodness <= _CLEARLY * inputs[asked].separation.goodness:
+        return None
+    return best
 
 
 def cross_evaluate(
@@ -116,7 +119,7 @@ def cross_evaluate(
     def figures(scores: npt.NDArray[np.float64], preset: str) -> Evaluation:
         times = len(scores) // len(known)  # a pair's second score stands in the fold of its first
         same, fold = np.tile(known.same, times), np.tile(cut, times)
-        return judge(scores, same, fold, FARS, size, preset, flip, bootstrap)
+        return judge_scores(scores, same, fold, FARS, size, preset, flip, bootstrap)
 
     ours, theirs = (preset.name for preset in presets)
     both = np.concatenate([similarity(old[0::2], new[1::2]), similarity(new[0::2], old[1::2])])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from reparam_kit import InputError
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
@@ -37,7 +38,7 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return cosine
 
 
-def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> Ints:
     """The fold ``0 .. F - 1`` of each of N pairs, int64 ``[N]``.
 
     Args:
@@ -67,7 +68,7 @@ def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> npt.NDArray
     return numbers
 
 
-def _dealt(same: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _dealt(same: npt.NDArray[np.bool_], numbers: Ints) -> Ints:
     """``numbers`` for the pairs in the order of how many of their kind stand before them, as a share of the kind."""
     rank = np.where(same, np.cumsum(same), np.cumsum(~same)) - 0.5
     share = rank / np.where(same, same.sum(), (~same).sum())
@@ -77,7 +78,7 @@ def _dealt(same: npt.NDArray[np.bool_], numbers: npt.NDArray[np.int64]) -> npt.N
 
 
 def kfold_accuracy(
-    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10, times: Ints | None = None
 ) -> tuple[float, float, Floats]:
     """LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
@@ -90,6 +91,7 @@ def kfold_accuracy(
         scores: ``[N]``.
         same: bool ``[N]``.
         folds: as :func:`fold_numbers`.
+        times: how often each pair counts, int64 ``[N]``; None: once.
 
     Returns:
         Mean of the folds' accuracies, their standard deviation (over ``folds``, not ``folds - 1``; the LFW paper's
@@ -101,22 +103,24 @@ def kfold_accuracy(
     scores, same = _checked(scores, same)
     order = _falling(scores)
     fold = fold_numbers(same, folds)[order]
-    scores, same = scores[order], same[order]
+    scores, same, times = scores[order], same[order], _counted(times, len(same))[order]
     accuracies = np.empty(int(fold.max()) + 1)
     thresholds = np.empty(len(accuracies))
     for i in range(len(accuracies)):
         inside = fold == i
-        genuine, impostors, candidates = _sweep(scores[~inside], same[~inside])
+        genuine, impostors, candidates = _sweep(scores[~inside], same[~inside], times[~inside])
         thresholds[i] = candidates[np.argmax(genuine - impostors)]
-        accuracies[i] = np.mean((scores[inside] >= thresholds[i]) == same[inside])
+        right = (scores[inside] >= thresholds[i]) == same[inside]
+        accuracies[i] = times[inside][right].sum() / times[inside].sum()
     return float(accuracies.mean()), float(accuracies.std()), thresholds
 
 
-def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
+def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = None) -> float:
     """Separation of genuine and impostor scores: ``(mean - mean) / sqrt((variance + variance) / 2)``.
 
     It uses every score, where accuracy and TAR see only the few near a threshold, and so tells two models or inputs
-    apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal.
+    apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal. Each pair counts as often as
+    ``times`` says.
 
     Source: D. M. Green, J. A. Swets, "Signal Detection Theory and Psychophysics", 1966; J. Daugman, "Biometric decision
     landscapes", Cambridge TR 482, 2000.
@@ -126,6 +130,8 @@ def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """
     scores, same = _checked(scores, same)
     require_both_kinds(same)
+    if times is not None:
+        scores, same = np.repeat(scores, times), np.repeat(same, times)
     genuine, impostors = scores[same], scores[~same]
     with np.errstate(divide="ignore", invalid="ignore"):
         return float((genuine.mean() - impostors.mean()) / np.sqrt((genuine.var() + impostors.var()) / 2))
@@ -168,9 +174,11 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
     return tar_at_fars(scores, same, [far])[0]
 
 
-def tar_at_fars(scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float]) -> list[float]:
-    """:func:`tar_at_far` for each of ``fars``, sorting the scores once."""
-    genuine, impostors, _ = _both_kinds(scores, same)
+def tar_at_fars(
+    scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float], times: Ints | None = None
+) -> list[float]:
+    """:func:`tar_at_far` for each of ``fars``, sorting the scores once; each pair counts as often as ``times`` says."""
+    genuine, impostors, _ = _both_kinds(scores, same, times)
     tars = []
     for far in fars:
         allowed = accepts_allowed(far, int(impostors[-1]))
@@ -185,12 +193,16 @@ def accepts_allowed(far: float, impostors: int) -> int:
 
 
 def _both_kinds(
-    scores: npt.ArrayLike, same: npt.ArrayLike
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+    scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = None
+) -> tuple[Ints, Ints, Floats]:
     scores, same = _checked(scores, same)
     require_both_kinds(same)
     order = _falling(scores)
-    return _sweep(scores[order], same[order])
+    return _sweep(scores[order], same[order], _counted(times, len(same))[order])
+
+
+def _counted(times: Ints | None, pairs: int) -> Ints:
+    return np.ones(pairs, np.int64) if times is None else times
 
 
 def require_both_kinds(same: npt.NDArray[np.bool_]) -> None:
@@ -219,20 +231,21 @@ def _checked(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, npt.ND
     return scores, same
 
 
-def _falling(scores: Floats) -> npt.NDArray[np.int64]:
+def _falling(scores: Floats) -> Ints:
     return np.argsort(-scores, kind="stable")
 
 
-def _sweep(
-    falling: Floats, same: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+def _sweep(falling: Floats, same: npt.NDArray[np.bool_], times: Ints) -> tuple[Ints, Ints, Floats]:
     """Genuine and impostor pairs accepted at each threshold that decides differently, and the thresholds.
 
-    The scores and the thresholds fall.
+    The scores and the thresholds fall; each pair counts as often as ``times`` says.
     """
+    drawn = times > 0
+    if not drawn.all():
+        falling, same, times = falling[drawn], same[drawn], times[drawn]
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    genuine = np.append(0, np.cumsum(same)[last])
-    impostors = np.append(0, last + 1) - genuine
+    genuine = np.append(0, np.cumsum(times * same)[last])
+    impostors = np.append(0, np.cumsum(times)[last]) - genuine
     values = falling[last]
     high, low = values[:-1], values[1:]
     middle = low / 2 + high / 2

@@ -235,7 +235,7 @@ def pool_templates(embedder: Embedder, templates: TemplateSet, flip: bool = Fals
         share = share * templates.weights
     at = 0
     sums = np.zeros((int(templates.template.max()) + 1, 1))
-    for batch in embedder.batches(_Crops(templates), flip):
+    for batch in embedder.batches(Crops(templates), flip):
         rows = batch.double().numpy()
         if at == 0:
             sums = np.zeros((len(sums), rows.shape[1]))
@@ -253,7 +253,7 @@ def pool_templates(embedder: Embedder, templates: TemplateSet, flip: bool = Fals
     return unit
 
 
-class _Crops:
+class Crops:
     """The images of a set, read, decoded and aligned as they are asked for."""
 
     def __init__(self, templates: TemplateSet) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import click
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from recipes.faces import Evaluation
-from recipes.tsmr.results import Arm, Improved, Spread, TSMRReport
+from recipes.faces import comparison_table, figures_table
+from recipes.tsmr.results import Arm, Improved, TSMRReport
 from reparam_kit import printable
 
 
@@ -35,9 +35,11 @@ def show_report(report: TSMRReport) -> None:
                 markup=False,
                 soft_wrap=True,
             )
-    if report.before is None or report.after is None:
+    if not report.before:
         return
-    console.print(_scores({"before": report.before, "after": report.after}))
+    for verdict, comparison in zip(report.before, report.comparisons, strict=True):
+        console.print(verdict.subject, markup=False, highlight=False)
+        console.print(comparison_table(comparison, ("before", "after")))
     if report.kept:
         console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, the best on this set")
     else:
@@ -46,32 +48,20 @@ def show_report(report: TSMRReport) -> None:
         )
     if report.config.keep_gallery:
         console.print("gallery: embeddings of the old model, of the new one, and new ones against old ones")
-        console.print(_scores(report.gallery))
+        console.print(figures_table(report.gallery))
     if report.ablation:
         console.print(_ablation(report.ablation))
 
 
-def _scores(evaluations: dict[str, Evaluation]) -> Table:
-    table = Table("", *evaluations, box=box.SIMPLE)
-    table.add_row("accuracy", *(f"{evaluation.accuracy:.2%}" for evaluation in evaluations.values()))
-    first = next(iter(evaluations.values()))
-    for far in first.tar_at_far:
-        rates = [evaluation.tar_at_far[far] for evaluation in evaluations.values()]
-        if None not in rates:
-            table.add_row(f"TAR @ FAR = {far:g}", *(f"{rate:.2%}" for rate in rates))
-    return table
-
-
 def _ablation(arms: Iterable[Arm]) -> Table:
     first, *others = arms
-    table = Table(
-        "arm", "lr", "accuracy", *(f"TAR @ FAR = {far:g}" for far in first.tar_at_far), box=box.SIMPLE
-    )
+    table = Table(Column("arm", no_wrap=True), "lr", *first.spreads, box=box.SIMPLE)
     for arm in (first, *others):
-        cells = [_spread(arm.accuracy), *(_spread(arm.tar_at_far[far]) for far in first.tar_at_far)]
+        cells = [_spread(arm, name) for name in first.spreads]
         table.add_row(arm.name, f"{arm.lr:.1e}", *cells)
     return table
 
 
-def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.2%} ± {spread.std:.2%}"
+def _spread(arm: Arm, name: str) -> str:
+    spread, figure = arm.spreads[name], arm.verdicts[0][name]
+    return f"{figure.shown(spread.mean)} ± {figure.shown(spread.std)}"

@@ -90,10 +90,9 @@ class ProgressBar(Callback):
             images = f"{self._pass.done} images, {epoch.images_per_second:.0f} images/s"
             self._progress.say(f"{self._pass.name}: {images}, {_note(epoch.losses, self._last)}")
         self._pass = None
-        if epoch.validation is not None:
-            self._progress.say(
-                f"epoch {epoch.epoch}/{self._epochs}: accuracy {epoch.validation.accuracy:.4f} on the validation set"
-            )
+        for verdict in epoch.validation:
+            found = f"{verdict.decides} {verdict.deciding.shown()} on {verdict.subject}"
+            self._progress.say(f"epoch {epoch.epoch}/{self._epochs}: {found}")
 
     def end(self, report: TSMRReport | None) -> None:
         if self._pass is not None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from recipes.faces import Evaluation
+from recipes.faces import Verdict
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.judging import rank
 from recipes.tsmr.results import EpochReport
 
 
@@ -25,23 +23,23 @@ class History:
         epochs: all of them.
     """
 
-    inputs: dict[str, Evaluation]
-    teacher_scores: tuple[Evaluation, ...]
-    before: Evaluation | None
+    inputs: dict[str, Verdict]
+    teacher_scores: tuple[Verdict, ...]
+    before: tuple[Verdict, ...]
     weights: dict[str, Tensor]
     kept: int = 0
     epochs: list[EpochReport] = field(default_factory=list)
 
     @property
-    def best(self) -> Evaluation | None:
-        """The evaluation of ``weights``."""
+    def best(self) -> tuple[Verdict, ...]:
+        """What the judges say of ``weights``."""
         return self.epochs[self.kept - 1].validation if self.kept else self.before
 
     def add(self, epoch: EpochReport, weights: dict[str, Tensor]) -> None:
         """Take in an epoch and its folded weights, and keep these if they are better or cannot be judged."""
         best = self.best
         self.epochs.append(epoch)
-        if epoch.validation is None or best is None or rank(epoch.validation) > rank(best):
+        if not epoch.validation or not best or epoch.validation[0].rank() > best[0].rank():
             self.kept, self.weights = epoch.epoch, weights
 
     def require_fit(self, model: nn.Module, config: TSMRConfig) -> None:
@@ -65,37 +63,33 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text: what can be read without running anything."""
         return {
-            "inputs": {name: _packed(evaluation) for name, evaluation in self.inputs.items()},
-            "teacher_scores": [_packed(evaluation) for evaluation in self.teacher_scores],
-            "before": self.before and _packed(self.before),
+            "inputs": {name: verdict.state_dict() for name, verdict in self.inputs.items()},
+            "teacher_scores": _packed(self.teacher_scores),
+            "before": _packed(self.before),
             "weights": self.weights,
             "kept": self.kept,
-            "epochs": [
-                {**vars(epoch), "validation": epoch.validation and _packed(epoch.validation)}
-                for epoch in self.epochs
-            ],
+            "epochs": [{**vars(epoch), "validation": _packed(epoch.validation)} for epoch in self.epochs],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> History:
         """What ``state_dict`` was given."""
         return cls(
-            inputs={name: _unpacked(saved) for name, saved in state["inputs"].items()},
-            teacher_scores=tuple(_unpacked(saved) for saved in state["teacher_scores"]),
-            before=state["before"] and _unpacked(state["before"]),
+            inputs={name: Verdict.from_state(saved) for name, saved in state["inputs"].items()},
+            teacher_scores=_unpacked(state["teacher_scores"]),
+            before=_unpacked(state["before"]),
             weights=state["weights"],
             kept=state["kept"],
             epochs=[
-                EpochReport(**{**saved, "validation": saved["validation"] and _unpacked(saved["validation"])})
+                EpochReport(**{**saved, "validation": _unpacked(saved["validation"])})
                 for saved in state["epochs"]
             ],
         )
 
 
-def _packed(evaluation: Evaluation) -> dict[str, Any]:
-    scores, same = torch.from_numpy(evaluation.scores), torch.from_numpy(evaluation.same)
-    return {**vars(evaluation), "scores": scores, "same": same}
+def _packed(verdicts: tuple[Verdict, ...]) -> list[dict[str, Any]]:
+    return [verdict.state_dict() for verdict in verdicts]
 
 
-def _unpacked(saved: dict[str, Any]) -> Evaluation:
-    return Evaluation(**{**saved, "scores": saved["scores"].numpy(), "same": saved["same"].numpy()})
+def _unpacked(saved: list[dict[str, Any]]) -> tuple[Verdict, ...]:
+    return tuple(map(Verdict.from_state, saved))

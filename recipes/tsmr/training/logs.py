@@ -36,10 +36,9 @@ class TensorBoard(Callback):
     def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
         """Pace and validation, at the last step of the epoch."""
         self._add({"images per second": epoch.images_per_second})
-        if epoch.validation is not None:
-            self._add({"validation/accuracy": epoch.validation.accuracy})
-            rates = epoch.validation.tar_at_far.items()
-            self._add({f"validation/TAR at FAR {far:g}": tar for far, tar in rates if tar is not None})
+        for number, verdict in enumerate(epoch.validation, start=1):
+            place = "validation" if number == 1 else f"validation {number}"
+            self._add({f"{place}/{f.name}": f.value for f in verdict.figures if f.value is not None})
         self._writer.flush()
 
     def end(self, report: TSMRReport | None) -> None:

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.faces import kfold_accuracy, tar_at_far
+from recipes.faces import d_prime, kfold_accuracy, tar_at_far
 from recipes.faces.judging import bootstrap
-from recipes.faces.judging.bootstrap import bootstrap_intervals
+from recipes.faces.judging.bootstrap import interval, probability_of_chance, resampled_means, resampled_pairs
 
 # Few distinct values, so that ties are common and some are in one fold only.
 ROWS = st.lists(
@@ -20,20 +20,19 @@ ROWS = st.lists(
 def test_each_set_is_judged_by_the_protocols(rows: list[tuple[float, bool, int]]) -> None:
     """The figures of a drawn set are those of its pairs written out, each as often as it was drawn."""
     scores, same, folds = (np.array(column) for column in zip(*rows, strict=True))
-    order = np.argsort(-scores, kind="stable")
-    falling, kinds = scores[order], same[order]
-    fold = np.unique(folds, return_inverse=True)[1][order]
-    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    pairs = bootstrap._Pairs(kinds, fold, falling[last], last)
-    times = np.concatenate(list(bootstrap._draw(pairs, 5, np.random.default_rng(0))))
-    accuracies = bootstrap._accuracy(times, pairs)
-    tars = bootstrap._tar(times, pairs, 1)
-    for i, row in enumerate(times):
-        drawn = np.repeat(np.arange(len(row)), row)
-        assert np.array_equal(np.bincount(fold[drawn] * 2 + kinds[drawn]), np.bincount(fold * 2 + kinds))
-        wanted = kfold_accuracy(falling[drawn], kinds[drawn], fold[drawn])[0]
-        assert accuracies[i] == pytest.approx(wanted)
-        assert tars[i] == tar_at_far(falling[drawn], kinds[drawn], 1 / (~kinds).sum())
+    fold = np.unique(folds, return_inverse=True)[1]
+    far = 1 / (~same).sum()
+    drawn = resampled_pairs([scores], same, fold, [far], 5)[0]
+    times_of = list(bootstrap._draw(fold * 2 + same, 5, np.random.default_rng(0)))
+    for figures, times in zip(drawn, times_of, strict=True):
+        rows_drawn = np.repeat(np.arange(len(times)), times)
+        assert np.array_equal(
+            np.bincount(fold[rows_drawn] * 2 + same[rows_drawn]), np.bincount(fold * 2 + same)
+        )
+        written = scores[rows_drawn], same[rows_drawn]
+        assert figures[0] == pytest.approx(kfold_accuracy(*written, fold[rows_drawn])[0])
+        assert figures[1] == tar_at_far(*written, far)
+        assert figures[2] == pytest.approx(d_prime(*written), nan_ok=True)
 
 
 def normal(count: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -41,40 +40,63 @@ def normal(count: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
     return np.random.default_rng(3).normal(same * distance), same
 
 
+def intervals(
+    scores: np.ndarray, same: np.ndarray, folds: int, far: float, count: int, seed: int = 0
+) -> list:
+    return [interval(c) for c in resampled_pairs([scores], same, folds, [far], count, seed)[0].T]
+
+
 def test_interval_of_an_accuracy_is_that_of_a_proportion() -> None:
     scores, same = normal(2000, 2.0)
     accuracy = kfold_accuracy(scores, same)[0]
-    (low, high), tars = bootstrap_intervals(scores, same, 10, (1e-1, 1e-2, 1e-4), 400)
+    (low, high), tar, separation = intervals(scores, same, 10, 1e-2, 400)
     wide = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 2000)
     assert low < accuracy < high
     assert high - low == pytest.approx(2 * wide, rel=0.25)
-    assert tars[1e-4] is None
-    for far in (1e-1, 1e-2):
-        ends = tars[far]
-        assert ends is not None
-        assert ends[0] < tar_at_far(scores, same, far) < ends[1]
+    assert tar[0] < tar_at_far(scores, same, 1e-2) < tar[1]
+    assert separation[0] < d_prime(scores, same) < separation[1]
+    assert np.isnan(resampled_pairs([scores], same, 10, [1e-4], 2)[0][:, 1]).all()
 
 
 def test_seed_decides_and_the_chunks_hardly_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, same = normal(200, 1.5)
-    ask = lambda seed: bootstrap_intervals(scores, same, 5, (1e-1,), 50, seed=seed)  # noqa: E731
+    ask = lambda seed: intervals(scores, same, 5, 1e-1, 50, seed)  # noqa: E731
     assert ask(0) == ask(0)
     assert ask(0) != ask(1)
-    assert ask(0)[0][0] < ask(0)[0][1]
     monkeypatch.setattr(bootstrap, "_CELLS", 1)
-    one_by_one = ask(0)
-    assert one_by_one[0] == pytest.approx(ask(1)[0], abs=0.05)
+    assert ask(0)[0] == pytest.approx(ask(1)[0], abs=0.05)
 
 
 def test_level_widens() -> None:
-    scores, same = normal(200, 1.5)
-    narrow = bootstrap_intervals(scores, same, 5, (), 200, level=0.5)[0]
-    wide = bootstrap_intervals(scores, same, 5, (), 200, level=0.99)[0]
+    drawn = np.random.default_rng(0).normal(size=1000)
+    narrow, wide = interval(drawn, 0.5), interval(drawn, 0.99)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
 def test_separable_scores_have_no_spread() -> None:
     same = np.arange(40) % 2 == 0
-    accuracy, tars = bootstrap_intervals(same * 1.0, same, 4, (1e-1,), 20)
+    accuracy, tar = intervals(same * 1.0 + np.arange(40) / 1e3, same, 4, 1e-1, 20)[:2]
     assert accuracy == (1.0, 1.0)
-    assert tars == {1e-1: (1.0, 1.0)}
+    assert tar == (1.0, 1.0)
+
+
+def test_models_are_judged_on_the_same_sets() -> None:
+    scores, same = normal(200, 1.5)
+    first, second = resampled_pairs([scores, 2 * scores + 1], same, 5, [1e-1], 20)
+    np.testing.assert_allclose(first, second)
+
+
+def test_means_of_groups_spread_as_their_means_do() -> None:
+    """Ten equal values in each group tell as much as one of them."""
+    values = np.random.default_rng(0).normal(size=(200, 1))
+    alone = resampled_means(values, None, 400)
+    grouped = resampled_means(np.repeat(values, 10, axis=0), np.repeat(np.arange(200), 10), 400)
+    np.testing.assert_allclose(grouped, alone)
+    assert alone.std() == pytest.approx(values.std() / np.sqrt(200), rel=0.15)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.5, 1.0), (5.0, 0.0, 0.01), (-5.0, 0.0, 0.01)])
+def test_probability_of_chance(shift: float, low: float, high: float) -> None:
+    drawn = np.random.default_rng(0).normal(size=999) + shift
+    assert low < probability_of_chance(drawn) <= high
+    assert probability_of_chance(np.zeros(9)) == 1.0

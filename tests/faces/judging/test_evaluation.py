@@ -73,30 +73,31 @@ def test_file_and_module_and_preset_forms_agree(net, onnx_net, pairs: PairSet, b
 def test_intervals_and_separation(net, pairs: PairSet) -> None:
     plain = evaluate(net, pairs, "raw")
     assert plain.d_prime == d_prime(plain.scores, plain.same)
-    assert plain.accuracy_interval is None
-    assert plain.tar_intervals is None
+    assert all(figure.interval is None for figure in plain.figures)
     result = evaluate(net, pairs, "raw", bootstrap=200)
-    assert result.accuracy_interval is not None
-    assert result.tar_intervals is not None
-    assert result.accuracy_interval[0] < result.accuracy_interval[1]
-    assert result.accuracy_interval[0] <= result.accuracy <= result.accuracy_interval[1]
-    assert list(result.tar_intervals) == list(result.tar_at_far)
-    assert result.tar_intervals[0.1] is not None
-    assert result.tar_intervals[0.001] is None
+    low, high = result["accuracy"].interval or (1, 0)
+    assert low < high
+    assert low <= result.accuracy <= high
+    assert result["TAR at FAR 0.1"].interval is not None
+    assert result["TAR at FAR 0.001"].interval is None
+    assert result["d'"].interval is not None
     value = json.loads(json.dumps(result.to_json(), allow_nan=False))
-    assert value["accuracy_interval"] == list(result.accuracy_interval)
-    assert value["tar_intervals"]["0.1"] == list(result.tar_intervals[0.1])
-
-
-def test_rebuilt_from_its_fields(net, pairs: PairSet) -> None:
-    result = evaluate(net, pairs, "raw", bootstrap=5)
-    assert recipes.faces.Evaluation(**vars(result)).to_json() == result.to_json()
+    assert value["figures"][0] == {
+        "name": "accuracy",
+        "value": result.accuracy,
+        "better": "higher",
+        "interval": [low, high],
+    }
 
 
 def test_json_is_plain_and_without_scores(net, pairs: PairSet) -> None:
     value = json.loads(json.dumps(evaluate(net, pairs, "raw").to_json(), allow_nan=False))
-    fields = {f.name for f in dataclasses.fields(recipes.faces.Evaluation)} - {"scores", "same"}
-    assert value.keys() == fields
+    assert value.keys() >= {f.name for f in dataclasses.fields(recipes.faces.Evaluation)} - {
+        "outcomes",
+        "fars",
+        "guessing",
+    }
+    assert not {"scores", "same", "outcomes"} & value.keys()
     assert list(value["tar_at_far"]) == ["0.1", "0.01", "0.001", "0.0001"]
     assert value["tar_at_far"]["0.001"] is None
 
@@ -209,13 +210,18 @@ def test_several_models(onnx_net, second: Path, bin_file: Path, tmp_path: Path) 
     values = json.loads(out)
     assert [value["model"] for value in values] == [str(one), str(second)]
     assert values[0]["accuracy"] == values[1]["accuracy"]
-    assert values[0]["accuracy_interval"] == values[1]["accuracy_interval"]
+    assert values[0]["figures"] == values[1]["figures"]
+    assert "against" not in values[0]
+    same = values[1]["against"][str(one)]["differences"][0]
+    assert (same["difference"], same["interval"], same["chance"]) == (0.0, [0.0, 0.0], 1.0)
     assert err == ""
     assert str(second) in plot.read_text()
     values = json.loads(run(*common, "--input", "raw", "--input", "raw-bgr", "--json")[0])
     assert [value["input"] for value in values] == ["raw", "raw-bgr"]
     out, _ = run(*common, "--input", "raw")
-    assert f"({values[0]['accuracy_interval'][0]:.2%} to {values[0]['accuracy_interval'][1]:.2%})" in out
+    low, high = values[0]["figures"][0]["interval"]
+    assert f"({low:.2%} to {high:.2%})" in " ".join(out.split())
+    assert "chance" in out
 
 
 def test_list_with_a_folder_and_templates(onnx_net, pairs: PairSet, tmp_path: Path, pictures, encode) -> None:

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from recipes.faces import Evaluation, draw_roc, roc, save_roc, tar_at_far
-from recipes.faces.judging.evaluation import judge
+from recipes.faces.judging.pairs import judge_scores
 from reparam_kit import InputError
 
 
 def evaluation(distance: float) -> Evaluation:
     same = np.arange(400) % 2 == 0
     scores = np.random.default_rng(0).normal(same * distance)
-    return judge(scores, same, np.repeat(np.arange(10), 40), (0.1,), 8, "raw", False, 0)
+    return judge_scores(scores, same, np.repeat(np.arange(10), 40), (0.1,), 8, "raw", False, 0)
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_ytf_evaluation(ytf: Path, tmp_path: Path) -> None:
     result = evaluate(Mean(), templates, "raw", bootstrap=10)
     assert (result.pairs, result.genuine, result.folds, result.accuracy) == (4, 2, 2, 0.75)
     assert list(result.tar_at_far) == [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
-    assert result.accuracy_interval == (0.75, 0.75)  # one pair of a kind in a fold: nothing to draw
+    assert result["accuracy"].interval == (0.75, 0.75)  # one pair of a kind in a fold: nothing to draw
 
 
 IJB = {

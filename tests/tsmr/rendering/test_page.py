@@ -14,7 +14,7 @@ import pytest
 
 import recipes.tsmr.rendering.page as page
 from recipes.faces import Evaluation
-from recipes.faces.judging.evaluation import FARS, judge
+from recipes.faces.judging.pairs import FARS, judge_scores
 from recipes.faces.judging.protocols import fold_numbers
 from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport, write_report
 from recipes.tsmr.rendering.page import figures
@@ -29,7 +29,7 @@ STAGES = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, cosine=1.0, adversarial=0
 def judged(separation: float, pairs: int = 2200, seed: int = 0, input: str = "insightface") -> Evaluation:
     same = np.arange(pairs) % 2 == 0
     scores = np.random.default_rng(seed).normal(0, 0.12, pairs) + separation * 0.12 * same
-    return judge(scores, same, fold_numbers(same, 10), FARS, 8, input, False, 0)
+    return judge_scores(scores, same, fold_numbers(same, 10), FARS, 8, input, False, 0)
 
 
 def arm(name: str, lr: float, *separations: float) -> Arm:
@@ -47,7 +47,7 @@ def report() -> TSMRReport:
         data="d" * 64,
         images=1234,
         epochs=tuple(
-            EpochReport(n, 1 + n // 3, losses[2 * n - 1], 100.0, e)
+            EpochReport(n, 1 + n // 3, losses[2 * n - 1], 100.0, (e,))
             for n, e in enumerate(validations, start=1)
         ),
         curve=tuple(
@@ -56,8 +56,8 @@ def report() -> TSMRReport:
         ),
         inputs={name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},
         teacher_scores=(judged(3.0, 300), judged(2.9, 300)),
-        before=judged(1.8),
-        after=validations[1],
+        before=(judged(1.8),),
+        after=(validations[1],),
         kept=2,
         gallery={"old-old": judged(1.8), "new-new": judged(2.4), "new-old": judged(2.1, 4400)},
         weight_change={"stem.weight": 0.031, "stem.bias": 0.0, "head.bias": 4e9, "head.weight": 0.27},
@@ -139,9 +139,9 @@ def written(report: TSMRReport, folder: Path, **options: Any) -> Page:
 
 def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path) -> None:
     made = written(report, tmp_path, verification=Verified())
-    before, after = report.before, report.after
-    assert before is not None
-    assert after is not None
+    (before,), (after,) = report.before, report.after
+    assert isinstance(before, Evaluation)
+    assert isinstance(after, Evaluation)
 
     def row(*shares: float) -> list[str]:
         return [f"{100 * share:.2f}" for share in shares]
@@ -151,14 +151,14 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
     first, then = (f"{100 * e.accuracy:.2f}\N{NO-BREAK SPACE}%" for e in (before, after))
     assert f"accuracy {first} → {then}" in made.html
     tars = before.tar_at_far[0.001], after.tar_at_far[0.001]
-    assert made.row("TAR at FAR = 0.001, %")[:2] == row(*tars)  # type: ignore[arg-type]
-    assert "TAR at FAR = 0.0001, %" not in made.text
+    assert made.row("TAR at FAR 0.001, %")[:2] == row(*tars)  # type: ignore[arg-type]
+    assert "TAR at FAR 0.0001, %" not in made.text
     assert made.row("stem.weight") == ["3.1 %"]
     assert made.row("head.bias") == ["from zero"]
-    mean, std = report.ablation[1].accuracy.mean, report.ablation[1].accuracy.std
+    mean, std = report.ablation[1].deciding.mean, report.ablation[1].deciding.std
     assert made.row("TSMR")[:2] == ["0.003", f"{100 * mean:.2f} ± {100 * std:.2f}"]
-    assert made.row("raw")[1:] == row(report.inputs["raw"].accuracy)
-    assert made.row("teacher 2")[2:] == row(report.teacher_scores[1].accuracy)
+    assert made.row("raw")[1:] == row(report.inputs["raw"].deciding.value)
+    assert made.row("teacher 2")[2:] == row(report.teacher_scores[1].deciding.value)
     assert made.row("seed") == ["7"]
     assert made.row("initializer 'c1.w'") == ["float32", "8 \N{MULTIPLICATION SIGN} 3", "0.25", "from zero"]
     for text in ("latency ratio is 1.04", "1,000 → 2,000 bytes", "0.9877", "1 of 2 kernels", "1,234 images"):
@@ -170,7 +170,7 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
 @pytest.mark.parametrize(
     ("heading", "less"),
     [
-        ("Before and after", {"before": None, "after": None}),
+        ("Before and after", {"before": (), "after": ()}),
         ("Stored galleries", {"gallery": {}}),
         ("Ablation", {"ablation": ()}),
         ("What changed in the net", {"weight_change": {"stem.weight": 0.0}}),
@@ -190,10 +190,10 @@ def test_a_section_is_there_if_its_data_are(
 def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> None:
     bare = replace(
         report,
-        epochs=tuple(replace(epoch, validation=None) for epoch in report.epochs),
+        epochs=tuple(replace(epoch, validation=()) for epoch in report.epochs),
         **{"inputs": {}, "teacher_scores": (), "gallery": {}, "ablation": ()},
-        before=None,
-        after=None,
+        before=(),
+        after=(),
         kept=3,
     )
     made = written(bare, tmp_path)
@@ -206,7 +206,7 @@ def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> N
     [
         ({}, "Epoch 2 of 3 is kept: accuracy"),
         ({"kept": 0}, "No epoch beat the deployed model: its weights are kept"),
-        ({"before": judged(2.4), "after": judged(2.4)}, "as before, with better TAR or separation"),
+        ({"before": (judged(2.4),), "after": (judged(2.4),)}, "as before, with better other figures"),
     ],
 )
 def test_the_verdict_comes_first(
@@ -274,16 +274,16 @@ def test_nothing_is_left_where_it_cannot_be_written(report: TSMRReport, tmp_path
 
 
 def test_an_arm_that_accepts_nobody_has_a_rate_of_zero(report: TSMRReport, tmp_path: Path) -> None:
-    run = report.ablation[0].evaluations[0]
-    nobody = replace(run, tar_at_far={**run.tar_at_far, 0.001: 0.0})
-    arms = (replace(report.ablation[0], evaluations=(nobody,)), report.ablation[1])
+    run = report.ablation[0].verdicts[0]
+    none = [replace(f, value=0.0) if f.name == "TAR at FAR 0.001" else f for f in run.figures]
+    arms = (replace(report.ablation[0], verdicts=(replace(run, figures=tuple(none)),)), report.ablation[1])
     made = written(replace(report, ablation=arms), tmp_path)
-    assert made.row("distillation")[-1] == "0.00"
+    assert made.row("distillation")[-2] == "0.00"
 
 
 def test_a_set_of_a_million_pairs_makes_a_small_page(report: TSMRReport, tmp_path: Path) -> None:
     many = judged(2.0, 1_000_000)
-    written(replace(report, before=many, after=many), tmp_path)
+    written(replace(report, before=(many,), after=(many,)), tmp_path)
     assert (tmp_path / "page.html").stat().st_size < 300_000
 
 

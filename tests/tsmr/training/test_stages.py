@@ -178,7 +178,7 @@ class Guess(nn.Module):
 def test_a_teacher_at_chance_stops_the_run(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module
 ) -> None:
-    with pytest.raises(InputError, match="teacher 2 scores at chance on the validation pairs"):
+    with pytest.raises(InputError, match="teacher 2 scores at chance on the validation set"):
         apply_tsmr(student, [teacher, Guess()], rec, bin_file, CONFIG)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
+from recipes.faces import Evaluation, Figure, Verdict, better_input
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.judging import better_input
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS
 from recipes.tsmr.results import TSMRReport, Verification
@@ -51,11 +51,12 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": _percent,
+        "value": _value,
         "number": _number,
-        "points": _points,
+        "change": _change,
+        "change_of": _change_of,
+        "measured": _measured,
         "share": _share,
-        "signed": _signed,
         "name": _name,
     }
     page = environment.get_template("page.html").render(
@@ -63,6 +64,7 @@ def write_report(
         files=files or {},
         verification=verification and verification.to_json(),
         figures=figures,
+        is_pairs=lambda verdict: isinstance(verdict, Evaluation),
         better_input=better_input(report.inputs, report.config.student_input) if report.inputs else None,
         choices=_choices(report.config),
     )
@@ -70,22 +72,36 @@ def write_report(
         file.write(page.encode())
 
 
-def _percent(value: float) -> str:
-    return f"{_number(value)}{_SPACE}%"
+def _measured(verdicts: Iterable[Verdict]) -> list[Figure]:
+    """The figures that each of the verdicts has a value of, as the first has them."""
+    first, *others = verdicts
+    found = [(figure, *(verdict[figure.name] for verdict in others)) for figure in first.figures]
+    return [same[0] for same in found if all(figure.value is not None for figure in same)]
 
 
-def _number(value: float) -> str:
-    """A share in percent, where the unit is said elsewhere."""
-    return f"{100 * value:.2f}"
+def _value(figure: Figure) -> str:
+    """The value of a figure, a share in percent."""
+    return f"{_number(figure)}{_SPACE}%" if figure.share else _number(figure)
 
 
-def _points(value: float) -> str:
-    """A difference of two shares, in percentage points."""
-    return f"{100 * value:+.2f}".replace("-", MINUS)
+def _number(figure: Figure, value: float | None = None) -> str:
+    """The value of a figure, or another one of it, where the unit is said elsewhere."""
+    value = figure.value if value is None else value
+    if value is None:
+        return ""
+    return f"{100 * value:.2f}" if figure.share else f"{value:.3f}"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", MINUS)
+def _change(figure: Figure, before: Figure) -> str:
+    """The difference of two figures, of shares in percentage points."""
+    if figure.value is None or before.value is None:
+        return ""
+    return _change_of(figure, figure.value - before.value)
+
+
+def _change_of(figure: Figure, change: float) -> str:
+    """A difference of two values of a figure, of shares in percentage points."""
+    return (f"{100 * change:+.2f}" if figure.share else f"{change:+.3f}").replace("-", MINUS)
 
 
 def _share(value: float) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from recipes.faces import Evaluation, roc
+from recipes.faces import Evaluation, Verdict, roc
 from recipes.tsmr.config import LOSSES
 from recipes.tsmr.rendering.page.chart import Axis, Chart, nice_step
 from recipes.tsmr.results import Arm, Point, TSMRReport
@@ -80,18 +80,24 @@ def draw_histograms(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
 
 
 def draw_validation(report: TSMRReport) -> Chart:
-    """Accuracy on the validation set after each epoch, against that of the model as it was."""
-    judged = {e.epoch: e.validation.accuracy for e in report.epochs if e.validation is not None}
-    known = [*judged.values(), *([report.before.accuracy] if report.before else [])]
-    chart = _along(report, "Accuracy on the validation set", Axis.around(known, "accuracy", True))
-    if report.before:
-        chart.level(report.before.accuracy, "before", "before")
+    """What decides, after each epoch, against that of the model as it was."""
+    figure = report.before[0].deciding
+    judged = {e.epoch: _number(e.validation[0]) for e in report.epochs if e.validation}
+    known = [*judged.values(), _number(report.before[0])]
+    title = f"{figure.name[0].upper()}{figure.name[1:]} on the validation set"
+    chart = _along(report, title, Axis.around(known, figure.name, figure.share))
+    chart.level(_number(report.before[0]), "before", "before")
     chart.line(list(judged), list(judged.values()), "after", "each epoch")
     if report.kept:
         chart.dots([report.kept], [judged[report.kept]], "kept", name="kept")
-    told = [f"epoch {epoch}: {accuracy:.2%}" for epoch, accuracy in judged.items()]
+    told = [f"epoch {epoch}: {figure.shown(value)}" for epoch, value in judged.items()]
     chart.dots(list(judged), list(judged.values()), "after", told)
     return chart
+
+
+def _number(verdict: Verdict) -> float:
+    """What decides; 0 where that could not be measured."""
+    return verdict.deciding.value or 0.0
 
 
 def draw_losses(report: TSMRReport) -> list[Chart]:
@@ -151,24 +157,25 @@ def moved_weights(report: TSMRReport) -> dict[str, float]:
     return {name: change for name, change in report.weight_change.items() if 0 < change < 1e6}
 
 
-def draw_ablation(arms: Sequence[Arm], before: Evaluation | None) -> Chart:
-    """The accuracy of every run, a row for each arm, with a line at the arm's mean."""
-    runs = [[evaluation.accuracy for evaluation in arm.evaluations] for arm in arms]
-    known = [accuracy for row in runs for accuracy in row] + ([before.accuracy] if before else [])
+def draw_ablation(arms: Sequence[Arm], before: Verdict | None) -> Chart:
+    """What decides, of every run, a row for each arm, with a line at the arm's mean."""
+    figure = arms[0].verdicts[0].deciding
+    runs = [[_number(verdict) for verdict in arm.verdicts] for arm in arms]
+    known = [value for row in runs for value in row] + ([_number(before)] if before else [])
     chart = Chart(
-        "Accuracy of each run",
-        Axis.around(known, "accuracy on the validation set", True),
+        f"{figure.name[0].upper()}{figure.name[1:]} of each run",
+        Axis.around(known, f"{figure.name} on the validation set", figure.share),
         Axis(len(arms) - 0.5, -0.5, names=tuple(arm.name for arm in arms)),
         height=52.0 + 34 * len(arms),
         left=150.0,
     )
     if before:
-        chart.stick(before.accuracy, "before")
+        chart.stick(_number(before), "before")
         chart.keys.append(("before", "before"))
-    for row, (arm, accuracies) in enumerate(zip(arms, runs, strict=True)):
-        chart.stick(arm.accuracy.mean, "after", row + 0.32, row - 0.32)
+    for row, (arm, values) in enumerate(zip(arms, runs, strict=True)):
+        chart.stick(arm.deciding.mean, "after", row + 0.32, row - 0.32)
         chart.dots(
-            accuracies, [row] * len(accuracies), "after faint", [f"{arm.name}: {a:.2%}" for a in accuracies]
+            values, [row] * len(values), "after faint", [f"{arm.name}: {figure.shown(v)}" for v in values]
         )
     chart.keys.append(("after", "mean of the seeds"))
     return chart

@@ -1,32 +1,38 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from recipes.faces import Evaluation
-from recipes.tsmr.judging import better_input, rank, refuse_chance
+from recipes.faces import Evaluation, Figure, Verdict, better_input
 from reparam_kit import InputError
 
 
 def judged(
     accuracy: float = 0.9, d_prime: float | None = 2.0, pairs: int = 200, **tars: float | None
 ) -> Evaluation:
-    fars = {"tar2": 0.01, "tar3": 0.001}
+    figures = (
+        Figure("accuracy", accuracy),
+        Figure("TAR at FAR 0.01", tars.get("tar2")),
+        Figure("TAR at FAR 0.001", tars.get("tar3")),
+        Figure("d'", d_prime, share=False),
+    )
     return Evaluation(
+        figures=figures,
+        decides="accuracy",
+        outcomes={"scores": np.zeros(pairs), "same": np.arange(pairs) % 2 == 0},
         pairs=pairs,
         genuine=pairs // 2,
         impostors=pairs - pairs // 2,
         embedding_size=8,
         input="insightface",
         flip=False,
+        fars=(0.01, 0.001),
         folds=10,
-        accuracy=accuracy,
         accuracy_std=0.0,
         threshold=0.3,
-        tar_at_far={far: tars.get(name) for name, far in fars.items()},
-        scores=np.zeros(pairs),
-        same=np.arange(pairs) % 2 == 0,
-        d_prime=d_prime,
     )
 
 
@@ -40,7 +46,7 @@ def judged(
     ],
 )
 def test_accuracy_goes_before_rates_before_separation(worse: Evaluation, better: Evaluation) -> None:
-    assert rank(better) > rank(worse)
+    assert better.rank() > worse.rank()
 
 
 @pytest.mark.parametrize(
@@ -55,11 +61,7 @@ def test_accuracy_goes_before_rates_before_separation(worse: Evaluation, better:
     ],
 )
 def test_chance_is_what_guessing_could_give(evaluation: Evaluation, refused: bool) -> None:
-    if refused:
-        with pytest.raises(InputError, match="the teacher t scores at chance"):
-            refuse_chance(evaluation, "the teacher t")
-    else:
-        refuse_chance(evaluation, "the teacher t")
+    assert evaluation.at_chance() == refused
 
 
 @pytest.mark.parametrize(
@@ -77,3 +79,27 @@ def test_an_input_is_better_where_it_separates_clearly_more(
 ) -> None:
     inputs = {name: judged(d_prime=value) for name, value in separations.items()}
     assert better_input(inputs, "insightface") == better
+
+
+def test_less_may_be_better() -> None:
+    def error(value: float | None) -> Verdict:
+        return Verdict(figures=(Figure("error", value, "lower"), Figure("speed", 1.0)), decides="error")
+
+    assert error(0.1).rank() > error(0.2).rank() > error(None).rank()
+
+
+def test_a_figure_that_decides_and_is_not_there() -> None:
+    with pytest.raises(InputError, match="no figure is called 'acuracy': did you mean 'accuracy'"):
+        Verdict(figures=(Figure("accuracy", 0.5),), decides="acuracy")
+
+
+@pytest.mark.parametrize(
+    "verdict", [judged(tar2=0.5), Verdict.of_means({"hit": np.array([True, False])}, "hit")]
+)
+def test_a_checkpoint_gives_back_what_it_was_given(verdict: Verdict, tmp_path: Path) -> None:
+    torch.save(verdict.state_dict(), tmp_path / "v.pt")
+    again = Verdict.from_state(torch.load(tmp_path / "v.pt", weights_only=True))
+    assert type(again) is type(verdict)
+    assert again.to_json() == verdict.to_json()
+    assert again.outcomes.keys() == verdict.outcomes.keys()
+    assert all(np.array_equal(again.outcomes[name], values) for name, values in verdict.outcomes.items())

@@ -1,0 +1,432 @@
+"""Judging by pairs: verification sets, the accuracy of LFW and TAR at FAR."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recipes.faces.embedding.embedder import Embedder
+from recipes.faces.embedding.inputs import InputPreset, input_preset
+from recipes.faces.images.decoding import decode_image
+from recipes.faces.judging.bootstrap import Interval, interval, probability_of_chance, resampled_pairs
+from recipes.faces.judging.judge import (
+    COMPARED,
+    Comparison,
+    Figure,
+    Judge,
+    Model,
+    Verdict,
+    comparison,
+    require_same,
+)
+from recipes.faces.judging.protocols import (
+    d_prime,
+    fold_numbers,
+    kfold_accuracy,
+    require_both_kinds,
+    similarity,
+    tar_at_fars,
+)
+from recipes.faces.sets.pairs import PairSet, read_pairs
+from recipes.faces.sets.templates import (
+    Crops,
+    TemplateSet,
+    is_template_set,
+    pool_templates,
+    read_templates,
+    score_templates,
+)
+from reparam_kit import InputError, fingerprint
+
+FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+TEMPLATE_FARS = (*FARS, 1e-5, 1e-6)
+ACCURACY, SEPARATION = "accuracy", "d'"
+_FOLDS = 10
+_MANY = 100_000  # pairs, from which on fewer sets are drawn for a comparison
+_FEWER = 200
+
+
+def tar_name(far: float) -> str:
+    """What the true accept rate at a false accept rate is called, everywhere."""
+    return f"TAR at FAR {far:g}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation(Verdict):
+    """What one model did on one verification set, and how it was asked.
+
+    Attributes:
+        pairs: number of pairs; ``genuine`` and ``impostors`` are their parts.
+        embedding_size: D.
+        input: name of the input preset.
+        flip: whether the embedding of the mirrored image was added.
+        fars: the false accept rates of its figures.
+        folds: number of folds of the accuracy.
+        folds_by_kind: whether both kinds were dealt out to the folds, because consecutive ones would lack one of them.
+        accuracy_std: standard deviation of the accuracy over the folds.
+        threshold: mean of the folds' thresholds, a cosine similarity.
+    """
+
+    pairs: int
+    genuine: int
+    impostors: int
+    embedding_size: int
+    input: str
+    flip: bool
+    fars: tuple[float, ...]
+    folds: int
+    accuracy_std: float
+    threshold: float
+    folds_by_kind: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the folds, ``0..1``."""
+        return float(self[ACCURACY].value)  # type: ignore[arg-type]
+
+    @property
+    def tar_at_far(self) -> dict[float, float | None]:
+        """True accept rate by false accept rate; None where the set has too few impostors to measure it."""
+        return {far: self[tar_name(far)].value for far in self.fars}
+
+    @property
+    def d_prime(self) -> float | None:
+        """:func:`recipes.faces.d_prime` of the scores; None where it is not finite."""
+        return self[SEPARATION].value
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Cosine similarity of each pair, float64 ``[pairs]``."""
+        return self.outcomes["scores"]
+
+    @property
+    def same(self) -> npt.NDArray[np.bool_]:
+        """Whether each pair shows one person, bool ``[pairs]``: with ``scores`` what ``recipes.faces.roc`` takes."""
+        return self.outcomes["same"]
+
+    @property
+    def separation(self) -> Figure:
+        """d': it uses every score, where accuracy and TAR see the few near a threshold."""
+        return self[SEPARATION]
+
+    def rank(self) -> tuple[float, ...]:
+        """Compare as tuples: what decides, then the accuracy, the TARs from the lowest FAR up, and d'.
+
+        On a set where accuracy and rates are at their ceiling, d' alone still tells.
+        """
+        names = (self.decides, ACCURACY, *map(tar_name, sorted(self.fars)), SEPARATION)
+        return tuple(self[name].goodness for name in names)
+
+    def at_chance(self) -> bool:
+        """Whether guessing could give the accuracy, and the scores hardly part the two kinds."""
+        share = max(self.genuine, self.impostors) / self.pairs
+        return self.accuracy <= guess(share, self.pairs) and self.separation.goodness < 1
+
+    def notes(self) -> dict[str, str]:
+        """Input, size of the embedding, folds and threshold."""
+        dealt = ", dealt by kind" if self.folds_by_kind else ""
+        return {
+            "input": f"{self.input}, {'with' if self.flip else 'without'} flip",
+            "embedding": str(self.embedding_size),
+            "standard deviation": f"{self.accuracy_std:.2%} over {self.folds} folds{dealt}",
+            "threshold": f"cosine {self.threshold:.4f}, mean of the folds",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, without scores and truths; false accept rates are keys such as ``"0.001"``."""
+        return {
+            **super().to_json(),
+            "pairs": self.pairs,
+            "genuine": self.genuine,
+            "impostors": self.impostors,
+            "embedding_size": self.embedding_size,
+            "input": self.input,
+            "flip": self.flip,
+            "folds": self.folds,
+            "folds_by_kind": self.folds_by_kind,
+            "accuracy": self.accuracy,
+            "accuracy_std": self.accuracy_std,
+            "threshold": self.threshold,
+            "tar_at_far": {f"{far:g}": tar for far, tar in self.tar_at_far.items()},
+            "d_prime": self.d_prime,
+        }
+
+
+def guess(share: float, examples: int) -> float:
+    """What guessing right with probability ``share`` gives at most, three standard errors above its mean."""
+    return share + 3 * math.sqrt(share * (1 - share) / examples)
+
+
+def read_set(
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    detector_score: bool = False,
+) -> PairSet | TemplateSet:
+    """Read a verification set of either kind: :func:`read_templates` for YTF and IJB, else :func:`read_pairs`.
+
+    Raises:
+        UnsafeFileError, InputError: as these; or ``detector_score`` for a set of pairs.
+    """
+    if is_template_set(path):
+        return read_templates(path, images, detector_score)
+    if detector_score:
+        raise InputError(f"{path} is no IJB set, and has no detector scores")
+    return read_pairs(path, images)
+
+
+class PairsJudge(Judge, name="pairs"):
+    """Judges by a verification set: pairs of images, or of templates.
+
+    Args:
+        pairs: a verification set, or what :func:`read_set` takes.
+        flip: add the embedding of each mirrored image.
+        batch_size: images run at once.
+        folds: consecutive folds of the accuracy. None: those of the set's makers where it says which they are, else
+            ten.
+        bootstrap: sets drawn for the intervals (:mod:`recipes.faces.judging.bootstrap`); 0: no intervals.
+        decides: the figure that decides.
+        progress: show how many images are done, as :class:`recipes.faces.Embedder`.
+
+    Raises:
+        InputError: the set cannot be read; to judge also raises it where ``folds`` does not fit the number of pairs.
+        UnsafeFileError: the set's file names something that a verification set does not hold.
+
+    >>> judge = PairsJudge("lfw.bin")
+    >>> before, after = judge.judge("deployed.onnx"), judge.judge("better.onnx")
+    >>> judge.compare(before, after).deciding.interval
+    """
+
+    def __init__(
+        self,
+        pairs: PairSet | TemplateSet | str | os.PathLike[str],
+        *,
+        flip: bool = False,
+        batch_size: int = 64,
+        folds: int | None = None,
+        bootstrap: int = 0,
+        decides: str = ACCURACY,
+        progress: bool = False,
+    ) -> None:
+        self.pairs = pairs if isinstance(pairs, PairSet | TemplateSet) else read_set(pairs)
+        self._where = "the pair set" if self.pairs is pairs else str(pairs)
+        self._options = {
+            "flip": flip,
+            "batch_size": batch_size,
+            "folds": folds,
+            "bootstrap": bootstrap,
+            "decides": decides,
+        }
+        self._flip, self._batch_size, self._bootstrap, self._decides = flip, batch_size, bootstrap, decides
+        self._progress = progress
+        self._asked = folds
+
+    def judge(
+        self, model: Model, input: str | InputPreset = "insightface", embedding: str | None = None
+    ) -> Evaluation:
+        """Embed the pairs, score them by cosine similarity and apply the LFW protocol and TAR at FAR.
+
+        Check the input (:func:`recipes.faces.compare_inputs`): a wrong one fails nowhere and costs accuracy.
+        """
+        preset = input_preset(input)
+        folds = choose_folds(self.pairs, self._asked)
+        embedder = Embedder(model, preset, self._batch_size, embedding, self._progress)
+        if isinstance(self.pairs, TemplateSet):
+            embeddings = pool_templates(embedder, self.pairs, self._flip)
+            scores = score_templates(embeddings, self.pairs)
+        else:
+            embeddings = embed_pairs(embedder, self.pairs, self._where, self._flip)
+            scores = similarity(embeddings[0::2], embeddings[1::2])
+        found = judge_scores(
+            scores,
+            self.pairs.same,
+            folds,
+            TEMPLATE_FARS if isinstance(self.pairs, TemplateSet) else FARS,
+            embeddings.shape[1],
+            preset.name,
+            self._flip,
+            self._bootstrap,
+            self._decides,
+        )
+        counted = self._asked is not None or self.pairs.folds is None
+        return replace(found, folds_by_kind=counted and bool((np.diff(folds) < 0).any()))
+
+    def compare(self, before: Verdict, after: Verdict) -> Comparison:
+        """Compare two models on the same pairs, drawn with replacement within each fold and kind.
+
+        The protocol runs for both on every set drawn, each with its own thresholds. Of more than 100,000 pairs, 200
+        sets are drawn, else 1,000.
+        """
+        require_same(before, after, ["same", "folds"])
+        if not isinstance(before, Evaluation) or not isinstance(after, Evaluation):
+            raise InputError("a judge of pairs compares what it found itself")
+        sets = self._bootstrap or (COMPARED if len(before.same) <= _MANY else _FEWER)
+        ours, theirs = resampled_pairs(
+            [before.scores, after.scores], before.same, before.outcomes["folds"], before.fars, sets
+        )
+        found = {
+            figure.name: (interval(drawn), probability_of_chance(drawn))
+            for figure, drawn in zip(before.figures, (theirs - ours).T, strict=True)
+            if np.isfinite(drawn).all()
+        }
+        return comparison(before, after, found, f"pairs drawn within fold and kind, {sets:,} times")
+
+    def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
+        """The first images of the set."""
+        shown = (
+            Crops(self.pairs) if isinstance(self.pairs, TemplateSet) else _Decoded(self.pairs, self._where)
+        )
+        return list(islice(shown, count))
+
+    def sample(self, limit: int) -> PairsJudge:
+        """Judge at most ``limit`` of the pairs, spread evenly over the set; of templates, all."""
+        if isinstance(self.pairs, TemplateSet):
+            return self
+        few = self.pairs.sample(limit)
+        return PairsJudge(few, **{**self._options, "folds": min(_FOLDS, len(few) // 2)})  # type: ignore[arg-type]
+
+    def identity(self) -> str:
+        """Images, truths and folds of pairs; of templates, the names of the files in place of what is in them."""
+        known = self.pairs
+        if isinstance(known, TemplateSet):
+            parts: Mapping[str, Any] = {**vars(known), "files": [str(file) for file in known.files]}
+        else:
+            parts = {"images": known.images, "same": known.same}
+        return fingerprint([self.name, parts, known.folds, self._asked, self._flip, self._decides])
+
+
+def evaluate(
+    model: Model,
+    pairs: PairSet | TemplateSet | str | os.PathLike[str],
+    input: str | InputPreset = "insightface",
+    flip: bool = False,
+    batch_size: int = 64,
+    folds: int | None = None,
+    bootstrap: int = 0,
+    embedding: str | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Judge one model by one verification set: :class:`PairsJudge`, which takes the other arguments.
+
+    Args:
+        model: a module, or the path of an ``.onnx`` file (see :class:`Embedder`).
+        pairs: a verification set, or what :func:`read_set` takes.
+        input: an input preset or its name. Check it (:func:`recipes.faces.compare_inputs`): a wrong one fails nowhere
+            and costs accuracy.
+        embedding, progress: see :class:`Embedder`.
+
+    Raises:
+        InputError: model, set or preset cannot be used, or ``folds`` does not fit the number of pairs.
+        UnsafeFileError: the set's file names something that a verification set does not hold.
+    """
+    judge = PairsJudge(
+        pairs, flip=flip, batch_size=batch_size, folds=folds, bootstrap=bootstrap, progress=progress
+    )
+    return judge.judge(model, input, embedding)
+
+
+def choose_folds(pairs: PairSet | TemplateSet, folds: int | None) -> npt.NDArray[np.int64]:
+    """The fold of each pair: ``folds`` consecutive ones, or None for those of the set's makers or else ten.
+
+    Raises:
+        InputError: the set cannot be judged, whatever the scores will be: better known before minutes of embedding.
+    """
+    numbers = fold_numbers(pairs.same, folds or (_FOLDS if pairs.folds is None else pairs.folds))
+    require_both_kinds(pairs.same)
+    return numbers
+
+
+def judge_scores(
+    scores: npt.NDArray[np.float64],
+    same: npt.NDArray[np.bool_],
+    folds: npt.NDArray[np.int64],
+    fars: Sequence[float],
+    embedding_size: int,
+    input: str,
+    flip: bool,
+    bootstrap: int,
+    decides: str = ACCURACY,
+) -> Evaluation:
+    """The figures of scores that are there already.
+
+    Args:
+        scores: ``[N]``.
+        same: bool ``[N]``.
+        folds: the fold of each pair, ``[N]``.
+        fars: false accept rates of ``tar_at_far``.
+        embedding_size, input, flip: as :class:`Evaluation`.
+        bootstrap, decides: as :class:`PairsJudge`.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    accuracy, accuracy_std, thresholds = kfold_accuracy(scores, same, folds)
+    tars = tar_at_fars(scores, same, fars)
+    values = [accuracy, *tars, d_prime(scores, same)]
+    ends: list[Interval | None] = [None] * len(values)
+    if bootstrap:
+        drawn = resampled_pairs([scores], same, folds, fars, bootstrap)[0]
+        ends = [interval(column) if np.isfinite(column).all() else None for column in drawn.T]
+    names = [ACCURACY, *map(tar_name, fars), SEPARATION]
+    rare = [f"not measurable: needs {round(1 / far):,} impostor pairs" for far in fars]
+    figures = tuple(
+        Figure(
+            name,
+            value if math.isfinite(value) else None,
+            interval=end,
+            share=name != SEPARATION,
+            missing=missing,
+        )
+        for name, value, end, missing in zip(names, values, ends, ["", *rare, "not finite"], strict=True)
+    )
+    genuine = int(same.sum())
+    return Evaluation(
+        figures=figures,
+        decides=decides,
+        outcomes={"scores": scores, "same": same, "folds": folds},
+        subject=f"{genuine} genuine and {len(same) - genuine} impostor pairs",
+        pairs=len(same),
+        genuine=genuine,
+        impostors=len(same) - genuine,
+        embedding_size=embedding_size,
+        input=input,
+        flip=flip,
+        fars=tuple(fars),
+        folds=len(thresholds),
+        accuracy_std=accuracy_std,
+        threshold=float(thresholds.mean()),
+    )
+
+
+def embed_pairs(
+    embedder: Embedder, pairs: PairSet, name: str = "the pair set", flip: bool = False
+) -> npt.NDArray[np.float32]:
+    """The embeddings of a set's 2N images, float32 ``[2N, D]``, decoded as they are asked for.
+
+    Raises:
+        InputError: as :meth:`Embedder.embed`; an image cannot be decoded (the message calls the set ``name``).
+    """
+    return embedder.embed(_Decoded(pairs, name), flip)
+
+
+class _Decoded:
+    """The images of a set, decoded as they are asked for."""
+
+    def __init__(self, pairs: PairSet, name: str) -> None:
+        self._pairs = pairs
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._pairs.images)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        names = self._pairs.names
+        for i, image in enumerate(self._pairs.images):
+            place = names[i] if names else f"{self._name}: image {i % 2} of pair {i // 2}"
+            yield decode_image(image, place)

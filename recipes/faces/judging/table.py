@@ -1,0 +1,61 @@
+"""Verdicts and comparisons as tables in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+
+from recipes.faces.judging.judge import Comparison, Difference, Figure, Verdict
+from reparam_kit import printable
+
+
+def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool = False) -> Table:
+    """A row for each figure, a column for each model; with ``notes``, also how it was asked, and what is missing."""
+    first = next(iter(verdicts.values()))
+    table = Table(printable(title), *map(printable, verdicts), box=box.SIMPLE)
+    above = [verdict.notes() if notes else {} for verdict in verdicts.values()]
+    rows: dict[str, list[str]] = {name: [row.get(name, "") for row in above] for name in above[0]}
+    for figure in first.figures:
+        found = [verdict[figure.name] for verdict in verdicts.values()]
+        if notes or all(one.value is not None for one in found):
+            rows[figure.name] = [_cell(one) for one in found]
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table
+
+
+def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
+    """A row for each figure of two models: both, the difference, its interval and the probability of chance."""
+    shown = (*map(printable, names), "difference", "95 % interval", "probability of chance")
+    table = Table("", *shown, box=box.SIMPLE)
+    for difference in comparison.differences:
+        if difference.value is not None:
+            name = difference.before.name
+            table.add_row(f"{name} (decides)" if name == comparison.decides else name, *_cells(difference))
+    return table
+
+
+def _cells(difference: Difference) -> list[str]:
+    before, after, value = difference.before, difference.after, difference.value or 0.0
+    ends = difference.interval
+    return [
+        before.shown(),
+        after.shown(),
+        _signed(before, value),
+        "" if ends is None else f"{_signed(before, ends[0])} to {_signed(before, ends[1])}",
+        "" if difference.chance is None else f"{difference.chance:.3f}",
+    ]
+
+
+def _cell(figure: Figure) -> str:
+    ends = figure.interval
+    if ends is None:
+        return figure.shown()
+    return f"{figure.shown()} ({figure.shown(ends[0])} to {figure.shown(ends[1])})"
+
+
+def _signed(figure: Figure, value: float) -> str:
+    """A difference of two values of ``figure``, of shares in percentage points."""
+    return f"{100 * value:+.2f}" if figure.share else f"{value:+.3f}"
