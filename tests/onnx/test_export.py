@@ -96,6 +96,30 @@ def test_a_file_of_an_older_torch(tmp_path: Path, shared_faces: Path) -> None:
     assert rk.verify(model, out).ok
 
 
+class _Rows(nn.Module):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__()
+        self.conv, self.fc, self.sizes = nn.Conv2d(3, 4, 3), nn.Linear(144, 5), sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.conv(x).relu().reshape(self.sizes))
+        return y
+
+
+@pytest.mark.parametrize("sizes", [(16, -1), (-1, 144), (16, 144)])
+def test_a_file_of_a_batch_of_several(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    """Its Reshape is written as it is, though the model takes any number of rows."""
+    like, out = tmp_path / "like.onnx", tmp_path / "out.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(_Rows(*sizes).eval(), (torch.randn(16, 3, 8, 8),), like, dynamo=False)
+    model = rk.load(like)
+    assert model(torch.randn(3, 3, 8, 8)).shape == (3, 5)
+    rk.export_onnx(disturb(model), out, like=like)
+    assert without_payloads(out) == without_payloads(like)
+    assert rk.verify(model, out).ok
+
+
 def _annotate(model: ModelProto) -> None:
     model.doc_string = "deployed in spring"
     model.metadata_props.append(StringStringEntryProto(key="mean", value="127.5"))

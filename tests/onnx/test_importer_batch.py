@@ -240,6 +240,78 @@ def test_a_batch_of_several_takes_whole_batches_where_rows_mix(path: Path) -> No
     assert run(apart, torch.randn(3, 3))[0].shape == (3, 3)
 
 
+# What keeps the rows of a batch of @ apart. x is [@, 4, 2, 2].
+APART = {
+    "flatten": "f = Flatten <axis = 1> (x) y = Gemm (f, M16)",
+    "flatten from the last": "f = Flatten <axis = -3> (x) y = Gemm (f, M16)",
+    "reshape to the batch": 'f = Reshape (x, "@,-1") y = Gemm (f, M16)',
+    "reshape to the rest": 'f = Reshape (x, "-1,16") y = Gemm (f, M16)',
+    "reshape to all": 'f = Reshape (x, "@,16") y = MatMul (f, M16)',
+    "reshape as it was": 'f = Reshape (x, "0,-1") y = MatMul (f, M16)',
+    "reshape to more": 'r = Reshape (x, "@,2,2,4") t = Transpose <perm = [0,2,1,3]> (r) y = Reshape (t, "@,4,-1")',
+    "reshape by its shape": """s = Shape (x) n = Slice (s, "0,", "1,") z = Concat <axis = 0> (n, "-1,")
+        f = Reshape (x, z) y = Gemm (f, M16)""",
+    "reshape by its number": """n = Size (x) d = Div (n, "16,") z = Concat <axis = 0> (d, "16,")
+        f = Reshape (x, z) y = Gemm (f, M16)""",
+    "flat and back": 'f = Reshape (x, "-1,") r = Relu (f) b = Reshape (r, "@,16") y = Softmax (b)',
+    "a row and back": 'f = Reshape (x, "1,-1") r = Relu (f) b = Reshape (r, "@,16") y = Gemm (b, M16)',
+    "a row for each channel and back": 'f = Reshape (x, "-1,4") m = MatMul (f, M4) y = Reshape (m, "@,-1")',
+    "a front dimension and back": 'u = Unsqueeze (x, "0,") r = Relu (u) s = Squeeze (r, "0,") y = Softmax (s)',
+    "unsqueezed": 'u = Unsqueeze (x, "1,") r = ReduceSum (u, "3,4,") y = Squeeze (r, "1,3,")',
+    "pooled and squeezed": 'g = GlobalAveragePool (x) s = Squeeze (g, "2,3,") y = MatMul (s, M4)',
+    "pooled and flat": "g = GlobalAveragePool (x) f = Flatten (g) y = Gemm (f, M4)",
+    "a gate": """g = GlobalAveragePool (x) f = Reshape (g, "@,4") s = Sigmoid (f) u = Reshape (s, "@,4,1,1")
+        y = Mul (x, u)""",
+    "normed": 'f = Flatten (x) n = ReduceL2 <axes = [1]> (f) y = Div (f, n)',
+}  # fmt: skip
+
+# Those that say so whatever the size of the images is, so that a file may leave it free.
+APART_AT_ANY_SIZE = {
+    "a row for each channel and back",
+    "unsqueezed",
+    "pooled and squeezed",
+    "pooled and flat",
+    "a gate",
+    "normed",
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+@pytest.mark.parametrize(
+    ("case", "free"), [*((c, False) for c in APART), *((c, True) for c in sorted(APART_AT_ANY_SIZE))]
+)
+def test_any_number_of_rows_where_they_stay_apart(case: str, free: bool, batch: int, path: Path) -> None:
+    """As onnxruntime gives for a batch that other rows fill."""
+    nodes = APART[case].replace("@", str(batch))
+    sizes = f"{batch},4,H,W" if free else f"{batch},4,2,2"
+    weights = {name: shape for name, shape in {"M16": (16, 3), "M4": (4, 3)}.items() if name in nodes}
+    model = load(path, f"net (float[{sizes}] x) => (float y) {{ {nodes} }}", {**integers(nodes), **weights})
+    for count in range(1, 6):
+        x = torch.randn(count, 4, 2, 2)
+        filled = torch.cat([x, torch.randn(-count % batch, 4, 2, 2)])
+        expected = torch.cat([result for [result] in alone(path, torch.split(filled, batch))])[:count]
+        torch.testing.assert_close(run(model, x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+MIXED = {
+    "flat": 'f = Reshape (x, "1,-1") y = Softmax (f)',
+    "fewer rows": 'f = Reshape (x, "4,-1") y = Softmax (f)',
+    "turned": 't = Transpose <perm = [1,0,2,3]> (x) f = Reshape (t, "16,-1") y = Softmax (f)',
+    "summed": 'f = Flatten (x) y = ReduceSum (f, "0,")',
+}
+
+
+@pytest.mark.parametrize("case", MIXED)
+def test_rows_that_mix_are_taken_in_whole_batches(case: str, path: Path) -> None:
+    nodes = MIXED[case]
+    model = load(path, f"net (float[16,4,2,2] x) => (float y) {{ {nodes} }}", integers(nodes))
+    assert_each_alone(model, path, torch.randn(32, 4, 2, 2), 16)
+    with pytest.raises(
+        InputError, match="mixes the rows of a batch and takes 16 images at a time, and 2 are given"
+    ):
+        model(torch.randn(2, 4, 2, 2))
+
+
 def test_a_size_like_the_number_of_rows_is_no_batch(path: Path) -> None:
     for size in (2, 3, 17, 19):
         nodes = 't = Transpose <perm = [1,0,2]> (x) y = Reshape (t, "1,-1")'

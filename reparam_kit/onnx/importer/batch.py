@@ -8,11 +8,15 @@ longer there than in the file. A value that is the same for all images has no pl
 What becomes of the place is a rule of each function (:func:`rule`), which follows from the function alone and from no
 size that happens to be equal to another. Where a function works across the images, they are put into a further
 dimension before all others (``FRONT``) first. A function without a rule is called for one image after the other.
+
+A batch of k images is to such a function one image. Where all functions keep places, k need not divide the number of
+rows N: a value that has n entries at its place in the file has n * N / k, and the first rows meet no later ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from math import prod
@@ -64,9 +68,10 @@ class Images:
         self.free_sizes = free_sizes
         self.one_by_one = 0
         self._graph = graph
-        self._batch = batch
+        self.batch = batch
         self._first: fx.Node | None = None
         self._count: fx.Node | None = None
+        self._share: fx.Node | None = None
 
     def hold(self, node: fx.Node) -> None:
         """``node`` is an input whose first dimension is the batch."""
@@ -80,11 +85,19 @@ class Images:
 
     @property
     def count(self) -> fx.Node:
-        """How many times the file's batch there is."""
+        """How many times the file's batch there is: whole, for what has to take one batch from the other."""
         if self._count is None:
             assert self._first is not None
-            self._count = self._emit(counted, (self._first, self._batch), None, None)
+            self._count = self._emit(counted, (self._first, self.batch), None, None)
         return self._count
+
+    @property
+    def share(self) -> fx.Node:
+        """How many times the file's batch there is, for what only counts entries at a place."""
+        if self._share is None:
+            assert self._first is not None
+            self._share = self._emit(share_of, (self._first, self.batch), None, None)
+        return self._share
 
     def call(self, function: Function, args: tuple[Any, ...], result: Any) -> fx.Node:
         """``function(*args)``, of which ``result`` is the example."""
@@ -122,7 +135,7 @@ class Images:
             return node
         if where == FRONT:
             return self._emit(without_single_dimension, (node,), FRONT, known)
-        return node if known.shape[where] == self._batch else self.at(node, 0)
+        return node if known.shape[where] == self.batch else self.at(node, 0)
 
     def _emit(self, function: Function, args: tuple[Any, ...], where: int | None, known: Any) -> fx.Node:
         node = self._graph.call_function(function, args)
@@ -172,13 +185,27 @@ def _function_of(name: str) -> Any:
     return getattr(import_module(module), path, None)
 
 
-def counted(x: Tensor, batch: int) -> int:
+def share_of(x: Tensor, batch: int) -> int | Fraction:
     """How many times ``batch`` rows ``x`` has."""
-    if x.shape[0] % batch:
+    return Fraction(int(x.shape[0]), batch) if x.shape[0] % batch else x.shape[0] // batch
+
+
+def counted(x: Tensor, batch: int) -> int:
+    """:func:`share_of` whole batches."""
+    return _entries(1, share_of(x, batch), batch)
+
+
+def _entries(in_file: int, share: int | Fraction, batch: int) -> int:
+    """The entries there are where the file has ``in_file``."""
+    entries = in_file * share
+    if not isinstance(entries, Fraction):
+        return entries
+    if entries.denominator > 1:
         raise InputError(
-            f"the file takes {batch} images at a time, and {x.shape[0]} are given: export it for a batch of 1"
+            f"the file mixes the rows of a batch and takes {batch} images at a time, and {share * batch} are given: "
+            "export it for a batch of 1"
         )
-    return x.shape[0] // batch
+    return entries.numerator
 
 
 def moved(x: Tensor, count: int, old: int, new: int, missing: int) -> Tensor:
@@ -216,21 +243,23 @@ def without_single_dimension(x: Tensor) -> Tensor:
     return x.reshape(()) if x.numel() == 1 else x
 
 
-def rearranged(x: Tensor, count: int, old: int, new: int, name: str, args: tuple[Any, ...]) -> Tensor:
-    """``x`` in the shape that the function of that name gives what the file has for one image."""
-    if count == 1 and FRONT not in (
+def rearranged(
+    x: Tensor, share: int | Fraction, batch: int, old: int, new: int, name: str, args: tuple[Any, ...]
+) -> Tensor:
+    """``x`` in the shape that the function of that name gives what the file has for one batch."""
+    if share == 1 and FRONT not in (
         old,
         new,
     ):  # what the file has itself, and an exporter writes as the file does
         alone: Tensor = _function_of(name)(x, *args)
         return alone
-    shape = list(x.shape) if old != FRONT else list(x.shape[1:])
+    shape: list[Any] = list(x.shape) if old != FRONT else list(x.shape[1:])
     if old != FRONT:
-        shape[old] //= count
+        shape[old] //= share
     shape = list(_function_of(name)(torch.empty(shape, device="meta"), *args).shape)
     if new == FRONT:
-        return x.reshape(count)
-    shape[new] *= count
+        return x.reshape(_entries(1, share, batch))
+    shape[new] = _entries(shape[new], share, batch)
     return x.reshape(shape)
 
 
@@ -248,14 +277,19 @@ def rearrangement(images: Images, function: Function, args: tuple[Any, ...], res
     else:
         same = _same_place(images, x, result)
         x, new = (images.at(x, 0), 0) if same is None else (x, same)
-    return rearranged, (x, images.count, place(x), new, _name_of(function), tuple(rest)), new
+    return rearranged, (x, images.share, images.batch, place(x), new, _name_of(function), tuple(rest)), new
 
 
 def _same_place(images: Images, x: fx.Node, result: Tensor) -> int | None:
-    """The dimension of ``result`` with as much before it as the images of ``x`` have; of their size if it can be."""
+    """The dimension of ``result`` with as much before it as the images of ``x`` have.
+
+    It is of their size if it can be, or else one where each of them has as many entries.
+    """
     where, old, new = place(x), example(x).shape, result.shape
     assert where is not None
     if images.free_sizes:
         return 0 if where == 0 else None
     fits = [dim for dim in range(len(new)) if prod(new[:dim]) == prod(old[:where])]
-    return next((dim for dim in fits if new[dim] == old[where]), fits[0] if fits else None)
+    alike = [dim for dim in fits if new[dim] == old[where]]
+    apart = [dim for dim in fits if new[dim] % images.batch == 0]
+    return next(iter(alike + apart + fits), None)

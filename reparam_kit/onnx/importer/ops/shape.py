@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from math import prod
 from typing import Any
 
@@ -150,15 +151,15 @@ def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:
     return x.reshape(n, c * block * block, h // block, w // block)
 
 
-def sizes_in_file(x: Tensor, count: int, where: int, start: int | None, end: int | None) -> Tensor:
-    """:func:`sizes_of` what the file has in place of ``x``, which has ``count`` times as many entries at ``where``."""
-    sizes = [n // count if dim == where else n for dim, n in enumerate(x.shape)]
+def sizes_in_file(x: Tensor, share: int | Fraction, where: int, start: int | None, end: int | None) -> Tensor:
+    """:func:`sizes_of` what the file has in place of ``x``, which has ``share`` times as many entries at ``where``."""
+    sizes = [n // share if dim == where else n for dim, n in enumerate(x.shape)]
     return torch.tensor([] if where == FRONT else sizes[start:end], dtype=torch.int64)
 
 
-def count_in_file(x: Tensor, count: int) -> Tensor:
-    """:func:`count_of` what the file has in place of ``x``, which has ``count`` times as many entries."""
-    return torch.tensor(x.numel() // count)
+def count_in_file(x: Tensor, share: int | Fraction) -> Tensor:
+    """:func:`count_of` what the file has in place of ``x``, which has ``share`` times as many entries."""
+    return torch.tensor(x.numel() // share)
 
 
 def expanded_beside(x: Tensor, sizes: list[int], at: int) -> Tensor:
@@ -169,8 +170,8 @@ def expanded_beside(x: Tensor, sizes: list[int], at: int) -> Tensor:
 def _measured(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned:
     x, *rest = args
     if function is count_of:
-        return count_in_file, (x, images.count), None
-    return sizes_in_file, (x, images.count, place(x), *rest), None
+        return count_in_file, (x, images.share), None
+    return sizes_in_file, (x, images.share, place(x), *rest), None
 
 
 def _expanded(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
