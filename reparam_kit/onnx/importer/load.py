@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from heapq import heappop, heappush
 from itertools import product
 from pathlib import Path
 
@@ -231,19 +232,23 @@ def _in_order(nodes: Iterable[NodeProto], known: Iterable[str]) -> Iterator[Node
 
     Those for which it never is come last.
     """
-    known, waiting = {"", *known}, list(nodes)
-    while waiting:
-        left = []
-        for node in waiting:
-            if known.issuperset(node.input):
-                known.update(node.output)
-                yield node
-            else:
-                left.append(node)
-        if len(left) == len(waiting):
-            yield from left
-            return
-        waiting = left
+    nodes, known = list(nodes), {"", *known}
+    missing = [set(node.input) - known for node in nodes]
+    readers: dict[str, list[int]] = defaultdict(list)
+    for i, names in enumerate(missing):
+        for name in names:
+            readers[name].append(i)
+    # By how often the file is gone through before, then as the file has them.
+    ready = [(0, i) for i, names in enumerate(missing) if not names]
+    while ready:
+        turn, i = heappop(ready)
+        yield nodes[i]
+        for name in nodes[i].output:
+            for reader in readers.pop(name, ()):
+                missing[reader].remove(name)
+                if not missing[reader]:
+                    heappush(ready, (turn + (reader < i), reader))
+    yield from (node for node, names in zip(nodes, missing, strict=True) if names)
 
 
 def _check_names(graph: GraphProto) -> None:
