@@ -24,11 +24,10 @@ OUTPUTS = {
 INPUTS = {
     ("inspect", "model"), ("expand", "model"), ("fold", "expanded"), ("verify", "a"), ("verify", "b"),
     ("verify", "inputs"), ("diff", "a"), ("diff", "b"), ("export", "model"), ("export", "like"),
-    ("export", "inputs"), ("evaluate", "models"), ("evaluate", "pairs"),
-    ("evaluate", "classes"),
-    ("evaluate", "query"),
-    ("evaluate", "gallery"), ("tsmr", "student"),
-    ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"),
+    ("export", "inputs"), ("evaluate", "models"), ("evaluate", "pairs"), ("evaluate", "classes"),
+    ("evaluate", "query"), ("evaluate", "gallery"), ("tsmr", "student"),
+    ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"), ("tsmr", "imports"),
+    ("inspect", "import"), ("expand", "import"),
     *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
 }  # fmt: skip
 
