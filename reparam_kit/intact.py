@@ -6,11 +6,14 @@ parts are taken out. What a fold could not hold is refused, for the fold would b
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from torch import nn
 
 from reparam_kit.algebra import Expanded, Foldable, not_affine
 from reparam_kit.errors import InputError
 from reparam_kit.restoration import Restored
+from reparam_kit.sites.find_fx import parted
 from reparam_kit.sites.refusals import Holders, holders, shared
 
 
@@ -31,7 +34,37 @@ def homes_of_shifts(model: nn.Module, stand_ins: dict[str, Foldable]) -> dict[st
             raise InputError(f"{name or 'the layer'} cannot be folded: {reason}")
         if isinstance(module, Expanded) and module.shifts and module.shift_into is not None:
             homes[name] = _home(model, name, module, held)
+    for name in sorted(_parted(model, homes)):
+        raise InputError(
+            f"{name} cannot be folded, for something has come between it and the BatchNorm {homes[name]}, which takes "
+            "up its shift: take away what was put there, or exchanged, or given a hook, since rk.expand"
+        )
     return homes
+
+
+def _parted(model: nn.Module, homes: dict[str, str]) -> set[str]:
+    """The layers whose output is not the input of their BatchNorm, as far as tracing tells.
+
+    What tracing of the whole does not reach may be told by the smallest module that holds both.
+    """
+    if not homes:
+        return set()
+    found = parted(model, homes)
+    parts: dict[str, dict[str, str]] = {}
+    for name in homes.keys() - found.keys():
+        parts.setdefault(_common(name, homes[name]), {})[name] = homes[name]
+    for part, within in parts.items():
+        if part:
+            names = {name[len(part) + 1 :]: norm[len(part) + 1 :] for name, norm in within.items()}
+            told = parted(model.get_submodule(part), names)
+            found |= {_join(part, name): verdict for name, verdict in told.items()}
+    return {name for name, verdict in found.items() if verdict}
+
+
+def _common(*names: str) -> str:
+    """The module that holds all of these, by name."""
+    levels = zip(*(name.split(".") for name in names), strict=False)
+    return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))
 
 
 def _tied(module: Foldable, name: str, held: Holders) -> str | None:

@@ -142,6 +142,92 @@ def test_what_takes_up_a_shift_must_be_there_still(change: Callable[[nn.Module],
         rk.fold(net)
 
 
+class Parted(nn.Module):
+    """A convolution whose BatchNorm stands elsewhere, with a module between that does nothing."""
+
+    def __init__(self, dynamic: bool = False) -> None:
+        super().__init__()
+        self.block = Joined()
+        self.dynamic = dynamic
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dynamic and x.sum() > 1e9:
+            return x
+        return self.block(x)
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Identity())
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.head(x)).relu()
+
+
+def own_forward(module: nn.Module) -> None:
+    module.forward = lambda x: 2 * x  # type: ignore[method-assign]
+
+
+BETWEEN: dict[str, Callable[[nn.Module], object]] = {
+    "exchanged": lambda block: setattr(block.head, "1", nn.Tanh()),
+    "exchanged for a dropout": lambda block: setattr(block.head, "1", nn.Dropout()),
+    "hook": lambda block: block.head[1].register_forward_hook(double),
+    "hook before": lambda block: block.head[1].register_forward_pre_hook(lambda module, args: (2 * args[0],)),
+    "forward": lambda block: own_forward(block.head[1]),
+    "appended": lambda block: block.head.append(nn.ReLU()),
+    "hook of the container": lambda block: block.head.register_forward_hook(double),
+    "forward of the container": lambda block: setattr(
+        block.head, "forward", lambda x: 2 * block.head[1](block.head[0](x))
+    ),
+    "container exchanged": lambda block: setattr(
+        block, "head", nn.Sequential(*block.head, nn.Conv2d(4, 4, 1).double())
+    ),
+}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN)
+def test_what_comes_between_a_layer_and_its_batch_norm_is_refused(
+    change: Callable[[nn.Module], object], dynamic: bool
+) -> None:
+    net = disturb(rk.expand(build(lambda: Parted(dynamic)).double(), "dbb", "batch", example_inputs=X)).eval()
+    assert net.block.head[0].shift_into == "block.bn"
+    assert distance(rk.fold(net)(X), net(X)) < 1e-12
+    change(net.block)
+    with pytest.raises(
+        rk.InputError, match=r"block\.head\.0 cannot be folded, .*between it and the BatchNorm block\.bn"
+    ):
+        rk.fold(net)
+
+
+class Siamese(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) - self.net(2 * x)
+
+
+def test_a_student_that_runs_twice_in_what_trains_it_folds() -> None:
+    net = Siamese(disturb(rk.expand(build(Parted).double(), "dbb", "batch")).eval())
+    assert distance(rk.fold(net)(X), net(X)) < 1e-12
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("given", NORMS)
+def test_a_norm_that_is_set_by_hand_is_refused(norm: str, given: str) -> None:
+    net = student(norm)
+    net.conv.norm = given
+    if given == norm:
+        assert distance(rk.fold(net)(X), net(X)) < 1e-12
+        return
+    with pytest.raises(rk.InputError, match=f"conv cannot be folded: .*norm='{given}'"):
+        rk.fold(net)
+
+
 @pytest.mark.parametrize("norm", ALL)
 def test_a_weight_tied_since_is_refused(norm: str) -> None:
     net = student(norm)

@@ -118,6 +118,8 @@ class Expanded(Foldable):
             return _COMPUTED
         if "forward" in vars(self) or "forward" in vars(base):
             return "its forward has been replaced: do that before rk.expand, on its class, or after rk.fold"
+        if any(getattr(branch, "norm", None) != self.norm for branch in self.branches):
+            return f"its branches were not made with norm={self.norm!r}, which it has been given since"
         if not NORMS[self.norm].runs:
             return None
         if has_own_forward(base):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from reparam_kit.algebra import LAYERS, METADATA, Layer, has_hooks, is_metadata
+from reparam_kit.algebra import LAYERS, METADATA, Layer, has_hooks, has_own_forward, is_metadata
 from reparam_kit.errors import first_line
 from reparam_kit.sites.flow import CONVOLUTIONS, WHOLE, Flow, owners, untouched
 from reparam_kit.substitution import StandIn
@@ -48,21 +48,54 @@ def trace(model: nn.Module) -> Flow | str:
     """Follow the model's dataflow in eval mode, or say why symbolic tracing cannot (one line)."""
     if isinstance(model, LAYERS):
         return Flow({model: 1})
+    with untouched(model):
+        reads = _Reads(owners(model))
+        with reads:
+            graph = _graph(model)
+        if isinstance(graph, str):
+            return graph
+        flow = _follow(model, graph, reads.owner)
+    flow.reads |= reads.found
+    return flow
+
+
+def parted(model: nn.Module, norms: dict[str, str]) -> dict[str, bool]:
+    """Whether something else than its BatchNorm takes, or changes on the way, what a layer gives.
+
+    Args:
+        model: any module; it is left as it was.
+        norms: for layers of it, whatever stands in for them, the BatchNorm, all by name. Those that tracing does not
+            reach are missing in what is returned.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    with untouched(model):
+        graph = _graph(model)
+    if isinstance(graph, str):
+        return {}
+    calls: dict[nn.Module, list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(modules[node.target], []).append(node)
+    found = {}
+    for layer, norm in norms.items():
+        nodes = calls.get(modules[layer], [])
+        if nodes:
+            alone = all(_sole_norm(node, model) is modules[norm] for node in nodes)
+            found[layer] = not alone or len(nodes) != len(calls[modules[norm]])
+    return found
+
+
+def _graph(model: nn.Module) -> fx.Graph | str:
     if has_hooks(model):
         return "tracing passes over the hooks of the model itself"
     if "forward" in vars(model):
         return "tracing passes over a forward that the model itself has been given"
-    with untouched(model), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reads = _Reads(owners(model))
         try:
-            with reads:
-                graph = _Tracer().trace(model)
+            return _Tracer().trace(model)
         except Exception as error:  # tracing runs the user's forward, which may raise anything
             return f"{type(error).__name__}: {first_line(error)}"
-        flow = _follow(model, graph, reads.owner)
-    flow.reads |= reads.found
-    return flow
 
 
 def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, list[nn.Module]]) -> Flow:
@@ -120,7 +153,7 @@ def _consumers(node: fx.Node, model: nn.Module) -> Iterator[fx.Node]:
 
 
 def _passes(module: nn.Module) -> bool:
-    return type(module) is nn.Identity and not has_hooks(module)
+    return type(module) is nn.Identity and not has_hooks(module) and not has_own_forward(module)
 
 
 def _reads_metadata(node: fx.Node) -> bool:
