@@ -17,6 +17,8 @@ from torch import Tensor
 _HELD = {FunctionType, MethodType, BuiltinMethodType, partial, weakref.ref, tuple}
 """What deepcopy leaves as it is although it may lead to a part of the model."""
 
+_PLAIN = {int, float, bool, str, type(None)}
+
 
 def rebind(memo: dict[int, Any]) -> None:
     """Exchange the functions that lead to what ``copy.deepcopy`` has copied, by ``memo``, in all the copies.
@@ -30,6 +32,8 @@ def rebind(memo: dict[int, Any]) -> None:
         own = holder if isinstance(holder, dict | list) else _attributes(holder)
         held = [(key, value) for key, value in _items(own) if type(value) in _HELD]
         for key, value in held:
+            if type(value) is tuple and _PLAIN.issuperset(map(type, value)):  # sizes: nearly all that is held
+                continue
             if rebinding.leads(value, set()):
                 own[key] = rebinding.renewed(value)
 

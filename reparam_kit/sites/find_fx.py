@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 from torch import fx, nn
@@ -100,20 +101,15 @@ def _graph(model: nn.Module) -> fx.Graph | str:
 
 def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, list[nn.Module]]) -> Flow:
     flow = Flow.of(model)
-    tensors = {
-        **dict(model.named_parameters(remove_duplicate=False)),
-        **dict(model.named_buffers(remove_duplicate=False)),
-    }
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     sole: dict[Layer, _BatchNorm] = {}
     norm_calls: Counter[nn.Module] = Counter()
     for node in graph.nodes:
         if node.op == "call_function" and node.target in CONVOLUTIONS:
             weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
-            flow.add_functional(node.target.__name__, names.get(id(tensors.get(weight.target))))
-        elif node.op == "get_attr" and node.target in tensors:
+            flow.add_functional(node.target.__name__, _parameter_name(weight, model))
+        elif node.op == "get_attr":
             if any(True for _ in _consumers(node, model)):
-                flow.reads.update(owner.get(id(tensors[node.target]), ()))
+                flow.reads.update(owner.get(id(attrgetter(node.target)(model)), ()))
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
             if isinstance(module, LAYERS):
@@ -130,6 +126,14 @@ def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, list[nn.Module]]
                     norm_calls[inside] += 1
     flow.claim(sole, norm_calls)
     return flow
+
+
+def _parameter_name(node: fx.Node, model: nn.Module) -> str | None:
+    """The name, or the first of several, of the parameter that ``node`` reads; None: it is something else."""
+    if node.op != "get_attr":
+        return None
+    read = attrgetter(str(node.target))(model)
+    return next((name for name, parameter in model.named_parameters() if parameter is read), None)
 
 
 def _sole_norm(node: fx.Node, model: nn.Module) -> _BatchNorm | None:

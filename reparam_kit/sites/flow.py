@@ -72,7 +72,7 @@ def owners(model: nn.Module) -> dict[int, list[nn.Module]]:
     for module in model.modules():
         tensors: list[Tensor | None] = []
         if isinstance(module, LAYERS):
-            tensors += module.parameters(recurse=False)
+            tensors += module._parameters.values()
         elif isinstance(module, _BatchNorm):
             tensors.append(module.running_mean)
         for tensor in tensors:
