@@ -7,7 +7,7 @@ import pickle
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from reparam_kit.atomic import atomic_path
 from reparam_kit.digests import fingerprint
@@ -174,17 +174,40 @@ def _rebuild(path: Path, content: dict[str, Any]) -> nn.Module:
 
     if content["format"] != _FORMAT:
         raise InputError(f"{path} was written by another version of reparam-kit: expand the ONNX file again")
+    with _of_one_expansion(path):
+        tensors = _distinct(content["state"])
     _require_sound(path, content.pop("sha256", None), content)
-    try:
-        file = OnnxFile(parse_onnx(content["onnx"], f"the ONNX model in {path}"), content["external"])
-        model: nn.Module = repeat(import_file(file, content["onnx"]), content["record"])
+    with _of_one_expansion(path):
+        onnx, external = content["onnx"], content["external"]
+        if not all(isinstance(part, bytes) for part in (onnx, *external.values())):
+            raise TypeError("the ONNX model is not in bytes")
+        file = OnnxFile(parse_onnx(onnx, "the ONNX model"), external)
+        model: nn.Module = repeat(import_file(file, onnx), content["record"], tensors)
         model.load_state_dict(content["state"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    return model
+
+
+@contextmanager
+def _of_one_expansion(path: Path) -> Iterator[None]:
+    """Errors that parts of an expanded model lead to which are not what ``save`` wrote, as one that names the file."""
+    try:
+        yield
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise InputError(
             f"{path} does not hold together: its model, layers and weights are not of one expansion: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ) from error
-    return model
+
+
+def _distinct(state: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors of ``state``, those of several names once. ValueError if they repeat what is stored, as views may:
+    whatever reads such a tensor takes memory that the file does not have.
+    """
+    tensors = {(t.data_ptr(), t.shape, t.stride()): t for t in state.values() if not t.is_sparse}
+    stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > sum(stored.values()):
+        raise ValueError("its tensors are larger than what is stored of them")
+    return list(tensors.values())
 
 
 def _require_sound(path: Path, checksum: object, content: object) -> None:
@@ -236,7 +259,7 @@ def _with_tensors(model: nn.Module, path: Path) -> nn.Module:
         if metadata.keys() & {_RECORD, _CHECKSUM}:  # those of other makers have none
             _require_sound(path, metadata.get(_CHECKSUM), [recorded, state])
         if recorded:
-            model = repeat(model, recorded)
+            model = repeat(model, recorded, state.values())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RuntimeError(f"it is of an expanded model, and its layers are others: {error}") from None
     except (OSError, SafetensorError) as error:

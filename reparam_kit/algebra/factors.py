@@ -34,12 +34,16 @@ def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
 class Trained(Factor):
     """A factor with a parameter."""
 
+    def parameter_shape(self, shape: Geometry) -> tuple[int, ...]:
+        """Give the shape of the parameter: that of the kernel, if it is the kernel."""
+        return shape.weight_shape
+
     def start(self, shape: Geometry, like: Tensor) -> Tensor:
         """Give the parameter at its start: each output channel a random kernel of norm 1, on average.
 
         In the dtype and on the device of ``like``.
         """
-        raise NotImplementedError
+        return _random(self.parameter_shape(shape), like)
 
     def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         """Give the kernel that a value of the parameter stands for."""
@@ -112,9 +116,6 @@ class Conv(Sized, Trained, name="conv"):
         width = self.width or (2 if site.groups == site.out_channels > 1 else 1)
         return width * (site.in_channels if prod(self.taps(site)) == 1 else site.out_channels)
 
-    def start(self, shape: Geometry, like: Tensor) -> Tensor:
-        return _random(shape.weight_shape, like)
-
     def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         return Kernel(parameter, shape.groups)
 
@@ -129,11 +130,8 @@ class Dilated(Sized, Trained, name="dilated"):
     def taps(self, site: Geometry) -> tuple[int, ...]:
         return tuple((tap - 1) * self.rate + 1 for tap in super().taps(site))
 
-    def _dense_taps(self, shape: Geometry) -> tuple[int, ...]:
-        return tuple((tap - 1) // self.rate + 1 for tap in shape.taps)
-
-    def start(self, shape: Geometry, like: Tensor) -> Tensor:
-        return _random((*shape.weight_shape[:2], *self._dense_taps(shape)), like)
+    def parameter_shape(self, shape: Geometry) -> tuple[int, ...]:
+        return (*shape.weight_shape[:2], *((tap - 1) // self.rate + 1 for tap in shape.taps))
 
     def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         weight = parameter.new_zeros(shape.weight_shape)
@@ -150,9 +148,6 @@ class Depthwise(Sized, Trained, name="depthwise"):
 
     def out_channels(self, in_channels: int, site: Geometry) -> int:
         return in_channels * self.width
-
-    def start(self, shape: Geometry, like: Tensor) -> Tensor:
-        return _random((shape.out_channels, 1, *shape.taps), like)
 
     def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         return Kernel(parameter, shape.in_channels)
