@@ -143,6 +143,7 @@ PAIRS = {
 EVALUATE = {
     "{w}/face.onnx": "--input is required and has no default",
     "{w}/face.onnx --input rgb": "no input preset is called 'rgb'",
+    "{w}/face.onnx --input imagenet,bgr": "no input preset is called 'imagenet,bgr': did you mean 'imagenet-bgr'",
     "{w}/face.onnx --input x/0": "the input 'x/0' is no formula: it divides by zero",
     "{w}/face.onnx {w}/face.onnx --input raw": "a model is named twice",
     "nowhere.onnx --input raw --folds 2": "nowhere.onnx: no such file",

@@ -96,6 +96,8 @@ def input_preset(name: str | InputPreset) -> InputPreset:
         return name
     if name in PRESETS:
         return PRESETS[name]
+    if (joined := re.sub(r"\s*,\s*", "-", name)) in PRESETS:
+        raise InputError(f"no input preset is called {name!r}: did you mean {joined!r}?")
     if re.fullmatch(r"[A-Za-z][\w-]*", name) and not re.match(r"x($|-)", name):
         raise InputError(
             f"no input preset is called {name!r}: {suggestion(name, PRESETS, 'presets')}; or write a formula such as "

@@ -20,7 +20,7 @@ from recipes.faces.images.decoding import decode_image, fit_image, read_image
 from recipes.faces.records import RecordFile
 from recipes.faces.sets.folders import find_people
 from recipes.faces.sets.label_lists import read_label_list
-from reparam_kit import InputError, printable
+from reparam_kit import InputError, printable, require_file
 
 _log = logging.getLogger(__name__)
 _NEGATIVE = re.compile(r"-[0-9]+")
@@ -261,6 +261,9 @@ def read_faces(
     if _is_rec(path):
         return FaceRecords(path, size)
     if not path.is_dir():
+        require_file(path, "a .rec file, a folder of people, or a list of lines `path label`")
+        if path.suffix.lower() == ".bin":
+            raise InputError(f"{path} is a verification set (--val, --pairs), not training data")
         root = path.parent if images is None else Path(images)
         return FaceFiles(root, *read_label_list(path, root), size)
     records = sorted(file for file in path.iterdir() if _is_rec(file))

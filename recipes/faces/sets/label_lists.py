@@ -26,6 +26,11 @@ def read_label_list(path: Path, images: Path) -> tuple[list[str], list[int] | li
     """
     names, labels = [], []
     for line in iterate_lines(path):
+        if path.suffix.lower() == ".lst" and "\t" in line.text and len(line.words) > 2:
+            raise InputError(
+                f"{line.where} has the columns of MXNet's lists, which are not read: name the .rec packed from "
+                "it, or write lines `path label`"
+            )
         if len(line.halves) != 2 or not line.halves[0]:
             raise InputError(f"{line.where} is not `path label`, with a tab or spaces between")
         name, label = line.halves

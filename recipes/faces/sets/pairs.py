@@ -113,8 +113,12 @@ def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
 def _is_pickle(path: Path) -> bool:
     if path.suffix == ".bin":
         return True
+    if require_file(path, "a verification set").suffix.lower() in (".rec", ".idx"):
+        raise InputError(
+            f"{path} is training data (--data), not a verification set, such as a .bin or a list of pairs"
+        )
     try:
-        with require_file(path, "a verification set").open("rb") as file:
+        with path.open("rb") as file:
             return file.read(1) == b"\x80"  # how a pickle of protocol 2 or later begins, and no text in UTF-8
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error

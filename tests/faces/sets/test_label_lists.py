@@ -105,6 +105,31 @@ def test_a_wrong_line_is_named(root: Path, line: str, message: str) -> None:
         read_faces(listed(root, f"a b.jpg\t1\n{line}\na b.jpg\t1\n"))
 
 
+@pytest.mark.parametrize("line", ["1\ta b.jpg\t5", "0\t5.000000\ta b.jpg", "1\ta b.jpg\t5\t1\t2\t3\t4"])
+def test_columns_of_mxnet_are_told(root: Path, line: str) -> None:
+    (root / "train.lst").write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"train\.lst:1 has the columns of MXNet's lists, .* name the \.rec"):
+        read_faces(root / "train.lst")
+    (root / "train.lst").write_text("a b.jpg 5\na b.jpg\t6\n")
+    assert len(read_faces(root / "train.lst")) == 2
+
+
+def test_the_one_kind_of_set_in_the_place_of_the_other_is_told(tmp_path: Path) -> None:
+    for name in ("pairs.bin", "faces.rec", "faces.idx"):
+        (tmp_path / name).write_bytes(b"\0" * 8)
+    with pytest.raises(InputError, match=r"pairs\.bin is a verification set .*, not training data"):
+        read_faces(tmp_path / "pairs.bin")
+    for name in ("faces.rec", "faces.idx"):
+        with pytest.raises(InputError, match=rf"{name} is training data .*, not a verification set"):
+            read_pairs(tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"nope: no such file; name a \.rec file, a folder of people, or a list"
+    ):
+        read_faces(tmp_path / "nope")
+    with pytest.raises(InputError, match=r"nope\.rec: no such file; name a verification set"):
+        read_pairs(tmp_path / "nope.rec")
+
+
 def test_pipes_and_devices_are_no_lists(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for read in (read_faces, read_pairs):
