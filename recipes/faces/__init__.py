@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from recipes.faces.judging.comparison import better_input as better_input
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs
     from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
+    from recipes.faces.judging.evaluation import Evaluation as Evaluation
     from recipes.faces.judging.judge import Comparison as Comparison
     from recipes.faces.judging.judge import Figure as Figure
     from recipes.faces.judging.judge import Judge as Judge
     from recipes.faces.judging.judge import Verdict as Verdict
-    from recipes.faces.judging.pairs import Evaluation as Evaluation
     from recipes.faces.judging.pairs import PairsJudge as PairsJudge
     from recipes.faces.judging.pairs import evaluate as evaluate
     from recipes.faces.judging.pairs import read_set as read_set

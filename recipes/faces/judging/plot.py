@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.faces.judging.pairs import Evaluation
+from recipes.faces.judging.evaluation import Evaluation
 from recipes.faces.judging.protocols import roc
 from reparam_kit import InputError, atomic_file, extra
 

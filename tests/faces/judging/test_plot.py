@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from recipes.faces import Evaluation, draw_roc, roc, save_roc, tar_at_far
-from recipes.faces.judging.pairs import judge_scores
+from recipes.faces.judging.evaluation import judge_scores
 from reparam_kit import InputError
 
 

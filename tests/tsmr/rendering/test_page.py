@@ -14,7 +14,7 @@ import pytest
 
 import recipes.tsmr.rendering.page as page
 from recipes.faces import Evaluation
-from recipes.faces.judging.pairs import FARS, judge_scores
+from recipes.faces.judging.evaluation import FARS, judge_scores
 from recipes.faces.judging.protocols import fold_numbers
 from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport, write_report
 from recipes.tsmr.rendering.page import figures
