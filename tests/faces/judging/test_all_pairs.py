@@ -1,0 +1,126 @@
+"""All pairs against a slow implementation that shares no code with it: every pair in a Python loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.faces.judging import all_pairs
+from recipes.faces.judging.all_pairs import (
+    genuine_pairs,
+    impostor_pairs,
+    measurable,
+    numbered,
+    separation,
+    true_accept_rates,
+    unit_rows,
+)
+from recipes.faces.judging.protocols import d_prime, tar_at_far
+from reparam_kit import InputError
+
+
+def faces(
+    images: int = 60, people: int = 17, size: int = 8, seed: int = 0
+) -> tuple[torch.Tensor, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(people, size=images)
+    centres = rng.normal(size=(people, size))
+    rows = unit_rows(centres[labels] + 0.7 * rng.normal(size=(images, size)))
+    return rows, numbered(labels)[0]
+
+
+def every_pair(rows: torch.Tensor, people: np.ndarray) -> list[tuple[float, int, int]]:
+    vectors = rows.numpy()
+    return [
+        (float(np.float32(vectors[i] @ vectors[j])), int(people[i]), int(people[j]))
+        for i in range(len(vectors))
+        for j in range(i + 1, len(vectors))
+    ]
+
+
+def slow_tar(pairs: list[tuple[float, int, int]], far: float, times: np.ndarray) -> float:
+    """By sorting all pairs and walking down, where person p counts ``times[p]`` times."""
+    genuine = [(score, times[p]) for score, p, q in pairs if p == q]
+    impostors = sorted(((score, times[p] * times[q]) for score, p, q in pairs if p != q), reverse=True)
+    allowed, bound = far * sum(weight for _, weight in impostors), -2.0
+    for score, weight in impostors:
+        allowed -= weight
+        if allowed < -1e-9:
+            bound = score
+            break
+    return sum(weight for score, weight in genuine if score > bound) / sum(weight for _, weight in genuine)
+
+
+@pytest.mark.parametrize("block", [7, 2048])
+@pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.002])
+def test_rates_are_those_of_walking_down_every_pair(
+    monkeypatch: pytest.MonkeyPatch, block: int, far: float
+) -> None:
+    monkeypatch.setattr(all_pairs, "_BLOCK", block)
+    rows, people = faces()
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
+    pairs = every_pair(rows, people)
+    assert len(genuine.scores) + impostors.pairs == len(pairs)
+    (rate,) = true_accept_rates(genuine, impostors, [far])
+    assert rate == pytest.approx(slow_tar(pairs, far, np.ones(17)))
+    scores = np.concatenate([genuine.scores, impostors.scores])
+    same = np.arange(len(scores)) < len(genuine.scores)
+    assert rate == pytest.approx(tar_at_far(scores, same, far))
+    assert separation(genuine, impostors) == pytest.approx(d_prime(scores, same))
+
+
+def test_a_person_counts_as_often_as_he_was_drawn() -> None:
+    rows, people = faces(seed=1)
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
+    times = np.random.default_rng(2).multinomial(genuine.count, np.ones(genuine.count) / genuine.count)
+    times = times.astype(float)
+    for far in (0.3, 0.1, 0.01):
+        (rate,) = true_accept_rates(genuine, impostors, [far], (times, times))
+        assert rate == pytest.approx(slow_tar(every_pair(rows, people), far, times))
+
+
+@pytest.mark.parametrize("most", [1, 20, 150])
+def test_keeping_the_most_alike_changes_no_rate_that_they_show(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(all_pairs, "_BLOCK", 9)
+    rows, people = faces(seed=3)
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
+    few = impostor_pairs(rows, people, most)
+    np.testing.assert_array_equal(few.scores, impostors.scores[:most])
+    assert (few.pairs, few.mean, few.variance) == (impostors.pairs, impostors.mean, impostors.variance)
+    fars = measurable([0.3, 0.1, 0.03, 0.01, 0.003, 1e-4], few)
+    assert all(far * few.pairs < most for far in fars)
+    np.testing.assert_array_equal(
+        true_accept_rates(genuine, few, fars), true_accept_rates(genuine, impostors, fars)
+    )
+
+
+def test_a_rate_is_measurable_where_enough_impostors_lie_above() -> None:
+    rows, people = faces()
+    impostors = impostor_pairs(rows, people)
+    far = 30 / impostors.pairs
+    assert measurable([1e-9, far, 0.5], impostors, above=30) == [0.5, far]
+    assert measurable([0.99 / impostors.pairs, 1 / impostors.pairs], impostors) == [1 / impostors.pairs]
+
+
+def test_scores_that_tie_are_not_told_apart() -> None:
+    rows = unit_rows(np.repeat([[1.0, 0.0], [0.0, 1.0]], 3, axis=0))
+    people = np.array([0, 0, 1, 2, 2, 1])
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
+    # 4 impostor pairs of 12 have similarity 1, as 2 of the 3 genuine ones: below a rate of 4 / 12 none is accepted.
+    assert true_accept_rates(genuine, impostors, [0.3, 0.34]).tolist() == [0, pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_an_embedding_without_direction_is_named(bad: float) -> None:
+    rows = np.ones((5, 3))
+    rows[3] = bad
+    with pytest.raises(InputError, match=r"image 3 is zero or not finite \(1 of 5"):
+        unit_rows(rows)
+
+
+def test_one_person_has_no_impostors() -> None:
+    with pytest.raises(InputError, match="two people"):
+        impostor_pairs(unit_rows(np.eye(3)), np.zeros(3, np.int64))
