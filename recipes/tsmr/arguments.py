@@ -24,6 +24,8 @@ def require_kinds(given: Mapping[str, Any]) -> None:
     """
     for name, value in given.items():
         if name in ("teacher", "val") and isinstance(value, list | tuple):
+            if name == "val" and not value:
+                raise InputError("val is an empty list: give what judges the model, or None")
             for number, one in enumerate(value):
                 _require(name, one, f"{name}[{number}]")
         elif value is not None or name not in ("val", *_PLACES):
