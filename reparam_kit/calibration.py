@@ -30,22 +30,28 @@ def calibrate(student: nn.Module, batches: Iterable[Inputs]) -> None:
     meters = [_Meter(module) for module in expanded if NORMS[module.norm].measured]
     branches = [branch for module in expanded for branch in module.branches]
     norms = [norm for branch in branches for norm in branch.modules() if isinstance(norm, _BatchNorm)]
-    count = 0
     with _measuring(student, norms), torch.no_grad():
-        for batch in batches:
-            try:
-                student(*arguments(batch))
-            except ReparamError:
-                raise
-            except Exception as error:  # the user's forward may raise anything
-                raise InputError(
-                    f"the model does not run on the calibration data: {first_line(error)}"
-                ) from error
-            count += 1
+        count = run_on(student, batches)
     if count == 0:
         raise InputError("calibration holds no batch; give at least one")
     for meter in meters:
         meter.apply()
+
+
+def run_on(model: nn.Module, batches: Iterable[Inputs]) -> int:
+    """Run ``model`` on each batch of calibration data, and count them. Raises InputError where it does not run."""
+    count = 0
+    for batch in batches:
+        try:
+            model(*arguments(batch))
+        except ReparamError:
+            raise
+        except Exception as error:  # the user's forward may raise anything
+            raise InputError(
+                f"the model does not run on the calibration data: {first_line(error)}"
+            ) from error
+        count += 1
+    return count
 
 
 @contextmanager

@@ -32,9 +32,9 @@ from reparam_kit.algebra import (
     to_kernel,
     to_weight,
 )
-from reparam_kit.calibration import Moments
-from reparam_kit.errors import InputError, NothingToDoError, ReparamError, first_line
-from reparam_kit.inputs import Inputs, arguments
+from reparam_kit.calibration import Moments, run_on
+from reparam_kit.errors import InputError, NothingToDoError
+from reparam_kit.inputs import Inputs
 from reparam_kit.sites import inspect
 from reparam_kit.sites.flow import untouched
 from reparam_kit.sites.patterns import left_out
@@ -233,15 +233,7 @@ def _measure(
             stack.callback(conv.register_forward_hook(see(name), prepend=True).remove)
         stack.enter_context(untouched(model))
         stack.enter_context(torch.no_grad())
-        for batch in batches:
-            try:
-                model(*arguments(batch))
-            except ReparamError:
-                raise
-            except Exception as error:  # the user's forward may raise anything
-                raise InputError(
-                    f"the model does not run on the calibration data: {first_line(error)}"
-                ) from error
+        run_on(model, batches)
     for name, found in moments.items():
         if not (found.mean.isfinite() & found.squares.isfinite()).all():
             raise InputError(f"the output of {name!r} on the calibration data is not finite; check the data")
