@@ -73,7 +73,7 @@ def train_arm(
     result = apply_tsmr(
         model, teacher, data, None, config, cache=folder, checkpoint=checkpoint, progress=progress
     )
-    return judge.judge(result.model, config.student_input, config.student_embedding)
+    return judge.judge(result.model, config.student_input, config.student_output)
 
 
 def compare(

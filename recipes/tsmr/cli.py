@@ -82,13 +82,13 @@ class _Losses(click.Option):
     help="What the teacher expects, required; again for more.",
 )
 @click.option(
-    "--student-embedding",
+    "--student-output",
     metavar="NAME",
-    help="Output of the student that is the embedding, where several could be.",
+    help="Output of the student to train, where several could be it.",
 )
 @click.option(
-    "--teacher-embedding",
-    "teacher_embeddings",
+    "--teacher-output",
+    "teacher_outputs",
     metavar="NAME",
     multiple=True,
     help="That of the teacher; again for more.",

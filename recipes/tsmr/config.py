@@ -185,9 +185,9 @@ class TSMRConfig(Choices):
             ``InputPreset``, of which the formula is kept. A wrong one fails nowhere and costs accuracy, so the command
             line has no default for it.
         teacher_input: input preset of the teacher; a tuple gives one to each of several teachers.
-        student_embedding: name of the output that is the student's embedding, see ``recipes.faces.Embedder``. None: one
-            alone can be it.
-        teacher_embedding: that of the teacher; a tuple gives one to each of several teachers.
+        student_output: name of the student's output to train, see ``embedding`` of ``recipes.faces.Embedder``. None:
+            one alone can be it.
+        teacher_output: that of the teacher; a tuple gives one to each of several teachers.
         combine: what several teachers become: "concat", one long embedding whose similarities are the mean of
             theirs, or "mean", the average after each is turned onto the first.
         stages: what is trained for, in this order.
@@ -225,8 +225,8 @@ class TSMRConfig(Choices):
     exclude: Patterns = None
     student_input: Name = "insightface"
     teacher_input: Names = "insightface"
-    student_embedding: Output = None
-    teacher_embedding: Outputs = None
+    student_output: Output = None
+    teacher_output: Outputs = None
     combine: Combine = "concat"
     stages: tuple[Stage, ...] = (DISTIL, REFINE)
     margin: Margin = Margin()
@@ -269,9 +269,9 @@ class TSMRConfig(Choices):
         return (self.teacher_input,) if isinstance(self.teacher_input, str) else self.teacher_input
 
     @property
-    def teacher_embeddings(self) -> tuple[str | None, ...]:
+    def teacher_outputs(self) -> tuple[str | None, ...]:
         """The names of the teachers' embeddings; one stands for all of them."""
-        given = self.teacher_embedding
+        given = self.teacher_output
         return given if isinstance(given, tuple) else (given,)
 
     @property

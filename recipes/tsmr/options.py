@@ -19,7 +19,7 @@ def chosen(
     choices_file: Path | None,
     student_input: str | None,
     teacher_inputs: tuple[str, ...],
-    teacher_embeddings: tuple[str, ...],
+    teacher_outputs: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     block: str | None,
@@ -58,10 +58,8 @@ def chosen(
         changed["student_input"] = student_input
     if teacher_inputs:
         changed["teacher_input"] = teacher_inputs[0] if len(teacher_inputs) == 1 else teacher_inputs
-    if teacher_embeddings:
-        changed["teacher_embedding"] = (
-            teacher_embeddings[0] if len(teacher_embeddings) == 1 else teacher_embeddings
-        )
+    if teacher_outputs:
+        changed["teacher_output"] = teacher_outputs[0] if len(teacher_outputs) == 1 else teacher_outputs
     changed |= {name: value for name, value in {"include": include, "exclude": exclude}.items() if value}
     if block is not None:
         changed["block"] = None if block == "plain" else block

@@ -98,9 +98,7 @@ class Ingredients(Generic[Model]):
     def judge(self, model: nn.Module) -> tuple[Verdict, ...]:
         """What each judge says of ``model``."""
         config = self.config
-        return tuple(
-            judge.judge(model, config.student_input, config.student_embedding) for judge in self.judges
-        )
+        return tuple(judge.judge(model, config.student_input, config.student_output) for judge in self.judges)
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def gather(
     views = Views(read_faces(data) if isinstance(data, str | Path) else data)
     teachers = (teacher,) if isinstance(teacher, str | Path | nn.Module) else tuple(teacher)
     names = _for_each(teachers, config.teacher_inputs, "input presets")
-    embeddings = _for_each(teachers, config.teacher_embeddings, "names of embeddings")
+    embeddings = _for_each(teachers, config.teacher_outputs, "names of outputs")
     presets = tuple(teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True))
     if len(views) < config.batch_size * config.accumulate * processes.count:
         raise InputError(
@@ -251,7 +249,7 @@ def _judged(given: Ingredients[Any]) -> History:
         given.judges[0],
         CHECKED,
         inputs=[config.student_input],
-        embedding=config.student_embedding,
+        embedding=config.student_output,
     )
     return History(inputs, scores, given.judge(given.model), given.model.state_dict())
 
@@ -343,7 +341,7 @@ def gather_examples(
     tables = [table(embed, of, "teacher") for embed, of in zip(teachers, fingerprints.teachers, strict=True)]
     old = None
     if "old" in needs(config):
-        embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
+        embed = Embedder(model, input_preset(config.student_input), embedding=config.student_output)
         old = table(embed, fingerprints.student, "deployed model")
     if labels is not None and labels.max() < 1:
         asking = ", ".join(name for name in config.losses if "labels" in LOSSES[name].needs)
@@ -359,7 +357,7 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     Raises:
         InputError: the student's embeddings of them are not finite, or all the same.
     """
-    embed = Embedder(model, input_preset(config.student_input), embedding=config.student_embedding)
+    embed = Embedder(model, input_preset(config.student_input), embedding=config.student_output)
     order = islice(epoch_order(len(examples.views), config.flip, config.seed), _FITTED)
     ours, theirs = [], []
     for images, index, mirrored in examples.views.batches(order, _CALIBRATED, config.workers):

@@ -181,7 +181,7 @@ def _gallery(
     """Old embeddings against new ones, on the first pairs among the judges; empty without any."""
     for judge in judges:
         if isinstance(judge, PairsJudge) and isinstance(judge.pairs, PairSet):
-            output = config.student_embedding
+            output = config.student_output
             return cross_evaluate(old, new, judge.pairs, config.student_input, embedding=output)
     return {}
 

@@ -45,8 +45,8 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "student_input": [*NAMES, None],
         "teacher_input": [3, True, None, (), [], ["raw", 3], ["raw", "rw"], "rw", {}, ""],
         **{name: ["conv", 3, True, [3], {}] for name in ("include", "exclude")},
-        "student_embedding": [3, True, "", [], ["y"]],
-        "teacher_embedding": [3, True, (), [], ["y", 3], {}],
+        "student_output": [3, True, "", [], ["y"]],
+        "teacher_output": [3, True, (), [], ["y", 3], {}],
         "combine": ["men", None, 1],
         "stages": [(), [], {}, "dbb", None, 3, [3], [None], [{}], [{"cosin": 1}], [{"cosine": NAN}], [[]]],
         **{

@@ -197,7 +197,7 @@ class EmbeddingOf:
             listed = _listed({name: outputs[name] for name in fitting})
             raise InputError(
                 f"{self._who} has several outputs that could be the embedding, {listed}: name it (embedding=; "
-                "--embedding for evaluate, --student-embedding or --teacher-embedding for tsmr)"
+                "--embedding for evaluate, --student-output or --teacher-output for tsmr)"
             )
         if not fitting:
             raise InputError(self._none(outputs, images))

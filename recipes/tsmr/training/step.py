@@ -35,7 +35,7 @@ class Step(nn.Module):
         self.student = student
         self.objective = objective
         self.preset = input_preset(config.student_input)
-        self.embedding_of = EmbeddingOf(read_signature(student), config.student_embedding, "the student")
+        self.embedding_of = EmbeddingOf(read_signature(student), config.student_output, "the student")
         self.config = config
         self.processes = processes
 

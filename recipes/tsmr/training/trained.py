@@ -48,7 +48,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
             )
     images = first_images(views, _SEEN)
     device = next(student.parameters()).device
-    take = EmbeddingOf(read_signature(student), config.student_embedding, "the student")
+    take = EmbeddingOf(read_signature(student), config.student_output, "the student")
     with evaluating(student), torch.enable_grad():
         outputs = run_named(student, take, input_preset(config.student_input)(images.to(device)))
         name = take.choose(outputs, len(images))

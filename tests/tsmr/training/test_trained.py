@@ -146,9 +146,9 @@ def test_the_measure_is_that_of_the_outputs(rec: Path, teacher: nn.Module, heads
         ({"exclude": ("*",)}, InputError, "hangs on no weight that is trained"),
         ({"include": ("quality*",)}, InputError, "hangs on no weight that is trained"),
         ({"include": ("fc",), "block": "dbb"}, NothingToDoError, r"block=None \(--block plain\) trains it"),
-        ({"student_embedding": "mask"}, InputError, "the student gives mask .* a map is pooled"),
-        ({"student_embedding": "quality"}, InputError, "the student gives quality .* no embedding"),
-        ({"student_embedding": "fase"}, InputError, "the student has no output 'fase': did you mean 'face'"),
+        ({"student_output": "mask"}, InputError, "the student gives mask .* a map is pooled"),
+        ({"student_output": "quality"}, InputError, "the student gives quality .* no embedding"),
+        ({"student_output": "fase"}, InputError, "the student has no output 'fase': did you mean 'face'"),
     ],
 )
 def test_choices_that_leave_nothing_or_name_nothing(
@@ -244,6 +244,6 @@ def test_a_teacher_of_several_outputs_is_named(rec: Path, student: nn.Module, he
     both = Both().eval()
     with pytest.raises(InputError, match="several outputs that could be the embedding"):
         apply_tsmr(student, both, rec, config=TSMRConfig(**CONFIG))
-    apply_tsmr(student, both, rec, config=TSMRConfig(**CONFIG, teacher_embedding="1"))
-    with pytest.raises(InputError, match="3 names of embeddings for 1 teachers"):
-        apply_tsmr(student, both, rec, config=TSMRConfig(**CONFIG, teacher_embedding=("0", "1", "1")))
+    apply_tsmr(student, both, rec, config=TSMRConfig(**CONFIG, teacher_output="1"))
+    with pytest.raises(InputError, match="3 names of outputs for 1 teachers"):
+        apply_tsmr(student, both, rec, config=TSMRConfig(**CONFIG, teacher_output=("0", "1", "1")))
