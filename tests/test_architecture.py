@@ -45,6 +45,7 @@ ROOMS = {
     "recipes.faces": ["record_index", "records", "images", "embedding", "sets", "judging", "cli"],
     "recipes.tsmr": [
         "choices",
+        "stages",
         "config",
         "results",
         "progress",

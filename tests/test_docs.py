@@ -21,7 +21,7 @@ import recipes.faces as faces
 import recipes.tsmr as tsmr
 import reparam_kit as rk
 from recipes.faces import PairSet, write_pairs, write_records
-from recipes.tsmr.config import LOSSES
+from recipes.tsmr.stages import LOSSES
 from reparam_kit.algebra import PRESETS, Factor
 from reparam_kit.cli import main
 from reparam_kit.onnx.importer import registry

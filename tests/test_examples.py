@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.tsmr.config import LOSSES
+from recipes.tsmr.stages import LOSSES
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from recipes.tsmr.config import Attack as Attack
     from recipes.tsmr.config import Augment as Augment
     from recipes.tsmr.config import Margin as Margin
-    from recipes.tsmr.config import Stage as Stage
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
     from recipes.tsmr.improvement import improve as improve
     from recipes.tsmr.objective.loss import Batch as Batch
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from recipes.tsmr.results import StepReport as StepReport
     from recipes.tsmr.results import TSMRReport as TSMRReport
     from recipes.tsmr.results import TSMRResult as TSMRResult
+    from recipes.tsmr.stages import Stage as Stage
     from recipes.tsmr.training.callbacks import Callback as Callback
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

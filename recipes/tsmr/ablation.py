@@ -16,9 +16,10 @@ from torch import nn
 
 from recipes.faces import Judge, PairsJudge, Verdict, read_faces, read_judges
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.config import Stage, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
+from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.ingredients import Teacher

@@ -13,8 +13,9 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
-from recipes.tsmr.config import DISTIL, LOSSES, REFINE, Ablation, Margin, TSMRConfig
+from recipes.tsmr.config import Ablation, Margin, TSMRConfig
 from recipes.tsmr.options import chosen
+from recipes.tsmr.stages import DISTIL, LOSSES, REFINE
 
 _FILE = click.Path(path_type=Path)
 _USUAL = TSMRConfig()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
@@ -33,77 +33,11 @@ from recipes.tsmr.choices import (
     Weight,
     Width,
     Workers,
-    made_items,
 )
-from reparam_kit import InputError, Registry, suggestion
-
-LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.losses")
-"""Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
+from recipes.tsmr.stages import DISTIL, LOSSES, REFINE, Stage
+from reparam_kit import InputError
 
 _GALLERY = "gallery"
-_USUAL = {
-    "cosine",
-    "adversarial",
-}  # of the usual stages, which are made without a look-up: it would import torch
-
-
-@dataclass(frozen=True, init=False)
-class Stage(Choices):
-    """One stretch of training: how long, how fast, and what is minimised.
-
-    A loss is given by its name, in ``losses`` or as a keyword: ``Stage(5, losses={"cosine": 1.0, "hard": 0.5})`` is
-    ``Stage(5, cosine=1.0, hard=0.5)``. The names are those of the classes of ``recipes.tsmr.Loss``; the page
-    "Faces and TSMR" has a table of those that are there. One whose weight is 0 is not computed.
-
-    Attributes:
-        epochs: passes over the images.
-        rate: peak learning rate, as a multiple of ``TSMRConfig.lr``.
-        losses: the weight of each loss by its name; of those alone that are minimised.
-    """
-
-    epochs: Count = 5
-    rate: Positive = 1.0
-    losses: dict[str, Weight] = field(default_factory=dict, hash=False)
-
-    def __init__(
-        self,
-        epochs: int = 5,
-        rate: float = 1.0,
-        losses: Mapping[str, float] | None = None,
-        **weights: float,
-    ) -> None:
-        for name, value in {
-            "epochs": epochs,
-            "rate": rate,
-            "losses": {} if losses is None else losses,
-        }.items():
-            object.__setattr__(self, name, value)
-        super().__post_init__()
-        self.refuse_unknown(weights)
-        for name in self.losses.keys() - _USUAL:
-            try:
-                _ = LOSSES[name]
-            except InputError as error:
-                raise ChoiceError(str(error), "losses") from error
-        given = self.losses | made_items(Weight, weights)
-        object.__setattr__(self, "losses", {name: weight for name, weight in given.items() if weight})
-        if not self.losses:
-            raise ChoiceError(f"a stage minimises nothing: give a weight to one of {', '.join(LOSSES)}")
-
-    @classmethod
-    def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
-        """Raise :class:`ChoiceError` for a name that is neither a choice nor a loss."""
-        choices = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in {*choices, *_USUAL} and name not in (known := list(LOSSES)):
-                raise ChoiceError(
-                    f"Stage has no choice or loss {name!r} (a loss of one's own is known once its module is imported): "
-                    f"{suggestion(str(name), [*choices, *known], 'names')}"
-                )
-
-
-DISTIL = Stage(epochs=5, cosine=1.0)
-REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
 
 
 @dataclass(frozen=True)

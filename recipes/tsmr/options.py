@@ -10,7 +10,8 @@ from typing import Any
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
-from recipes.tsmr.config import DISTIL, LOSSES, REFINE, Augment, Stage, TSMRConfig
+from recipes.tsmr.config import Augment, TSMRConfig
+from recipes.tsmr.stages import DISTIL, LOSSES, REFINE, Stage
 
 _PASSING = {"adversarial": REFINE.losses["adversarial"]}
 

@@ -29,12 +29,13 @@ from recipes.faces import (
     read_judges,
 )
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.config import LOSSES, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.loss import Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.progress import LOGGER, Progress
+from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets, identity_labels
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.teacher import embedding_table, refuse_constant, teacher_preset

@@ -12,8 +12,8 @@ import pytest
 
 from recipes.tsmr import Margin, Stage, TSMRConfig
 from recipes.tsmr.cli import tsmr
-from recipes.tsmr.config import LOSSES
 from recipes.tsmr.options import chosen, read_choices
+from recipes.tsmr.stages import LOSSES
 from reparam_kit import InputError
 
 PRESETS = {"student_input": "raw", "teacher_input": "raw"}

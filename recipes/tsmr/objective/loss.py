@@ -12,7 +12,8 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 
-from recipes.tsmr.config import LOSSES, Stage, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.stages import LOSSES, Stage
 from recipes.tsmr.targets.examples import Examples
 from reparam_kit import InputError, suggestion
 

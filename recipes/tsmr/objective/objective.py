@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recipes.tsmr.config import LOSSES, Stage, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.objective.loss import Batch, Loss, Start
 from recipes.tsmr.objective.turn import Turn
+from recipes.tsmr.stages import LOSSES, Stage
 from recipes.tsmr.targets.description import described
 from reparam_kit import InputError, fingerprint
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from recipes.tsmr import Adversary, Batch, Loss, Margin, Stage, Start, TSMRConfig, apply_tsmr
-from recipes.tsmr.config import DISTIL, LOSSES, REFINE
 from recipes.tsmr.objective.loss import NEEDS
 from recipes.tsmr.objective.objective import Objective, own_losses
 from recipes.tsmr.objective.turn import Turn
+from recipes.tsmr.stages import DISTIL, LOSSES, REFINE
 from recipes.tsmr.training.stage import StageRun
 from reparam_kit import InputError
 

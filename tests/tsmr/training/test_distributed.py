@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from recipes.tsmr import Adversary, Margin, Stage, TSMRConfig, apply_tsmr
-from recipes.tsmr.config import LOSSES
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.loss import Batch, Loss, Start
+from recipes.tsmr.stages import LOSSES
 
 ROOT = Path(__file__).parents[3]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recipes.faces import Embedder, FaceRecords, PairSet, input_preset, read_pairs
 from recipes.tsmr import Adversary, Augment, Margin, Stage, TSMRConfig, apply_tsmr
-from recipes.tsmr.config import LOSSES
+from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.training.stage import StageRun
 from reparam_kit import InputError
 

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from recipes.faces import Evaluation, Verdict, roc
-from recipes.tsmr.config import LOSSES
 from recipes.tsmr.rendering.page.chart import Axis, Chart, nice_step
 from recipes.tsmr.results import Arm, Point, TSMRReport
+from recipes.tsmr.stages import LOSSES
 
 STYLES = {
     "before": "before",
