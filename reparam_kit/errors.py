@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from itertools import islice
 from traceback import walk_tb
 from typing import Any
 from unicodedata import category
 
 _LONGEST = 2000  # of a message: names of any length may be in it
+_LISTED = 20  # names of a list that answers an unknown one
 
 
 class ReparamError(Exception):
@@ -80,5 +82,7 @@ def is_own_fault(error: Exception) -> bool:
 
 def suggestion(name: str, known: Collection[str], kind: str) -> str:
     """What to do about a ``name`` that is not among the ``known``: the nearest of them, or all."""
-    near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known {kind}: {', '.join(known)}"
+    if near := get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"known {kind}: {', '.join(islice(known, _LISTED)) or 'none'}{more}"

@@ -24,8 +24,8 @@ from reparam_kit.algebra import (
 )
 from reparam_kit.errors import InputError
 from reparam_kit.inputs import Inputs
+from reparam_kit.patterns import left_out
 from reparam_kit.sites import Site, inspect
-from reparam_kit.sites.patterns import left_out
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def plan(
         )
     expression = algebra.block(block)
     sites = inspect(model, example_inputs)
-    skipped = left_out([site.name for site in sites], include, exclude)
+    skipped = left_out({site.name: [site.name] for site in sites}, include, exclude, "layer")
     if include is None:
         linear = [site.name for site in sites if site.kind == "Linear"]
         skipped |= dict.fromkeys(linear, "linear layer: expanded where include names it")

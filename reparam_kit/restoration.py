@@ -35,9 +35,9 @@ from reparam_kit.algebra import (
 from reparam_kit.calibration import Moments, run_on
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.inputs import Inputs
+from reparam_kit.patterns import left_out
 from reparam_kit.sites import inspect
 from reparam_kit.sites.flow import untouched
-from reparam_kit.sites.patterns import left_out
 from reparam_kit.substitution import with_stand_ins
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -193,7 +193,7 @@ def _choose(
         for site in inspect(model, example_inputs)
         if isinstance(modules.get(site.name), _ConvNd | Expanded)
     ]
-    skipped = left_out([site.name for site in sites], include, exclude)
+    skipped = left_out({site.name: [site.name] for site in sites}, include, exclude, "layer")
     chosen: dict[str, _ConvNd] = {}
     reasons: Counter[str] = Counter()
     for site in sites:

@@ -27,6 +27,7 @@ ROOMS = {
         "inputs",
         "closures",
         "substitution",
+        "patterns",
         "baking",
         "algebra",
         "sites",

@@ -355,7 +355,7 @@ def test_only_those_that_lost_their_batch_norm() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([images()], {"include": ["stm"]}), "include='stm' matches no layer; their names are stem, "),
+        (([images()], {"include": ["stm"]}), "include='stm' matches no layer; did you mean 'stem'"),
         (([images()], {"exclude": ["stm"]}), "exclude='stm' matches no layer"),
         (([], {}), "no batch"),
         (([images(), images() * float("inf")], {}), "the output of 'stem' .* is not finite"),

@@ -68,7 +68,7 @@ OTHER = torch.ones(1, 5, 8, 8)
 # fmt: off
 CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = {
     "weights by a wrong name": (
-        lambda w: rk.load(w / "net.onnx", include=["zzz"]), rk.InputError, "'zzz' matches no tensor"),
+        lambda w: rk.load(w / "net.onnx", include=["zzz"]), rk.InputError, "'zzz' matches no trainable tensor"),
     "weights of another kind of file": (
         lambda w: rk.load(w / "student.pt", include=["a"]), rk.InputError, "choose what is trained of a .onnx"),
     "misspelt block": (lambda w: rk.expand(convolution(), "ddb"), rk.ExpressionError, "mean 'dbb'"),

@@ -186,7 +186,7 @@ DATA = {
     "{w}/faces.rec --val nowhere.bin": "nowhere.bin: no such file",
     "{w}/faces.rec --val {w}/genuine.bin": "need genuine and impostor pairs",
     "{w}/faces.rec -o out.txt": "reparam-kit: out.txt: the suffix",
-    "{w}/faces.rec --exclude conv9": "exclude 'conv9' matches no tensor that can be trained",
+    "{w}/faces.rec --exclude conv9": "exclude='conv9' matches no trainable tensor",
     "{w}/faces.rec --student-output z": "the student has no output 'z': known outputs: ",
     "{w}/faces.rec --teacher-output z": "has no output 'z': known outputs: ",
     "{w}/faces.rec --val {w}/large.bin": "the student takes images of 8 x 8 .*, and the validation images are 16",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import nn
 
-from reparam_kit.errors import InputError, suggestion
+from reparam_kit.patterns import left_out
 
 
 def train_only(
@@ -29,18 +28,5 @@ def train_only(
             called |= {name, name.rpartition(".")[0]} - {""}
             if provenance is not None and name in provenance.tensors:
                 called.add(provenance.tensors[name].key.name)
-    known = set().union(*names.values())
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        for pattern in patterns or ():
-            if not _matches(known, [pattern]):
-                raise InputError(
-                    f"{option} {pattern!r} matches no tensor that can be trained; "
-                    + suggestion(pattern, sorted(known), "tensors")
-                )
-    for parameter, called in names.items():
-        if (include is not None and not _matches(called, include)) or _matches(called, exclude or ()):
-            parameter.requires_grad_(False)
-
-
-def _matches(names: set[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    for parameter in left_out(names, include, exclude, "trainable tensor"):
+        parameter.requires_grad_(False)

@@ -140,9 +140,9 @@ def test_the_measure_is_that_of_the_outputs(rec: Path, teacher: nn.Module, heads
         (
             {"include": ("fcc",)},
             InputError,
-            "include 'fcc' matches no tensor that can be trained; did you mean",
+            "include='fcc' matches no trainable tensor; did you mean",
         ),
-        ({"exclude": ("*running*",)}, InputError, r"exclude '\*running\*' matches no tensor"),
+        ({"exclude": ("*running*",)}, InputError, r"exclude='\*running\*' matches no trainable tensor"),
         ({"exclude": ("*",)}, InputError, "hangs on no weight that is trained"),
         ({"include": ("quality*",)}, InputError, "hangs on no weight that is trained"),
         ({"include": ("fc",), "block": "dbb"}, NothingToDoError, r"block=None \(--block plain\) trains it"),
