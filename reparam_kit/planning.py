@@ -62,8 +62,7 @@ def plan(
     Raises as ``expand`` does for a wrong argument.
     """
     norm = norm or norm_of(block)
-    if norm not in NORMS:
-        raise InputError(f"norm={norm!r}: choose one of {', '.join(NORMS)}")
+    _ = NORMS[norm]  # refuses one that is not known
     if budget is not None and (example_inputs is None or not 1 < budget < math.inf):
         raise InputError(
             f"budget={budget:g} is a bound on the cost of a step in units of the plain one, above 1 and finite, and "

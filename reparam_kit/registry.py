@@ -1,9 +1,9 @@
-"""Classes that are found by their names: of this project, of installed packages, and of a file of the user's."""
+"""What is found by its name: of this project, of installed packages, and of a file of the user's."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
@@ -12,31 +12,41 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from reparam_kit.errors import InputError, first_line, suggestion
 from reparam_kit.files import require_file
 
-Kind = TypeVar("Kind", bound=type)
+Kind = TypeVar("Kind")
 
 _IMPORTED: dict[str, str] = {}
 
 
-class Registry(Generic[Kind]):
-    """Classes of one kind by their names: those of ``home``, of installed packages, and those that users define.
+class Registry(Collection[str], Generic[Kind]):
+    """Things of one kind by their names: those of ``home``, of installed packages, and those that users define.
 
     A base class adds each of its subclasses in ``__init_subclass__``. ``home`` and entry points are imported when a
-    name is first looked up that is not known yet, so a module that only names classes need not import them.
+    name is first looked up that is not known yet, so a module that only names things need not import them.
 
     Args:
-        kind: what each class is, for messages: "loss".
-        home: the package whose import adds those that this project brings.
-        group: the group of entry points of others; each names a class, or a module whose import adds some.
+        kind: what each thing is, for messages: "loss".
+        home: the module whose import adds those that this project brings.
+        group: the group of entry points of others.
+        made: makes a thing of a name and what the entry point of that name leads to. None: that is a class, or a
+            module, whose import adds what it brings.
+
+    >>> colours = Registry("colour", "colours", "my_package.colours")
+    >>> colours.add("red", "#ff0000")
+    >>> colours["red"]
+    '#ff0000'
     """
 
-    def __init__(self, kind: str, home: str, group: str) -> None:
+    def __init__(
+        self, kind: str, home: str, group: str, made: Callable[[str, Any], Kind] | None = None
+    ) -> None:
         self.kind, self.home, self.group = kind, home, group
-        self._classes: dict[str, Kind] = {}
+        self._made = made
+        self._known: dict[str, Kind] = {}
         self._broken: dict[str, str] = {}  # entry points that cannot be loaded, and why
         self._loaded = False
 
@@ -44,39 +54,45 @@ class Registry(Generic[Kind]):
         """Know ``made`` as ``name``; a class that is defined again takes the place of the old one.
 
         Raises:
-            InputError: another class has the name, or no name can be written so.
+            InputError: another thing has the name, or no name can be written so.
         """
         if not name.isidentifier():
-            raise InputError(f"name={name!r} of {made.__qualname__} is no name: use letters, digits and _")
-        old = self._classes.get(name, made)
-        if (old.__module__, old.__qualname__) != (made.__module__, made.__qualname__):
+            raise InputError(f"name={name!r} of {_called(made)} is no name: use letters, digits and _")
+        old = self._known.get(name, made)
+        if _called(old) != _called(made):
             raise InputError(
-                f"{made.__module__}.{made.__qualname__} cannot be the {self.kind} {name!r}, which is "
-                f"{old.__module__}.{old.__qualname__}: give it another name"
+                f"{_called(made)} cannot be the {self.kind} {name!r}, which is {_called(old)}: give it another name"
             )
-        self._classes[name] = made
+        self._known[name] = made
 
     def __getitem__(self, name: str) -> Kind:
-        """The class of a name. Raises InputError where there is none."""
-        if name not in self._classes:
-            self._load()
-        if name in self._broken and name not in self._classes:
+        """Find the thing of a name. Raises InputError where there is none."""
+        if name in self:
+            return self._known[name]
+        if name in self._broken:
             raise InputError(f"the {self.kind} {name!r} cannot be loaded: {self._broken[name]}")
-        if name not in self._classes:
-            raise InputError(
-                f"there is no {self.kind} {name!r} (one of your own is known once its module is imported): "
-                f"{suggestion(name, list(self._classes), 'names')}"
-            )
-        return self._classes[name]
+        raise InputError(
+            f"there is no {self.kind} {name!r} (one of your own is known once its module is imported): "
+            f"{suggestion(str(name), self._known, 'names')}"
+        )
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._known:
+            self._load()
+        return name in self._known
 
     def __iter__(self) -> Iterator[str]:
-        """All names: those of this project first, in the order of their definition."""
+        """Go through all names: those of this project first, in the order of their definition."""
         self._load()
-        return iter(list(self._classes))
+        return iter(list(self._known))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._known)
 
     def foreign(self, name: str) -> bool:
-        """Whether the class of a name is another's, and not this project's."""
-        return not self[name].__module__.startswith(f"{self.home}.")
+        """Say whether the class of a name is another's, and not this project's."""
+        return not f"{self[name].__module__}.".startswith(f"{self.home}.")
 
     def _load(self) -> None:
         if self._loaded:
@@ -85,7 +101,9 @@ class Registry(Generic[Kind]):
         import_module(self.home)
         for point in entry_points(self.group):
             try:
-                point.load()
+                found = point.load()
+                if self._made is not None:
+                    self.add(point.name, self._made(point.name, found))
             except (Exception, SystemExit) as error:  # the code of others may raise anything
                 self._broken[point.name] = f"{point.value}: {type(error).__name__}: {_reason(error)}"
 
@@ -129,6 +147,11 @@ def import_file(path: str | Path) -> ModuleType:
 def imported_files() -> dict[str, str]:
     """sha256 of the files that ``import_file`` has run in this process, by their names: what they did is not ours."""
     return dict(_IMPORTED)
+
+
+def _called(thing: Any) -> str:
+    """Say what a class is called, wherever it is defined again, and anything else by what is in it."""
+    return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else repr(thing)
 
 
 def _reason(error: BaseException) -> str:

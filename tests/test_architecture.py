@@ -22,7 +22,6 @@ ROOMS = {
         "registry",
         "atomic",
         "digests",
-        "plugins",
         "modes",
         "inputs",
         "closures",

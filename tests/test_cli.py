@@ -172,7 +172,11 @@ def test_a_wrong_shape_or_budget(arguments: list[str], message: str) -> None:
             2,
             "column 11: there is no factor 'conf'",
         ),
-        (["expand", "{net}", "-o", "{out}.pt", "--norm", "layer"], 2, "choose one of scale, batch, none"),
+        (
+            ["expand", "{net}", "-o", "{out}.pt", "--norm", "layer"],
+            2,
+            "known names: scale, batch, none",
+        ),
         (
             ["expand", "{net}", "-o", "{out}.pt", "--include", "zzz"],
             2,

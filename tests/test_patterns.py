@@ -34,5 +34,5 @@ def test_a_pattern_without_a_match_names_the_nearest_or_some(option: str) -> Non
     many = {number: [f"layer{number:03}"] for number in range(50)}
     with pytest.raises(rk.InputError, match=r"known layers: layer000, .*layer019 and 30 more$"):
         left_out(many, **choice | {option: ["zz*"]}, kind="layer")
-    with pytest.raises(rk.InputError, match="known layers: none$"):
+    with pytest.raises(rk.InputError, match=r"known layers: none$"):
         left_out({}, **choice | {option: ["*"]}, kind="layer")

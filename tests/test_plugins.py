@@ -7,16 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from test_formats import small_onnx
 
 import reparam_kit as rk
-from reparam_kit.algebra import PRESETS, Factor, block, norm_of
+from reparam_kit.algebra import FACTORS, PRESETS, block, norm_of
 from reparam_kit.cli import main
 from reparam_kit.cli.plugins import load
-from reparam_kit.plugins import load_all
 
 GOOD = "import click\n@click.command()\ndef run():\n    print('it ran')\n"
 # What the module holds, the entry point, and what the line says.
@@ -43,13 +43,19 @@ BROKEN = {
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that packages are imported from, and forgotten afterwards."""
     monkeypatch.syspath_prepend(tmp_path)
+    for registry in (FACTORS, PRESETS):
+        fresh(registry, monkeypatch)
     yield tmp_path
     load.cache_clear()
-    load_all.cache_clear()
-    Factor.registry.pop("blur", None)
-    PRESETS.pop("mine", None)
     for name in [name for name in sys.modules if name.partition(".")[0] == "plug"]:
         del sys.modules[name]
+
+
+def fresh(registry: rk.Registry[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a registry look for entry points again, and forget after the test what it found."""
+    monkeypatch.setattr(registry, "_known", {name: registry[name] for name in registry})
+    monkeypatch.setattr(registry, "_broken", {})
+    monkeypatch.setattr(registry, "_loaded", False)
 
 
 def install(folder: Path, entry_points: bytes, code: str = "") -> None:
@@ -169,14 +175,18 @@ def test_a_factor_and_a_preset_of_another_package(here: Path) -> None:
     assert run("expand", net, "--block", "mine", "-o", here / "student.pt").exit_code == 0
 
 
-def test_one_that_cannot_be_loaded_is_one_warning(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_be_loaded_is_refused_with_the_reason(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     install(here, ADDED, "1 / 0")
-    for name in ("blur", "mine"):
-        with pytest.raises(rk.ExpressionError, match=f"there is no .* '{name}'"):
-            block(f"{name} + {name}" if name == "blur" else name)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "no factor blur: plug.cli:Blur cannot be loaded: ZeroDivisionError" in caplog.text
+    for expression, says in {
+        "conv(k) + blur": "column 11: the factor 'blur' cannot be loaded: plug.cli:Blur: ZeroDivisionError: ",
+        "mine": "the block 'mine' cannot be loaded: plug.cli:MINE: ZeroDivisionError: ",
+    }.items():
+        with pytest.raises(rk.ExpressionError, match=says):
+            block(expression)
     assert str(block("dbb")).startswith("conv(k)")
+    assert not caplog.records
 
 
 def test_a_file_of_the_users_is_imported_where_asked_for(here: Path) -> None:
@@ -196,12 +206,25 @@ def test_a_preset_of_another_package_has_its_own_norm(here: Path) -> None:
     assert norm_of("mine") == "none"
 
 
-def test_a_warning_is_a_line_of_the_command(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_one_is_a_line_of_the_command(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     install(here, ADDED, "1 / 0")
-    said = run("inspect", small_onnx(here / "net.onnx"), "--block", "mine").stderr.splitlines()
-    assert said[0].startswith("reparam-kit: warning: no preset mine: plug.cli:MINE cannot be loaded: Zero")
-    assert said[1].startswith("reparam-kit: there is no block 'mine'")
-    load_all.cache_clear()
+    (line,) = run("inspect", small_onnx(here / "net.onnx"), "--block", "mine").stderr.splitlines()
+    assert line.startswith("reparam-kit: the block 'mine' cannot be loaded: plug.cli:MINE: ZeroDivisionError")
     with pytest.raises(rk.ExpressionError):
         block("mine")
     assert capfd.readouterr().err == ""
+
+
+NOT_OURS = {
+    "a name that is taken": ("dbb", "MINE", "cannot be the block 'dbb', which is Preset("),
+    "a name with a sign": ("my-block", "MINE", "is no name: use letters, digits and _"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_OURS)
+def test_a_name_that_cannot_be_had_takes_none_away(here: Path, kind: str) -> None:
+    name, thing, reason = NOT_OURS[kind]
+    install(here, f"[reparam_kit.presets]\n{name} = plug.cli:{thing}\n".encode(), BLUR)
+    assert norm_of("nothing") == "scale"  # which looks for it
+    assert len(block("dbb").terms) == 4
+    assert reason in PRESETS._broken[name]

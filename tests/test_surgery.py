@@ -234,7 +234,7 @@ def test_which_sites_are_expanded(options: dict[str, object], names: list[str]) 
     [
         ({"include": ["layer9.*"]}, rk.InputError, "include='layer9.\\*' matches no layer"),
         ({"exclude": ["stm"]}, rk.InputError, "exclude='stm' matches no layer"),
-        ({"norm": "layer"}, rk.InputError, "choose one of scale, batch, none"),
+        ({"norm": "layer"}, rk.InputError, "there is no norm 'layer' .*: known names: scale, batch, none"),
         ({"block": "ddb"}, rk.ExpressionError, "did you mean 'dbb'"),
         ({"block": "conv(k) + conv(9)"}, rk.NothingToDoError, "spans 9x9 taps"),
         ({"calibration": []}, rk.InputError, "no batch"),

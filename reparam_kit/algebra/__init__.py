@@ -3,7 +3,7 @@
 from reparam_kit.algebra.branch import NORMS, Branch, Chain, describe, fit
 from reparam_kit.algebra.computed import METADATA, computed, is_metadata
 from reparam_kit.algebra.expanded import Expanded
-from reparam_kit.algebra.expression import Block, Expression, Factor, Term
+from reparam_kit.algebra.expression import FACTORS, Block, Expression, Factor, Term
 from reparam_kit.algebra.foldable import Foldable, overwrite
 from reparam_kit.algebra.kernel import Geometry, Kernel
 from reparam_kit.algebra.layers import (
@@ -22,6 +22,7 @@ from reparam_kit.algebra.presets import PRESETS, block, norm_of
 from reparam_kit.algebra.stock import has_hooks, has_own_forward, not_affine, torch_class
 
 __all__ = [
+    "FACTORS",
     "LAYERS",
     "METADATA",
     "NORMS",

@@ -14,6 +14,7 @@ from reparam_kit.algebra.factors import Conv, Fixed, Misfit, Trained
 from reparam_kit.algebra.kernel import Geometry, Kernel, span
 from reparam_kit.algebra.layers import correlate
 from reparam_kit.algebra.stock import has_hooks
+from reparam_kit.registry import Registry
 
 
 class Link(NamedTuple):
@@ -101,7 +102,7 @@ class Branch(nn.Module):
 
     def __init_subclass__(cls, norm: str) -> None:
         cls.norm = norm
-        NORMS[norm] = cls
+        NORMS.add(norm, cls)
 
     def __init__(self, chain: Chain, deployed: Tensor) -> None:
         super().__init__()
@@ -182,7 +183,8 @@ class Branch(nn.Module):
         return f"{describe(self.chain)}, norm={self.norm}"
 
 
-NORMS: dict[str, type[Branch]] = {}
+NORMS: Registry[type[Branch]] = Registry("norm", "reparam_kit.algebra.norms", "reparam_kit.norms")
+"""Every norm by its name."""
 
 
 def _in_series(kernels: Sequence[Kernel]) -> Kernel:

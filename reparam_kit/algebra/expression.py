@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from reparam_kit.algebra.kernel import Geometry
 from reparam_kit.errors import ExpressionError
+from reparam_kit.registry import Registry
 
 _MOST = 100
 
@@ -49,14 +50,13 @@ class Factor(Expression):
     Derive from ``Trained`` or ``Fixed``, which have a kernel with and without a parameter.
     """
 
-    registry: ClassVar[dict[str, type[Factor]]] = {}
     name: ClassVar[str]
     mixes: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str | None = None) -> None:
         if name is not None:
             cls.name = name
-            Factor.registry[name] = cls
+            FACTORS.add(name, cls)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -76,6 +76,10 @@ class Factor(Expression):
 
     def __str__(self) -> str:
         return self.name
+
+
+FACTORS: Registry[type[Factor]] = Registry("factor", "reparam_kit.algebra.factors", "reparam_kit.factors")
+"""Every factor by its name."""
 
 
 @dataclass(frozen=True)

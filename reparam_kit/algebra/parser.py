@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 
-from reparam_kit.algebra.expression import Block, Expression, Factor
+from reparam_kit.algebra.expression import FACTORS, Block, Expression, Factor
 from reparam_kit.algebra.factors import Size
-from reparam_kit.errors import ExpressionError, suggestion
-from reparam_kit.plugins import load_all
+from reparam_kit.errors import ExpressionError, InputError
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[A-Za-z_]\w*)|(?P<sign>>>|[-+*(),=]))")
 
@@ -87,11 +86,10 @@ class _Parser:
             raise self.error(
                 f"a factor is missing before {name!r}" if name else "the expression ends too early"
             )
-        if name not in Factor.registry:
-            load_all("factors")
-        if name not in Factor.registry:
-            hint = suggestion(name, sorted(Factor.registry), "factors")
-            raise self.error(f"there is no factor {name!r}; {hint}", position)
+        try:
+            kind = FACTORS[name]
+        except InputError as error:
+            raise self.error(str(error), position) from None
         self.index += 1
         sizes: list[Size] = []
         options: dict[str, int] = {}
@@ -101,7 +99,7 @@ class _Parser:
                 self.argument(sizes, options)
             self.expect(")")
         try:
-            return Factor.registry[name](*sizes, **options)
+            return kind(*sizes, **options)
         except TypeError:
             raise self.error(f"{name} takes no arguments", position) from None
         except ExpressionError as error:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from reparam_kit.algebra.expression import Block, Expression
 from reparam_kit.algebra.parser import parse
-from reparam_kit.errors import ExpressionError, suggestion
-from reparam_kit.plugins import load_all
+from reparam_kit.errors import ExpressionError, InputError
+from reparam_kit.registry import Registry
 
 
 class Preset(NamedTuple):
@@ -21,7 +21,7 @@ class Preset(NamedTuple):
     norm: str = "scale"
 
 
-PRESETS = {
+_PUBLISHED = {
     "acb": Preset("conv(k) + conv(1, k) + conv(k, 1)", "ACNet, ICCV 2019"),
     "repvgg": Preset("conv(k) + conv(1) + identity", "RepVGG, CVPR 2021"),
     "dbb": Preset(
@@ -47,33 +47,43 @@ PRESETS = {
 }
 
 
+def _given(name: str, found: Any) -> Preset:
+    return found if isinstance(found, Preset) else Preset(str(found), "another package")
+
+
+PRESETS: Registry[Preset] = Registry("block", __name__, "reparam_kit.presets", _given)
+"""Every preset by its name."""
+for _name, _preset in _PUBLISHED.items():
+    PRESETS.add(_name, _preset)
+
+
 def norm_of(expression: str | Expression) -> str:
-    """The norm that the branches of a block have where none is asked for."""
-    preset = _preset(expression) if isinstance(expression, str) else None
-    return preset.norm if preset is not None else "scale"
+    """Give the norm that the branches of a block have where none is asked for.
+
+    >>> norm_of("dbb"), norm_of("qarepvgg"), norm_of("conv(k) + conv(1)")
+    ('scale', 'none', 'scale')
+    """
+    return PRESETS[expression].norm if _is_preset(expression) and expression in PRESETS else "scale"
 
 
 def block(expression: str | Expression) -> Block:
-    """The block that a preset name, the text of an expression, or an expression stands for.
+    """Give the block that a preset name, the text of an expression, or an expression stands for.
 
     Raises ExpressionError for an unknown name, with the nearest known one, and for text that does not parse.
+
+    >>> print(block("repvgg"))
+    conv(k) + conv(1) + identity
     """
     if isinstance(expression, Expression):
         return Block(expression.terms)
-    if preset := _preset(expression):
-        return parse(preset.expression)
-    if expression.isidentifier() and expression != "identity":
-        hint = suggestion(expression, PRESETS, "blocks")
-        raise ExpressionError(
-            f"there is no block {expression!r}; {hint} (or an expression, such as 'conv(k) + conv(1)')"
-        )
-    return parse(expression)
+    if not _is_preset(expression):
+        return parse(expression)
+    try:
+        return parse(PRESETS[expression].expression)
+    except InputError as error:
+        raise ExpressionError(f"{error} (or write an expression, such as 'conv(k) + conv(1)')") from None
 
 
-def _preset(expression: str) -> Preset | None:
-    """Find a preset by its name, also among those of other packages."""
-    if expression not in PRESETS and expression.isidentifier() and expression != "identity":
-        for name, found in load_all("presets").items():
-            of_another = found if isinstance(found, Preset) else Preset(str(found), "another package")
-            PRESETS.setdefault(name, of_another)
-    return PRESETS.get(expression)
+def _is_preset(expression: str | Expression) -> TypeGuard[str]:
+    """Say whether a block is named, rather than written: a factor alone, such as ``identity``, is written."""
+    return isinstance(expression, str) and expression.isidentifier() and expression != "identity"

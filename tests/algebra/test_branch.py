@@ -15,8 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reparam_kit.algebra import NORMS, PRESETS, Branch, Geometry, Kernel, affine, block, describe, fit
-from reparam_kit.algebra.factors import Factor, Fixed, Frequency
+from reparam_kit.algebra import (
+    FACTORS,
+    NORMS,
+    PRESETS,
+    Branch,
+    Geometry,
+    Kernel,
+    affine,
+    block,
+    describe,
+    fit,
+)
+from reparam_kit.algebra.factors import Fixed, Frequency
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *_: int, groups: int = 1) -> Tensor:
@@ -43,9 +54,7 @@ WRITTEN = {
     "avg": ["conv(1) >> avg(k)", "avg(3) >> conv(3)", "conv(3) >> avg(2)"],
 }
 CHAINS = [
-    chain
-    for name in Factor.registry
-    for chain in WRITTEN.get(name, [f"conv(1) >> {name}", f"{name} >> conv(1)"])
+    chain for name in FACTORS for chain in WRITTEN.get(name, [f"conv(1) >> {name}", f"{name} >> conv(1)"])
 ]
 
 

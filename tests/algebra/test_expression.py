@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reparam_kit import ExpressionError
-from reparam_kit.algebra import PRESETS, Block, block, parse
+from reparam_kit.algebra import FACTORS, PRESETS, Block, block, parse
 from reparam_kit.algebra.expression import Term
 from reparam_kit.algebra.factors import (
     Avg,
     Conv,
     Depthwise,
     Dilated,
-    Factor,
     Identity,
     Laplacian,
     SobelX,
@@ -24,14 +23,14 @@ from reparam_kit.algebra.factors import (
 SIZES = st.one_of(st.integers(1, 9), st.just("k"))
 SIZE = st.lists(SIZES, min_size=1, max_size=3).map(tuple)
 WIDTH = st.one_of(st.just({}), st.integers(1, 9).map(lambda width: {"width": width}))
-FACTORS = st.one_of(
+DRAWN = st.one_of(
     st.builds(lambda size, options: Conv(*size, **options), SIZE, WIDTH),
     st.builds(lambda size, options: Depthwise(*size, **options), SIZE, WIDTH),
     st.builds(lambda size, rate: Dilated(*size, rate=rate), SIZE, st.integers(1, 4)),
     st.builds(lambda size: Avg(*size), SIZE),
     st.sampled_from([Identity(), SobelX(), SobelY(), Laplacian()]),
 )
-TERMS = st.builds(Term, st.lists(FACTORS, min_size=1, max_size=4).map(tuple), st.integers(1, 5))
+TERMS = st.builds(Term, st.lists(DRAWN, min_size=1, max_size=4).map(tuple), st.integers(1, 5))
 BLOCKS = st.lists(TERMS, min_size=1, max_size=4).map(lambda terms: Block(tuple(terms)))
 
 
@@ -67,8 +66,8 @@ def test_text_and_python_agree(text: str, built: Block) -> None:
         ("conv(k) +", "column 10: the expression ends too early"),
         ("conv(k) avg(k)", "column 9: unexpected 'avg'"),
         ("conv(k", "column 7: expected '\\)' at the end"),
-        ("conf(k)", "column 1: there is no factor 'conf'; did you mean 'conv'\\?"),
-        ("zzz(1)", "known factors: avg, conv, depthwise, dilated, frequency, identity"),
+        ("conf(k)", "column 1: there is no factor 'conf' .*: did you mean 'conv'\\?"),
+        ("zzz(1)", "known names: conv, dilated, depthwise, identity, avg, frequency"),
         ("conv", "column 1: conv is written conv\\(size, ..., width=N\\)"),
         ("conv(0)", "sizes and options are positive"),
         ("conv(1, depth=2)", "conv is written"),
@@ -108,6 +107,4 @@ def test_a_lone_factor_is_a_block_too() -> None:
 
 
 def test_a_factor_is_registered_under_its_name() -> None:
-    assert {name: factor.name for name, factor in Factor.registry.items()} == {
-        name: name for name in Factor.registry
-    }
+    assert {name: FACTORS[name].name for name in FACTORS} == {name: name for name in FACTORS}

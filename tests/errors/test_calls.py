@@ -72,7 +72,7 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
     "weights of another kind of file": (
         lambda w: rk.load(w / "student.pt", include=["a"]), rk.InputError, "choose what is trained of a .onnx"),
     "misspelt block": (lambda w: rk.expand(convolution(), "ddb"), rk.ExpressionError, "mean 'dbb'"),
-    "misspelt norm": (lambda w: rk.expand(convolution(), norm="bach"), rk.InputError, "norm='bach'"),
+    "misspelt norm": (lambda w: rk.expand(convolution(), norm="bach"), rk.InputError, "did you mean 'batch'"),
     "inputs of another size": (
         lambda w: rk.inspect(convolution(), OTHER), rk.InputError, "does not run on the example inputs"),
     "no batch to calibrate on": (

@@ -100,7 +100,7 @@ Stage(epochs=1, losses={"cosine": 1.0, "mine": 0.1})
 
 
 def test_a_loss_of_ones_own_is_imported_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LOSSES, "_classes", {loss: LOSSES[loss] for loss in LOSSES})
+    monkeypatch.setattr(LOSSES, "_known", {loss: LOSSES[loss] for loss in LOSSES})
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "mine.py").write_text(MINE)
     config = options(
