@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/reparam-kit demo
 
+# One process for each core, and one thread in each.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 coverage: $(VENV)/installed-test
 	$(BIN)/python -m pytest --cov
