@@ -38,6 +38,7 @@ from recipes.faces.sets.pairs import PairSet
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.options import read_choices
 from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Views
 from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
@@ -128,7 +129,9 @@ def _table(folder: Path) -> bytes:
     views = Views(read_faces(folder / "images.rec"))
     embed = Embedder(net(), input_preset("insightface"))
     progress = Progress(silent=True)
-    rows = embedding_table(embed, "net", views, "noise", folder, flip=True, workers=0, progress=progress)
+    rows = embedding_table(
+        embed, "net", Showing(views, flip=True), "noise", folder, workers=0, progress=progress
+    )
     return rows.tobytes()
 
 

@@ -19,8 +19,10 @@ from recipes.faces import FaceRecords, input_preset
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.prepare import expanded, start_objective
-from recipes.tsmr.targets.examples import Examples, Targets
-from recipes.tsmr.targets.views import Views, epoch_order
+from recipes.tsmr.targets.examples import Examples
+from recipes.tsmr.targets.showing import Showing
+from recipes.tsmr.targets.targets import StoredTargets
+from recipes.tsmr.targets.views import Views
 from recipes.tsmr.training.stage import StageRun
 from recipes.tsmr.training.trainer import Trainer
 
@@ -39,9 +41,9 @@ def measure(
     views = Views(torch.utils.data.Subset(FaceRecords(records), range(batch_size)))
     table = np.random.default_rng(0).normal(size=(batch_size, 2, _TEACHER)).astype(np.float16)
     table /= np.linalg.norm(table.astype(np.float32), axis=2, keepdims=True).astype(np.float16)
-    examples = Examples(views, Targets([table], "concat"))
-    batch = next(iter(views.batches(epoch_order(batch_size, True, 0), batch_size, 0)))
-    inputs = input_preset(config.student_input)(batch[0]).contiguous(memory_format=torch.channels_last)
+    examples = Examples(Showing(views, flip=True), StoredTargets([table], "concat"))
+    batch = next(examples.showing.epoch(1, batch_size, workers=0))
+    inputs = input_preset(config.student_input)(batch[0].images).contiguous(memory_format=torch.channels_last)
     for restored in (False, True):
         config = replace(config, restore_bn=restored)
         plain = expanded(model, views, replace(config, block=None)).train()

@@ -47,6 +47,9 @@ Saturation = Annotated[float, Meta(gt=0.5, lt=1, description="a number above 0.5
 Norm = Literal["scale", "batch", "none"]
 MarginKind = Literal["arcface", "cosface", "adaface"]
 MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
+Taught = Annotated[
+    Literal["original", "live"] | Count, Meta(description='"original", "live", or a whole number, at least 1')
+]
 Combine = Literal["concat", "mean"]
 COMBINES: tuple[Combine, ...] = get_args(Combine)
 

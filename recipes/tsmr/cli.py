@@ -175,6 +175,11 @@ class _Losses(click.Option):
     is_flag=True,
     help="Show some images cropped, in other colours, in low resolution or partly covered.",
 )
+@_choice(
+    "--views",
+    metavar="original|live|K",
+    help="What the teacher sees: the unchanged image, each image as the student sees it, or K stored views of each.",
+)
 @_choice("--batch-size", type=int, help="Images a step.")
 @_choice("--accumulate", type=int, help="Batches a step.")
 @_choice("--lr", type=float, help="Peak learning rate.")

@@ -30,6 +30,7 @@ from recipes.tsmr.choices import (
     Saturation,
     Seed,
     Several,
+    Taught,
     Weight,
     Width,
     Workers,
@@ -93,13 +94,15 @@ class Attack(Choices):
 class Augment(Choices):
     """How often each change is made to an image before the student sees it, see ``recipes.faces.Augmentation``.
 
-    The teacher's embedding stays that of the unchanged image.
+    Which embedding the teacher has for it, ``TSMRConfig.views`` says. ``mix`` blends an image with another one, after
+    all other changes.
     """
 
     crop: Part = 0.0
     colour: Part = 0.0
     low_resolution: Part = 0.0
     occlusion: Part = 0.0
+    mix: Part = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class TSMRConfig(Choices):
         adversary: the discriminator.
         attack: the adversarial images.
         augment: random changes of the images; none unless asked for.
+        views: what the teacher sees: "original", the image and its mirror image, of which its answers are stored;
+            "live", each image as the student sees it, at the cost of running the teacher in every step; or a number K,
+            the views of the first K epochs, of which its answers are stored, and which later epochs show again.
         keep_gallery: weight, in every stage that gives it none, of the loss "gallery": staying comparable to
             embeddings of the model as it was. 0 lets them go.
         batch_size: images a step and process. The images left over at the end of an epoch are not used in it.
@@ -167,6 +173,7 @@ class TSMRConfig(Choices):
     adversary: Adversary = Adversary()
     attack: Attack = Attack()
     augment: Augment = Augment()
+    views: Taught = "original"
     keep_gallery: Weight = 0.0
     batch_size: Several = 64
     accumulate: Count = 1
@@ -187,6 +194,12 @@ class TSMRConfig(Choices):
         super().__post_init__()
         if not self.stages:
             raise ChoiceError("must be one stage at least", "stages", "()")
+        if self.augment.mix and self.views == "original":
+            raise ChoiceError(
+                "blends images, of which no stored embedding is right: give views='live' or a number (--views)",
+                "augment.mix",
+                str(self.augment.mix),
+            )
         for name, presets in {
             "student_input": (self.student_input,),
             "teacher_input": self.teacher_inputs,

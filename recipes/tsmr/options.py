@@ -32,6 +32,7 @@ def chosen(
     margin: str | None,
     compiled: bool | None,
     augmented: bool,
+    views: str | None,
     **choices: Any,
 ) -> TSMRConfig:
     """The choices of ``choices_file``, those of the command line in their place; an option that is None is not given.
@@ -66,6 +67,8 @@ def chosen(
         changed["block"] = None if block == "plain" else block
     if compiled is not None:
         changed["compile"] = compiled
+    if views is not None:
+        changed["views"] = int(views) if views.isdecimal() else views
     if augmented:
         changed["augment"] = Augment(crop=0.2, colour=0.2, low_resolution=0.2, occlusion=0.1)
     if margin is not None:

@@ -31,15 +31,16 @@ from recipes.faces import (
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.objective.loss import Start
+from recipes.tsmr.objective.loss import SECOND, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.progress import LOGGER, Progress
 from recipes.tsmr.stages import LOSSES
-from recipes.tsmr.targets.examples import Examples, PartTable, Table, Targets, identity_labels
+from recipes.tsmr.targets.examples import Examples, identity_labels
+from recipes.tsmr.targets.gathering import Net, gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
-from recipes.tsmr.targets.teacher import embedding_table, refuse_constant, teacher_preset
-from recipes.tsmr.targets.views import Images, Part, Views, epoch_order
+from recipes.tsmr.targets.teacher import refuse_constant, teacher_preset
+from recipes.tsmr.targets.views import Images, Views, epoch_order
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.ingredients import (
@@ -152,6 +153,7 @@ def gather(
         raise InputError(
             f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
         )
+    _require_second_views(config)
     device_of(model)
     judges = read_judges(val)
     require_fit(model, views, judges)
@@ -174,6 +176,17 @@ def _for_each(teachers: Sequence[Teacher], values: tuple[Value, ...], what: str)
     if not teachers or len(values) != len(teachers):
         raise InputError(f"{len(values)} {what} for {len(teachers)} teachers: give one, or one each")
     return values
+
+
+def _require_second_views(config: TSMRConfig) -> None:
+    """Refuse a loss of two views of each image where both would be the same one."""
+    varied = config.views != 1 and (config.flip or any(vars(config.augment).values()))
+    asking = [name for name in config.losses if LOSSES[name].needs & SECOND]
+    if asking and not varied:
+        raise InputError(
+            f"{', '.join(asking)} needs a second view of each image, and flip={config.flip}, "
+            f"views={config.views!r} and augment make one alone: allow flip, an augmentation, or more views"
+        )
 
 
 def prepare(
@@ -207,11 +220,7 @@ def prepare(
             f"output {name!r} of the student hangs on weights that are trained for its embedding alone, and will "
             "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
         )
-    examples = processes.first(
-        lambda: gather_examples(
-            given.model, given.embedders, views, labels, folder, fingerprints, config, progress
-        )
-    )
+    examples = processes.first(lambda: gathered(given, fingerprints, labels, folder, progress))
     trainer = Trainer(student, start_objective(given.model, examples, config), examples, config, processes)
     if saved is not None:
         done = len(history.epochs)
@@ -307,49 +316,32 @@ def deployable(trained: Model) -> Model:
         return copy.deepcopy(trained)
 
 
-def gather_examples(
-    model: nn.Module,
-    teachers: Sequence[Embedder],
-    views: Views,
+def gathered(
+    given: Ingredients[Any],
+    fingerprints: Fingerprints,
     labels: npt.NDArray[np.int64] | None,
     folder: Path,
-    fingerprints: Fingerprints,
-    config: TSMRConfig,
     progress: Progress,
 ) -> Examples:
-    """The images with ``labels``, the teachers' embeddings and, where a loss needs them, the old embeddings.
-
-    Tables are computed into ``folder`` where they are not there. Those of a part of some images are rows of the
-    tables of all of them, so that a run on the part and one on the whole compute them once.
+    """The images with all that is known of them, see ``gather_examples``.
 
     Raises:
-        InputError: as ``embedding_table``, or a loss needs identities and there are none.
+        InputError: as there; or a loss needs identities and there are none.
     """
-
-    part = views.images if isinstance(views.images, Part) else None
-    whole = views if part is None else Views(part.images)
-    data = fingerprints.data
-    if part is not None:
-        data = data_identity(part.images, folder, workers=config.workers, progress=progress)
-
-    def table(embed: Embedder, identity: str, who: str) -> Table:
-        full = embedding_table(
-            embed, identity, whole, data, folder,
-            flip=config.flip, workers=config.workers, progress=progress, who=who,
-        )  # fmt: skip
-        return full if part is None else PartTable(full, part.chosen)
-
-    tables = [table(embed, of, "teacher") for embed, of in zip(teachers, fingerprints.teachers, strict=True)]
-    old = None
-    if "old" in needs(config):
-        embed = Embedder(model, input_preset(config.student_input), embedding=config.student_output)
-        old = table(embed, fingerprints.student, "deployed model")
+    config = given.config
     if labels is not None and labels.max() < 1:
         asking = ", ".join(name for name in config.losses if "labels" in LOSSES[name].needs)
         raise InputError(
             f"losses that tell people apart ({asking}) need labels, and the data names fewer than two people"
         )
-    return Examples(views, Targets(tables, config.combine), labels, old)
+    teachers = list(map(Net, given.embedders, fingerprints.teachers))
+    old = None
+    if "old" in needs(config):
+        embed = Embedder(given.model, input_preset(config.student_input), embedding=config.student_output)
+        old = Net(embed, fingerprints.student, "deployed model")
+    return gather_examples(
+        given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress
+    )
 
 
 def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
@@ -359,11 +351,10 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
         InputError: the student's embeddings of them are not finite, or all the same.
     """
     embed = Embedder(model, input_preset(config.student_input), embedding=config.student_output)
-    order = islice(epoch_order(len(examples.views), config.flip, config.seed), _FITTED)
     ours, theirs = [], []
-    for images, index, mirrored in examples.views.batches(order, _CALIBRATED, config.workers):
-        ours.append(embed(images))
-        theirs.append(examples.known(index, mirrored)["teacher"])
+    for shown in examples.showing.first(_FITTED, _CALIBRATED, config.workers):
+        ours.append(embed(shown.images))
+        theirs.append(examples.targets.rows(shown).cpu())
     student, teacher = torch.cat(ours), torch.cat(theirs)
     if not student.isfinite().all():
         raise InputError(

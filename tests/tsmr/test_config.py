@@ -37,7 +37,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "saturation": [*NUMBERS, 0.5, 1.0],
     },
     Attack: {"radius": [*NUMBERS, 0.0], "steps": [*WHOLE, None]},
-    Augment: {share: [*NUMBERS, 1.5] for share in ("crop", "colour", "low_resolution", "occlusion")},
+    Augment: {share: [*NUMBERS, 1.5] for share in ("crop", "colour", "low_resolution", "occlusion", "mix")},
     TSMRConfig: {
         "block": [3, True, "", ["dbb"], {}],
         "norm": ["bach", None, 1],
@@ -53,6 +53,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
             part: [None, 3, "x", [], {"scal": 1}, True]
             for part in ("margin", "adversary", "attack", "augment")
         },
+        "views": ["al", 0, -1, 1.5, "2", True, None, ["live"], HUGE],
         "keep_gallery": NUMBERS,
         "batch_size": [*WHOLE, 1, None],
         "accumulate": [*WHOLE, None],

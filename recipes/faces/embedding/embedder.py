@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -54,6 +55,7 @@ class Embedder:
         embedding: str | None = None,
         progress: bool = False,
     ) -> None:
+        self._model = model
         self.progress = progress
         self.preset = preset
         self.batch_size = batch_size
@@ -70,7 +72,20 @@ class Embedder:
             InputError: the size of the images is not the one that the file has fixed; or no output is an embedding
                 each, or several are and none is named.
         """
-        return self._embedding_of(self._run(self.preset(images)), len(images)).float().cpu()
+        return self.rows(images).cpu()
+
+    def rows(self, images: torch.Tensor) -> torch.Tensor:
+        """As a call, where the model runs."""
+        return self._embedding_of(self._run(self.preset(images)), len(images)).float()
+
+    def on(self, device: torch.device) -> Embedder:
+        """This one where its module is on ``device``, or is none; otherwise one of a copy there."""
+        model = self._model
+        if not isinstance(model, nn.Module) or all(part.device == device for part in model.parameters()):
+            return self
+        return Embedder(
+            copy.deepcopy(model).to(device), self.preset, self.batch_size, self.embedding, self.progress
+        )
 
     def embed(self, images: Iterable[Image], flip: bool = False) -> npt.NDArray[np.float32]:
         """Embed RGB images of one size, batch by batch: float32 ``[N, D]``, not normalised.
@@ -170,7 +185,7 @@ class _OnnxRunner:
     def _chunk(self, images: torch.Tensor) -> list[torch.Tensor]:
         filled = _filled(images, self._batch)
         try:
-            outputs = self._session.run(None, {self._name: filled.numpy()})
+            outputs = self._session.run(None, {self._name: filled.cpu().numpy()})
         except Exception as error:  # onnxruntime's errors share no other class
             raise InputError(
                 f"{self._path} fails on images {list(filled.shape)}: {first_line(error)}"

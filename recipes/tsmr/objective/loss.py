@@ -36,6 +36,8 @@ class Batch:
         labels: identity of each image, int64 ``[N]``; negative where it is not known.
         old: of the model as it was deployed, of length 1, float32 ``[N, D]``.
         perturbed: as ``mapped``, of adversarially changed images.
+        second: as ``student``, of a second view of the same images, mirrored and changed in another way.
+        second_teacher: as ``teacher``, of the second view.
     """
 
     student: Tensor
@@ -45,6 +47,8 @@ class Batch:
     labels: Tensor = field(default_factory=_absent)
     old: Tensor = field(default_factory=_absent)
     perturbed: Tensor = field(default_factory=_absent)
+    second: Tensor = field(default_factory=_absent)
+    second_teacher: Tensor = field(default_factory=_absent)
 
     def __post_init__(self) -> None:
         for name in [name for name, value in vars(self).items() if value is None]:
@@ -64,6 +68,7 @@ class Batch:
 
 
 NEEDS = frozenset(part.name for part in fields(Batch)) - {"student"}
+SECOND = frozenset({"second", "second_teacher"})  # what asks for two views of each image
 
 
 @dataclass(frozen=True)

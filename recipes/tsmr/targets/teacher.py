@@ -1,5 +1,5 @@
-"""The embeddings of a net that is not trained: computed once for every image and its mirror image, kept on
-disk, and checked before use.
+"""The embeddings of a net that is not trained: computed once for every image in some views, kept on disk, and
+checked before use.
 
 A teacher does not change, nor does the student as it was deployed, so their answers are a table. It is read
 as a memory map: a set of millions of images needs no more memory than one of thousands, and every later run
@@ -25,8 +25,8 @@ from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.identity import data_identity as data_identity
 from recipes.tsmr.targets.identity import made_folder
 from recipes.tsmr.targets.identity import model_identity as model_identity
+from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.table import BLOCK, TableFile
-from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, __version__, fingerprint
 
 _CHECKED = 8  # rows of a table that are computed again before it is used
@@ -61,19 +61,18 @@ def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size
 def embedding_table(
     embed: Embedder,
     model: str,
-    views: Views,
+    showing: Showing,
     data: str,
     folder: Path,
     *,
-    flip: bool,
     workers: int,
     progress: Progress,
     who: str = "teacher",
 ) -> npt.NDArray[np.float16]:
-    """Unit embeddings of all images: a read-only memory map, float16 ``[N, V, D]``.
+    """Unit embeddings of all images in the views ``showing.columns``: a read-only memory map, float16 ``[N, V, D]``.
 
-    V is 2 with ``flip``, the image and its mirror image, and 1 without. The map is a ``.npy`` file in
-    ``folder`` (made if needed) whose name comes from N, V, the embedder, and the identity of the ``model``. Of
+    The map is a ``.npy`` file in ``folder`` (made if needed) whose name comes from N, the views, the embedder, and the
+    identity of the ``model``. Of
     one that is there, blocks that match their checksums, which are over the identity of the ``data`` too, are
     used, if some of their rows are what the model gives now; all others are computed. An interrupted pass
     leaves what it has computed.
@@ -82,20 +81,19 @@ def embedding_table(
         InputError: the model cannot take these images, or gives an embedding that is not finite, zero, or
             the same for every image; or the folder cannot be written to. The message calls the model ``who``.
     """
-    sides = (False, True) if flip else (False,)
-    shape = tuple(views.shape)
-    asked = [__version__, model, shape, described(embed.preset), embed.embedding, len(sides)]
+    images, shape = len(showing), tuple(showing.views.shape)
+    asked = [__version__, model, shape, described(embed.preset), embed.embedding, *showing.told]
     # Not by the data: images that were exchanged have their rows computed into the file of those that are gone.
-    name = f"{who.replace(' ', '-')}-{fingerprint([*asked, len(views)])[:16]}.npy"
-    table = TableFile(folder / name, fingerprint([*asked, data]), len(views), len(sides))
+    name = f"{who.replace(' ', '-')}-{fingerprint([*asked, images])[:16]}.npy"
+    table = TableFile(folder / name, fingerprint([*asked, data]), images, len(showing.columns))
     made_folder(folder)
 
-    def embeddings(images: Tensor, index: Tensor) -> npt.NDArray[np.float32]:
-        rows = [embed(images.flip(-1) if side else images).numpy() for side in sides]
-        return np.stack([_unit(side, index, who) for side in rows], axis=1)
+    def embeddings(shown: Shown) -> npt.NDArray[np.float32]:
+        rows = [unit_rows(embed(view), shown.number, who) for view in shown.images.unbind(1)]
+        return torch.stack(rows, dim=1).numpy()
 
     sound = table.sound()
-    if sound.any() and not _agrees(table, sound, views, embeddings):
+    if sound.any() and not _agrees(table, sound, showing, embeddings):
         progress.say(f"{table.path}: its rows are not what the {who} gives, all are computed anew")
         sound[:] = False
     elif table.path.exists() and not sound.all():
@@ -105,44 +103,45 @@ def embedding_table(
         )
     if not sound.any():
         table.size = 0
-    missing = np.flatnonzero(~np.repeat(sound, BLOCK)[: len(views)]).tolist()
+    missing = np.flatnonzero(~np.repeat(sound, BLOCK)[:images]).tolist()
     if missing:
         with progress.task(who, len(missing)) as task:
-            for images, index, _ in views.batches(((at, False) for at in missing), BLOCK, workers):
-                rows = embeddings(images, index)
+            for shown in showing.stored(missing, BLOCK, workers):
+                rows = embeddings(shown)
                 if not task.done:
                     refuse_constant(rows[:, 0], who)
                 if not table.size:
                     table.create(rows.shape[2])
-                table.write(int(index[0]) // BLOCK, rows)
-                task.advance(len(images))
+                table.write(int(shown.number[0]) // BLOCK, rows)
+                task.advance(len(rows))
     return table.rows()
 
 
 def _agrees(
     table: TableFile,
     sound: npt.NDArray[np.bool_],
-    views: Views,
-    embeddings: Callable[[Tensor, Tensor], npt.NDArray[np.float32]],
+    showing: Showing,
+    embeddings: Callable[[Shown], npt.NDArray[np.float32]],
 ) -> bool:
     """Whether some rows of the sound blocks, other ones each time, are what is computed for their images now."""
-    there = np.flatnonzero(np.repeat(sound, BLOCK)[: len(views)])
+    there = np.flatnonzero(np.repeat(sound, BLOCK)[: len(showing)])
     index = np.sort(np.random.default_rng().choice(there, min(len(there), _CHECKED), replace=False))
-    images = torch.stack([views[int(at), False][0] for at in index])
-    now = embeddings(images, torch.from_numpy(index))
+    (shown,) = showing.stored(index.tolist(), len(index), workers=0)
+    now = embeddings(shown)
     then = table.rows()[index].astype(np.float32)
     return now.shape == then.shape and bool(((now * then).sum(axis=2) > _ALIKE).all())
 
 
-def _unit(embeddings: npt.NDArray[np.float32], index: Tensor, who: str) -> npt.NDArray[np.float32]:
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if len(bad):
+def unit_rows(embeddings: Tensor, index: Tensor, who: str) -> Tensor:
+    """Embeddings of images ``index`` at length 1, float32 ``[N, D]``; InputError where one is zero or not finite."""
+    norms = embeddings.norm(dim=1, keepdim=True)
+    bad = ((norms == 0) | ~norms.isfinite()).flatten()
+    if bad.any():
         raise InputError(
-            f"the {who}'s embedding of training image {int(index[bad[0]])} is zero or not finite: "
+            f"the {who}'s embedding of training image {int(index[bad.cpu()][0])} is zero or not finite: "
             f"check the {who} and its input preset"
         )
-    unit: npt.NDArray[np.float32] = embeddings / norms
+    unit: Tensor = embeddings / norms
     return unit
 
 

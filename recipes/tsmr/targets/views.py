@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recipes.faces.images.augment import Augmentation
-from recipes.tsmr.config import Augment
 from reparam_kit import InputError, ReparamError, first_line
 
 Images = Dataset[tuple[Tensor, int, int]]
 View = tuple[int, bool]
+Item = TypeVar("Item")
 _Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -70,28 +69,12 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
             )
         return (image.flip(-1) if mirrored else image), index, mirrored
 
-    def batches(
-        self,
-        order: Iterable[View],
-        batch_size: int,
-        workers: int,
-        *,
-        drop_last: bool = False,
-        changes: Changes | None = None,
-        pin_memory: bool = False,
-    ) -> Iterator[_Batch]:
-        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given.
-
-        With ``pin_memory`` they lie where a GPU fetches them while it computes.
-        """
-        shown = self if changes is None else _Changed(self, changes)
-        loader = DataLoader(
-            shown, batch_size, sampler=order, num_workers=workers, drop_last=drop_last, pin_memory=pin_memory
-        )
-        return _as_from_here(loader)
+    def batches(self, order: Iterable[View], batch_size: int, workers: int) -> Iterator[_Batch]:
+        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
+        return as_from_here(DataLoader(self, batch_size, sampler=order, num_workers=workers))
 
 
-def _as_from_here(loader: Iterable[_Batch]) -> Iterator[_Batch]:
+def as_from_here(loader: Iterable[Item]) -> Iterator[Item]:
     """What a worker process raises, without the trace that torch puts before the message."""
     try:
         yield from loader
@@ -122,33 +105,6 @@ class Part(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         return self.images[int(self.chosen[index])][0], int(self.labels[index]), index
-
-
-@dataclass(frozen=True)
-class Changes:
-    """Augmentation of an epoch: what happens to an image depends on ``seed`` and its index alone."""
-
-    augmentation: Augmentation
-    seed: int
-
-    @classmethod
-    def of(cls, choices: Augment, seed: int) -> Changes | None:
-        """Those that ``choices`` ask for; None for none. Mirror images are not among them: they have targets."""
-        return cls(Augmentation(flip=0.0, **vars(choices)), seed) if any(vars(choices).values()) else None
-
-    def __call__(self, image: Tensor, index: int) -> Tensor:
-        """``image`` number ``index``, changed."""
-        return self.augmentation(image, (self.seed * 1_000_003 + index) % 2**63)
-
-
-class _Changed(Dataset[tuple[Tensor, int, bool]]):
-    def __init__(self, views: Views, changes: Changes) -> None:
-        self.views = views
-        self.changes = changes
-
-    def __getitem__(self, view: View) -> tuple[Tensor, int, bool]:
-        image, index, mirrored = self.views[view]
-        return self.changes(image, index), index, mirrored
 
 
 def epoch_order(length: int, flip: bool, seed: int) -> Iterator[View]:

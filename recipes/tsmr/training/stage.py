@@ -15,11 +15,10 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.objective import Objective
 from recipes.tsmr.targets.examples import Examples
+from recipes.tsmr.targets.showing import Shown
 from recipes.tsmr.training.schedule import decay_groups
 from recipes.tsmr.training.step import Step
 from recipes.tsmr.training.trained import hold_statistics
-
-Shown = tuple[Tensor, Tensor, Tensor]  # images, index, mirrored
 
 
 @dataclass
@@ -83,7 +82,7 @@ class StageRun:
         return {"optimizer": self._optimizer}
 
     def take_step(
-        self, batches: Iterator[Shown], rate: float, done: float
+        self, batches: Iterator[tuple[Shown, ...]], rate: float, done: float
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One step at learning rate ``rate``, when the share ``done`` of the stage is over.
 
@@ -99,21 +98,21 @@ class StageRun:
             self._average.update_parameters(self._student)
         return losses, norm
 
-    def _gradients(self, batches: Iterator[Shown], done: float) -> dict[str, Tensor]:
+    def _gradients(self, batches: Iterator[tuple[Shown, ...]], done: float) -> dict[str, Tensor]:
         """Leave the gradients of one step in the parameters; returns the losses."""
         means = Means()
         for part in range(self._config.accumulate):
-            images, index, mirrored = next(batches)
+            shown, *others = [view.to(self._device) for view in next(batches)]
             known = {
                 name: rows.to(self._device, non_blocking=True)
-                for name, rows in self._examples.known(index, mirrored).items()
+                for name, rows in self._examples.known(shown, *others).items()
             }
             last = part == self._config.accumulate - 1
             waiting = (
                 self._step.no_sync() if isinstance(self._step, DistributedDataParallel) and not last else None
             )
             with waiting or nullcontext():
-                losses, batch = self._step(images.to(self._device, non_blocking=True), known)
+                losses, batch = self._step(shown.images, known)
                 loss = self._objective.total(losses, done)
                 (loss / self._config.accumulate).backward()  # type: ignore[no-untyped-call]
             self._objective.after_step(batch.detach())

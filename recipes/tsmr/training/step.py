@@ -57,6 +57,8 @@ class Step(nn.Module):
             "labels": lambda: gather(known["labels"]),
             "old": lambda: gather(known["old"]),
             "perturbed": lambda: turn.map(gather(self._perturbed(images, known["teacher"]))),
+            "second": lambda: gather(self._embed(known["second"])),
+            "second_teacher": lambda: gather(known["second_teacher"]),
         }
         batch = Batch(student, **{need: makers[need]() for need in sorted(self.objective.needs)})
         return self.objective(batch), batch

@@ -20,13 +20,14 @@ from torch import nn
 
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.objective.loss import SECOND
 from recipes.tsmr.objective.objective import Objective
 from recipes.tsmr.results import Point, StepReport
 from recipes.tsmr.targets.examples import Examples
-from recipes.tsmr.targets.views import Changes, epoch_order
+from recipes.tsmr.targets.showing import Shown
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.schedule import running_average, schedule
-from recipes.tsmr.training.stage import Means, Shown, StageRun
+from recipes.tsmr.training.stage import Means, StageRun
 from reparam_kit import ReparamError
 
 _POINTS = 50  # of the curve in an epoch, at most
@@ -97,9 +98,9 @@ class Trainer:
         )
         self.objective.seed(seed)
         size = config.batch_size * config.accumulate * self.processes.count
-        steps = len(self.examples.views) // size
+        steps = len(self.examples.showing) // size
         every = max(_POINT_STEPS, -(-steps // _POINTS))
-        batches = self._batches(seed)
+        batches = self._batches(epoch)
         whole, recent = Means(), Means()
         start = time.perf_counter()
         for step in range(1, steps + 1):
@@ -124,19 +125,17 @@ class Trainer:
             callback.step(report)
         return whole.read(), steps * size / (time.perf_counter() - start)
 
-    def _batches(self, seed: int) -> Iterator[Shown]:
-        """This process's batches of an epoch."""
-        config, views = self.config, self.examples.views
-        order = self.processes.share(epoch_order(len(views), config.flip, seed), config.batch_size)
-        batches = views.batches(
-            order,
+    def _batches(self, epoch: int) -> Iterator[tuple[Shown, ...]]:
+        """This process's batches of an epoch, in two views where a loss of the stage asks for a second one."""
+        config = self.config
+        return self.examples.showing.epoch(
+            epoch,
             config.batch_size,
             config.workers,
-            drop_last=True,
-            changes=Changes.of(config.augment, seed),
+            processes=self.processes,
+            views=2 if self.objective.needs & SECOND else 1,
             pin_memory=next(self.student.parameters()).is_cuda,
         )
-        return iter(batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, and the curve so far."""

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from recipes.faces import Embedder, input_preset
 from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.table import BLOCK
 from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Views
@@ -62,7 +63,7 @@ def table(folder: Path, teacher: Teacher, of: str = "teacher", data: str = "data
     teacher.seen.clear()
     embed = Embedder(teacher, input_preset("raw"))
     return embedding_table(
-        embed, of, Views(Pictures()), data, folder, flip=True, workers=0, progress=Progress()
+        embed, of, Showing(Views(Pictures()), flip=True), data, folder, workers=0, progress=Progress()
     )
 
 

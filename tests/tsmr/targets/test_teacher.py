@@ -18,6 +18,7 @@ import reparam_kit as rk
 from recipes.faces import Embedder, FaceRecords, input_preset
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.teacher import data_identity, embedding_table, model_identity, teacher_preset
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
@@ -30,10 +31,9 @@ def table(
     return embedding_table(
         Embedder(teacher, input_preset(preset)),
         model_identity(teacher),
-        views,
+        Showing(views, flip=flip),
         data_identity(views.images),
         folder,
-        flip=flip,
         workers=0,
         progress=Progress(),
     )

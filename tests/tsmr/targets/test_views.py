@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from recipes.faces import FaceRecords
-from recipes.tsmr import Augment
-from recipes.tsmr.targets.views import Changes, Part, Views, epoch_order
+from recipes.tsmr.targets.views import Part, Views, epoch_order
 from reparam_kit import InputError
 
 
@@ -76,23 +75,6 @@ def test_images_that_cannot_be_used_are_refused(images: list[Tensor], says: str)
 def test_a_dataset_that_augments_is_refused() -> None:
     with pytest.raises(InputError, match="leave augmentation out"):
         Views(Augmented([torch.zeros(0)]))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_changes_depend_on_epoch_and_image_alone(rec: Path, workers: int) -> None:
-    views = Views(FaceRecords(rec))
-
-    def shown(order: list[tuple[int, bool]], seed: int) -> dict[int, Tensor]:
-        changes = Changes.of(Augment(colour=1.0), seed)
-        batches = views.batches(order, 5, workers, changes=changes)
-        return {int(i): image for images, index, _ in batches for image, i in zip(images, index, strict=True)}
-
-    order = list(epoch_order(len(views), False, seed=0))
-    first, turned, other = shown(order, 1), shown(order[::-1], 1), shown(order, 2)
-    assert all(torch.equal(first[i], turned[i]) for i in first)
-    assert not any(torch.equal(first[i], other[i]) for i in first)
-    assert not any(torch.equal(first[i], views[i, False][0]) for i in first)
-    assert Changes.of(Augment(), 1) is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -1,0 +1,111 @@
+"""What nets say of the images: stored beforehand in tables, or asked for as images are shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recipes.faces import Embedder
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.examples import Examples
+from recipes.tsmr.targets.identity import data_identity
+from recipes.tsmr.targets.showing import Showing
+from recipes.tsmr.targets.targets import LiveTargets, PartTable, StoredTargets, Table
+from recipes.tsmr.targets.teacher import embedding_table
+from recipes.tsmr.targets.views import Part, Views
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net that is asked about images: what runs it, its identity, and what messages call it."""
+
+    embed: Embedder
+    identity: str
+    who: str = "teacher"
+
+
+def gather_examples(
+    views: Views,
+    teachers: Sequence[Net],
+    old: Net | None,
+    labels: npt.NDArray[np.int64] | None,
+    data: str,
+    folder: Path,
+    config: TSMRConfig,
+    device: torch.device,
+    progress: Progress,
+) -> Examples:
+    """The images with ``labels``, what the teachers say of them and, where a loss needs it, the old model.
+
+    Args:
+        views: the images, whose identity is ``data``.
+        teachers: one at least.
+        old: the model as it was deployed; None where no loss needs it.
+        labels: identity of each image, or None.
+        folder: into which tables are computed where they are not there.
+        config: the choices of the run.
+        device: on which teachers run that are asked live.
+        progress: is told how far the tables are.
+
+    Raises:
+        InputError: as ``embedding_table``.
+    """
+    showing = Showing.of(views, config)
+    nets = [*teachers, *([] if old is None else [old])]
+    if config.views == "live":
+        live = LiveTargets([net.embed for net in teachers], config.combine, views, device)
+        _say_cost(live, showing, config, progress)
+        was = None if old is None else LiveTargets([old.embed], "concat", views, device, old.who)
+        return Examples(showing, live, labels, was)
+    tables = _tables(showing, nets, data, folder, config, progress)
+    targets = StoredTargets(tables[: len(teachers)], config.combine, showing.person)
+    kept = None if old is None else StoredTargets(tables[len(teachers) :], "concat", showing.person)
+    return Examples(showing, targets, labels, kept)
+
+
+def _tables(
+    showing: Showing,
+    nets: Sequence[Net],
+    data: str,
+    folder: Path,
+    config: TSMRConfig,
+    progress: Progress,
+) -> list[Table]:
+    """A table of each net. Those of a part of some images, unchanged, are rows of the tables of all of them, so that
+    a run on the part and one on the whole compute them once.
+    """
+    images = showing.views.images
+    part = images if isinstance(images, Part) and showing.taught == "original" else None
+    if part is not None:
+        showing = replace(showing, views=Views(part.images))
+        data = data_identity(part.images, folder, workers=config.workers, progress=progress)
+    tables = [
+        embedding_table(
+            net.embed, net.identity, showing, data, folder,
+            workers=config.workers, progress=progress, who=net.who,
+        )
+        for net in nets
+    ]  # fmt: skip
+    return [table if part is None else PartTable(table, part.chosen) for table in tables]
+
+
+def _say_cost(live: LiveTargets, showing: Showing, config: TSMRConfig, progress: Progress) -> None:
+    """Say what it costs to ask the teachers in every step, as measured on one batch."""
+    count = min(config.batch_size, len(showing))
+    index = np.arange(count)
+    start = time.perf_counter()
+    live.originals(index)
+    each = (time.perf_counter() - start) / count
+    whole = timedelta(seconds=round(each * len(showing) * config.epochs))
+    progress.say(
+        f"views='live': the teacher sees what the student sees, {1000 * each:.1f} ms an image, "
+        f"{whole} over {config.epochs} epochs"
+    )

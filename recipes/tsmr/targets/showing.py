@@ -1,0 +1,219 @@
+"""Which view of each image an epoch shows: mirrored, changed and blended as seeds decide, in every process alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from recipes.faces.images.augment import Augmentation
+from recipes.tsmr.choices import Taught
+from recipes.tsmr.config import Augment, TSMRConfig
+from recipes.tsmr.distributed import Processes
+from recipes.tsmr.targets.views import Views, as_from_here, epoch_order
+
+_UNCHANGED = Augment()
+_ALONE = Processes()
+_FACTOR = 1_000_003  # between seeds of runs, epochs and images
+_BLENDING = 0x6D69786D6978  # other numbers than those that change the image
+
+
+class Draw(NamedTuple):
+    """How one view of an image is made.
+
+    Attributes:
+        column: which of the stored views of the image it is, see ``Targets``.
+        mirrored: left to right, before all else.
+        seed: with the image's number it decides every change; None changes nothing.
+    """
+
+    column: int
+    mirrored: bool
+    seed: int | None
+
+
+class Shown(NamedTuple):
+    """A batch of images as they are shown.
+
+    Attributes:
+        images: uint8 ``[N, 3, H, W]``.
+        number: of each image, int64 ``[N]``.
+        column: which of its stored views it is, int64 ``[N]``.
+        blended: with another image, so that nobody is on it: bool ``[N]``.
+    """
+
+    images: Tensor
+    number: Tensor
+    column: Tensor
+    blended: Tensor
+
+    def view(self, nth: int) -> Shown:
+        """View ``nth`` of a batch that has several of each image, ``[N, n, ...]``."""
+        return Shown(self.images[:, nth], self.number, self.column[:, nth], self.blended[:, nth])
+
+    def to(self, device: torch.device) -> Shown:
+        """The same with its images on ``device``."""
+        return self._replace(images=self.images.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Showing:
+    """The views that the epochs of a run show, and those among them that a teacher is asked about beforehand.
+
+    With ``taught="original"`` that is the image and its mirror image, whatever else happens to it before the student
+    sees it. With "live" none is. With a number K these are the views of the first K epochs, which the
+    later epochs show again.
+
+    Attributes:
+        views: the images.
+        taught: ``TSMRConfig.views``.
+        augment: what may happen to an image.
+        flip: whether half of the images are mirrored.
+        seed: of the run.
+    """
+
+    views: Views
+    taught: Taught = "original"
+    augment: Augment = _UNCHANGED
+    flip: bool = False
+    seed: int = 0
+
+    @classmethod
+    def of(cls, views: Views, config: TSMRConfig) -> Showing:
+        """Those of a run."""
+        return cls(views, config.views, config.augment, config.flip, config.seed)
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def epoch(
+        self,
+        epoch: int,
+        batch_size: int,
+        workers: int,
+        *,
+        processes: Processes = _ALONE,
+        views: int = 1,
+        pin_memory: bool = False,
+    ) -> Iterator[tuple[Shown, ...]]:
+        """The full batches of epoch ``epoch``, from 1, that are this process's: ``views``, 1 or 2, of each image.
+
+        With ``pin_memory`` they lie where a GPU fetches them while it computes.
+        """
+        order = epoch_order(len(self), self.flip, self._seed(epoch))
+        keys = ((index, self._draws(epoch, mirrored)[:views]) for index, mirrored in order)
+        share = processes.share(keys, batch_size)
+        for shown in self._batches(share, batch_size, workers, pin_memory):
+            yield tuple(map(shown.view, range(views)))
+
+    def first(self, count: int, batch_size: int, workers: int) -> Iterator[Shown]:
+        """The first ``count`` images of the first epoch, at most."""
+        order = islice(epoch_order(len(self), self.flip, self._seed(1)), count)
+        keys = ((index, self._draws(1, mirrored)[:1]) for index, mirrored in order)
+        return (shown.view(0) for shown in self._batches(keys, batch_size, workers))
+
+    @property
+    def columns(self) -> tuple[Draw, ...]:
+        """The views of every image that a teacher is asked about beforehand."""
+        if self.taught == "original":
+            return (Draw(0, False, None), Draw(1, True, None))[: 1 + self.flip]
+        if self.taught == "live":
+            return ()
+        kept = tuple(map(self._kept, range(self.taught)))
+        return (*kept, Draw(self.taught, False, None)) if self.augment.mix else kept
+
+    @property
+    def person(self) -> int:
+        """The column of a view that is no blend."""
+        return self.taught if isinstance(self.taught, int) and self.augment.mix else 0
+
+    @property
+    def told(self) -> list[object]:
+        """What the views of ``columns`` hang on besides the images."""
+        if self.taught == "original":
+            return [len(self.columns)]
+        return [self.taught, self.seed, self.flip, asdict(self.augment)]
+
+    def stored(self, index: Iterable[int], batch_size: int, workers: int) -> Iterator[Shown]:
+        """Images ``index`` in all views of ``columns``: uint8 ``[N, V, 3, H, W]``."""
+        return self._batches(((at, self.columns) for at in index), batch_size, workers)
+
+    def _draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
+        """The view of an image in ``epoch``, and a second one."""
+        if self.taught == "live":
+            return Draw(0, False, self._seed(epoch)), Draw(0, False, self._seed(-epoch))
+        if self.taught != "original":
+            return self._kept(epoch - 1), self._kept(epoch)
+        other = mirrored != self.flip
+        return Draw(int(mirrored), mirrored, self._seed(epoch)), Draw(int(other), other, self._seed(-epoch))
+
+    def _kept(self, number: int) -> Draw:
+        """Stored view ``number`` of any image, from 0, which is the view of epoch ``number + 1``; they come again."""
+        assert isinstance(self.taught, int)
+        column = number % self.taught
+        return Draw(column, False, self._seed(column + 1))
+
+    def _seed(self, epoch: int) -> int:
+        return (self.seed * _FACTOR + epoch) % 2**63
+
+    def _batches(
+        self, keys: Iterable[Key], batch_size: int, workers: int, pin_memory: bool = False
+    ) -> Iterator[Shown]:
+        # Where the mirror image has targets of its own, what shows it is not chance among others.
+        drawn = _Drawn(self.views, self.augment, self.flip and self.taught != "original")
+        loader = DataLoader(drawn, batch_size, sampler=keys, num_workers=workers, pin_memory=pin_memory)
+        return as_from_here(loader)
+
+
+Key = tuple[int, tuple[Draw, ...]]
+
+
+class _Drawn(Dataset[Shown]):
+    """``drawn[index, draws]`` is these views of an image: ``images`` is uint8 ``[n, 3, H, W]``."""
+
+    def __init__(self, views: Views, augment: Augment, flip: bool) -> None:
+        self._views = views
+        self._mix = augment.mix
+        chances = asdict(replace(augment, mix=0.0))
+        del chances["mix"]
+        chances["flip"] = 0.5 if flip else 0.0
+        self._augmentation = Augmentation(**chances) if any(chances.values()) else None
+
+    def __getitem__(self, key: Key) -> Shown:
+        index, draws = key
+        image = self._views[index, False][0]
+        shown, blended = zip(*(self._view(image, index, draw) for draw in draws), strict=True)
+        columns = torch.tensor([draw.column for draw in draws])
+        return Shown(torch.stack(shown), torch.tensor(index), columns, torch.tensor(blended))
+
+    def _view(self, image: Tensor, index: int, draw: Draw) -> tuple[Tensor, bool]:
+        image = self._changed(image, index, draw)
+        if draw.seed is None or not self._mix:
+            return image, False
+        random = torch.Generator().manual_seed(_number(draw.seed, index) ^ _BLENDING)
+        chance, share = torch.rand(2, generator=random).tolist()
+        if chance >= self._mix:
+            return image, False
+        other = int(torch.randint(len(self._views), (), generator=random))
+        return _blended(image, self._changed(self._views[other, False][0], other, draw), share), True
+
+    def _changed(self, image: Tensor, index: int, draw: Draw) -> Tensor:
+        image = image.flip(-1) if draw.mirrored else image
+        if draw.seed is None or self._augmentation is None:
+            return image
+        return self._augmentation(image, _number(draw.seed, index))
+
+
+def _number(seed: int, index: int) -> int:
+    return (seed * _FACTOR + index) % 2**63
+
+
+def _blended(image: Tensor, other: Tensor, share: float) -> Tensor:
+    """``share`` of the other image in an image (Zhang et al., mixup, ICLR 2018, the share uniform in 0..1)."""
+    mixed = torch.lerp(image.float(), other.float(), share)
+    return mixed if image.is_floating_point() else mixed.round().to(image.dtype)
