@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from reparam_kit.registry import imported_files as imported_files
     from reparam_kit.restoration import restore_bn as restore_bn
     from reparam_kit.sites import inspect as inspect
+    from reparam_kit.substitution import duplicate as duplicate
     from reparam_kit.surgery import expand as expand
     from reparam_kit.surgery import fold as fold
     from reparam_kit.verification import verify as verify

@@ -70,7 +70,21 @@ def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tu
 
 
 def duplicate(model: Model) -> Model:
-    """A deep copy of ``model``, of which nothing leads back. Raises UnsupportedError, which names what has none."""
+    """Copy ``model`` so that nothing of the copy leads back to it.
+
+    Hooks and forwards that are functions over parts of the model work on those of the copy, which ``copy.deepcopy``
+    leaves with the model's own.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> hook = net[1].register_forward_hook(lambda module, args, out: out + net[0].bias.mean())
+    >>> copied = duplicate(net)
+    >>> _ = nn.init.zeros_(net[0].bias)
+    >>> bool(copied[0].bias.any())
+    True
+
+    Raises:
+        UnsupportedError: a part cannot be copied; the message names it.
+    """
     with copying(model) as memo:
         return deep_copy(model, memo, ())
 

@@ -42,7 +42,7 @@ ROOMS = {
         "outputs",
         "cli",
     ],
-    "recipes.faces": ["record_index", "records", "images", "embedding", "sets", "judging", "cli"],
+    "recipes.faces": ["record_index", "records", "images", "embedding", "sets", "judging", "options", "cli"],
     "recipes.tsmr": [
         "choices",
         "stages",

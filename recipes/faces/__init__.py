@@ -13,6 +13,7 @@
 - ``Judge``, ``Verdict``, ``Figure``, ``Comparison``: from a model and data to figures, and two models compared
 - ``PairsJudge``, ``ClassesJudge``, ``RetrievalJudge``: the judges there are; ``read_judge(path)`` finds one
 - ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
+- ``judge_models(candidates, judges)``, ``Candidate``, ``Judgements``: several models by several judges, compared
 - ``compare_inputs(model, judge)``: the figures under every input preset, the best first; ``better_input`` of them
 - ``cross_evaluate(enrolled, probe, pairs)``: whether a new model recognises whom the old one enrolled
 - ``figures_table``, ``comparison_table``: verdicts and comparisons for a terminal
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
     from recipes.faces.judging.reading import read_judge as read_judge
     from recipes.faces.judging.reading import read_judges as read_judges
     from recipes.faces.judging.retrieval import RetrievalJudge as RetrievalJudge
+    from recipes.faces.judging.several import Candidate as Candidate
+    from recipes.faces.judging.several import Judgements as Judgements
+    from recipes.faces.judging.several import judge_models as judge_models
     from recipes.faces.judging.table import comparison_table as comparison_table
     from recipes.faces.judging.table import figures_table as figures_table
     from recipes.faces.records import Record as Record

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,7 @@ import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 
 if TYPE_CHECKING:
-    from recipes.faces.judging.judge import Judge, Verdict
+    from recipes.faces.judging.several import Judgements
 
 
 @click.command()
@@ -85,24 +83,14 @@ if TYPE_CHECKING:
 )
 def evaluate(
     models: tuple[str, ...],
-    pairs: Path | None,
-    images: Path | None,
-    classes: Path | None,
-    query: Path | None,
-    gallery: Path | None,
-    others: tuple[str, ...],
     against: str | None,
     presets: tuple[str, ...],
     outputs: tuple[str, ...],
-    flip: bool,
-    detector_score: bool,
-    folds: int | None,
-    bootstrap: int,
-    batch_size: int,
-    roc: Path | None,
     weights: Path | None,
     unsafe_load: bool,
+    roc: Path | None,
     as_json: bool,
+    **judged: Any,
 ) -> None:
     """Judge each MODEL, by pairs of faces, labelled images, or searches; two are also compared.
 
@@ -112,120 +100,33 @@ def evaluate(
     A comparison gives each difference with its interval, and the probability that it is chance. Where OTHER needs an
     --input of its own, that is the last one.
     """
+    from recipes.faces.judging.several import judge_models
+    from recipes.faces.options import candidates, judges
+
     models = models if against is None else (*models, against)
-    asked = _asked(models, presets, outputs, weights)
-    if roc:
-        from recipes.faces.judging.plot import check_roc
-
-        if pairs is None:
-            raise rk.InputError("--roc draws the curves of --pairs, which is not given")
-        check_roc(roc)
-    if pairs is None and (images or detector_score or flip or folds):
-        raise rk.InputError(
-            "--images, --detector-score, --flip and --folds are for --pairs, which is not given"
-        )
-    if (query is None) != (gallery is None):
-        raise rk.InputError("--query is searched in --gallery: give both")
-    from recipes.faces.judging.classes import ClassesJudge
-    from recipes.faces.judging.pairs import PairsJudge, read_set
-    from recipes.faces.judging.reading import read_judge
-    from recipes.faces.judging.retrieval import RetrievalJudge
-
-    judges: dict[str, Judge] = {}
-    drawn: dict[str, Any] = {"bootstrap": bootstrap, "batch_size": batch_size, "progress": True}
-    if pairs is not None:
-        judges[str(pairs)] = PairsJudge(
-            read_set(pairs, images, detector_score), flip=flip, folds=folds, **drawn
-        )
-    if classes is not None:
-        judges[str(classes)] = ClassesJudge(classes, **drawn)
-    if query is not None and gallery is not None:
-        judges[f"{query} in {gallery}"] = RetrievalJudge(query, gallery, **drawn)
-    judges |= {other: read_judge(other) for other in others}
-    if not judges:
-        raise rk.InputError("nothing to judge by: give --pairs, --classes, or --query and --gallery")
-    loaded = {
-        model: model
-        if model.endswith(".onnx")
-        else rk.load(model, weights=weights if _is_factory(model) else None, unsafe=unsafe_load)
-        for model in models
-    }
-    verdicts = {
-        subject: {model: judge.judge(loaded[model], *asked[model]) for model in models}
-        for subject, judge in judges.items()
-    }
-    if roc:
-        from recipes.faces.judging.plot import save_roc
-
-        save_roc(roc, verdicts[str(pairs)])  # type: ignore[arg-type]
-    compared = {
-        subject: {
-            (old, new): judge.compare(verdicts[subject][old], verdicts[subject][new])
-            for old, new in _twos(models, against)
-        }
-        for subject, judge in judges.items()
-    }
+    found = judge_models(
+        candidates(models, presets, outputs, weights, unsafe_load),
+        judges(roc=roc, **judged),
+        against=against,
+        roc=roc,
+    )
     if as_json:
-        shown = [
-            {"model": model, "set": subject, **verdict.to_json(), **_against(model, compared[subject])}
-            for subject, found in verdicts.items()
-            for model, verdict in found.items()
-        ]
+        shown = found.to_json()
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))
-        return
-    for subject, found in verdicts.items():
-        _show(subject, found, compared[subject])
+    else:
+        _show(found)
 
 
-def _asked(
-    models: tuple[str, ...], presets: tuple[str, ...], outputs: tuple[str, ...], weights: Path | None
-) -> dict[str, tuple[str, str | None]]:
-    """Input preset and name of the embedding for each model."""
-    if not presets:
-        raise rk.InputError(
-            "--input is required and has no default: a wrong channel order or normalisation costs accuracy without "
-            f"any error; choose one of {CHOICES}"
-        )
-    for option, given in (("--input", presets), ("--embedding", outputs or (None,))):
-        if len(given) not in (1, len(models)):
-            raise rk.InputError(
-                f"{len(given)} times {option} for {len(models)} models: once for all, or once for each"
-            )
-    if len(set(models)) < len(models):
-        raise rk.InputError("a model is named twice")
-    if weights and sum(map(_is_factory, models)) != 1:
-        named = ", ".join(models)
-        raise rk.InputError(f"--weights is for package.module:factory, one of them; the models are {named}")
-    each = [given * (len(models) if len(given) == 1 else 1) for given in (presets, outputs or (None,))]
-    return {model: (preset, output) for model, preset, output in zip(models, *each, strict=True)}
-
-
-def _is_factory(model: str) -> bool:
-    return ":" in model and not model.endswith((".onnx", ".pt"))
-
-
-def _twos(models: tuple[str, ...], against: str | None) -> Iterator[tuple[str, str]]:
-    """Which models are compared, the old one first: each with ``against``, or else the two that there are."""
-    if against is not None:
-        return ((against, model) for model in models[:-1])
-    return pairwise(models) if len(models) == 2 else iter(())
-
-
-def _against(model: str, compared: dict[tuple[str, str], Any]) -> dict[str, Any]:
-    """The comparisons of ``model`` with older ones, for JSON; nothing where there is none."""
-    found = {old: comparison.to_json() for (old, new), comparison in compared.items() if new == model}
-    return {"against": found} if found else {}
-
-
-def _show(subject: str, verdicts: dict[str, Verdict], compared: dict[tuple[str, str], Any]) -> None:
+def _show(found: Judgements) -> None:
     from rich.console import Console
 
     from recipes.faces.judging.table import comparison_table, figures_table
 
     console = Console(markup=False, highlight=False)
-    first = next(iter(verdicts.values()))
-    console.print(rk.printable(f"{subject}: {first.subject}"), soft_wrap=True)
-    console.print(figures_table(verdicts, notes=True))
-    for names, comparison in compared.items():
-        console.print(f"compared: {comparison.method}", soft_wrap=True)
-        console.print(comparison_table(comparison, names))
+    for judge, verdicts in found.verdicts.items():
+        first = next(iter(verdicts.values()))
+        console.print(rk.printable(f"{judge}: {first.subject}"), soft_wrap=True)
+        console.print(figures_table(verdicts, notes=True))
+        for names, comparison in found.comparisons[judge].items():
+            console.print(f"compared: {comparison.method}", soft_wrap=True)
+            console.print(comparison_table(comparison, names))

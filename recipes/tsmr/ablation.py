@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 from torch import nn
 
 from recipes.faces import Judge, PairsJudge, Verdict, read_faces, read_judges
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
@@ -24,7 +23,8 @@ from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.ingredients import Teacher
 from recipes.tsmr.training.trainer import DivergedError
-from reparam_kit import InputError
+
+_DEFAULTS = Ablation()
 
 FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (
     "fine-tuning",
@@ -85,26 +85,21 @@ def compare(
     config: TSMRConfig,
     folder: str | Path,
     *,
-    seeds: Sequence[int] = (0, 1, 2),
-    rates: Sequence[float] | None = None,
+    ablation: Ablation = _DEFAULTS,
     progress: bool = False,
 ) -> tuple[Arm, ...]:
     """Train the recipe and its controls, see ``arms``; the arguments are those of ``apply_tsmr``.
 
     Args:
         folder: for teacher embeddings and a checkpoint of every run; the same call goes on from there.
-        seeds: a run of each arm for each.
-        rates: learning rates to choose from. None: a third of that of ``config``, itself, and three times it.
+        ablation: seeds and learning rates.
         progress: as that of ``apply_tsmr``.
 
     Raises:
         InputError: as ``apply_tsmr`` and ``hold_out``.
         DivergedError: an arm does at every rate, or with another seed than its rate was chosen with.
     """
-    if not seeds:
-        raise InputError("seeds is empty: every arm is run with one at least")
-    for rate, seed in product(rates or default_rates(config), seeds):
-        replace(config, lr=rate, seed=seed)  # refuses now what an arm would after hours
+    rates = ablation.rates or default_rates(config)
     folder = Path(folder)
     images = read_faces(data) if isinstance(data, str | Path) else data
     judge, *_ = read_judges(val)
@@ -113,8 +108,8 @@ def compare(
     result = []
     for name, arm in arms(config).items():
         tried: dict[float, Verdict | None] = {}
-        for rate in rates or default_rates(config):
-            choice = replace(arm, lr=rate, seed=seeds[0])
+        for rate in rates:
+            choice = replace(arm, lr=rate, seed=ablation.seeds[0])
             try:
                 tried[rate] = train_arm(
                     model, teacher, part, on_held_out, choice, folder, f"{name}-held-out", progress
@@ -128,7 +123,7 @@ def compare(
         lr = max(ranks, key=lambda rate: ranks[rate])
         runs = [
             train_arm(model, teacher, images, judge, replace(arm, lr=lr, seed=seed), folder, name, progress)
-            for seed in seeds
+            for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}
         result.append(Arm(name, values, lr, config.epochs * len(images), tuple(runs)))  # type: ignore[arg-type]

@@ -42,6 +42,13 @@ Weight = Annotated[float, Meta(ge=0, le=_FINITE, description="a number, zero or 
 Part = Annotated[float, Meta(ge=0, le=1, description="a number between 0 and 1")]
 PartBelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number, at least 0 and below 1")]
 Angle = Annotated[float, Meta(ge=0, lt=1.5, description="a number, at least 0 and below 1.5")]
+Seeds = Annotated[
+    tuple[Seed, ...], Meta(min_length=1, description="whole numbers, zero or positive, one at least")
+]
+Rates = Annotated[
+    Annotated[tuple[Positive, ...], Meta(min_length=1)] | None,
+    Meta(description="positive numbers, one at least, or none"),
+]
 Saturation = Annotated[float, Meta(gt=0.5, lt=1, description="a number above 0.5 and below 1")]
 
 Norm = Literal["scale", "batch", "none"]

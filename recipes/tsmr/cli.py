@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +12,8 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS
-from recipes.tsmr.config import Ablation, Margin, TSMRConfig
-from recipes.tsmr.options import chosen
+from recipes.tsmr.config import Margin, TSMRConfig
+from recipes.tsmr.options import ablation, chosen
 from recipes.tsmr.stages import DISTIL, LOSSES, REFINE
 
 _FILE = click.Path(path_type=Path)
@@ -251,7 +250,7 @@ def tsmr(
     Started by torchrun, the processes share the images of each step: --batch-size is that of one of them.
     """
     config = chosen(**choices)
-    _require_arms(compared, val, seeds, rates)
+    arms = ablation(compared, seeds, rates)
     from recipes.tsmr.distributed import Processes, launched
     from recipes.tsmr.improvement import improve
     from recipes.tsmr.progress import warnings_shown
@@ -263,20 +262,9 @@ def tsmr(
             improved = improve(
                 student, teachers, data, output, val=val or None, config=config, work=work, report=page, logs=logs,
                 weights=weights, unsafe=unsafe_load, device=place,
-                ablation=Ablation(range(seeds or 3), rates or None) if compared else None, progress=True,
+                ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:
         click.echo(json.dumps(improved.to_json(), indent=2))
     elif first:
         show(improved, student)
-
-
-def _require_arms(compared: bool, val: tuple[Path, ...], seeds: int | None, rates: tuple[float, ...]) -> None:
-    """Hold the options of ``--compare`` against each other, hours before its arms are trained."""
-    if not compared and (rates or seeds is not None):
-        raise rk.InputError("--seeds and --rate are of the arms of --compare, which is not given")
-    if compared and not val:
-        raise rk.InputError("--compare judges its arms on --val, which is not given")
-    for rate in rates:
-        if not 0 < rate < math.inf:
-            raise rk.InputError(f"--rate={rate} must be a positive number")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -27,8 +27,10 @@ from recipes.tsmr.choices import (
     PartBelowOne,
     Patterns,
     Positive,
+    Rates,
     Saturation,
     Seed,
+    Seeds,
     Several,
     Taught,
     Weight,
@@ -277,10 +279,17 @@ def _as_text(preset: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """The controls that a run is compared with, see ``compare``: a run of each for each of ``seeds``, at the best of
-    ``rates``, or of some around that of the run.
+class Ablation(Choices):
+    """What the controls of a run are trained with, see ``compare``.
+
+    Attributes:
+        seeds: each arm has a run for each.
+        rates: learning rates, of which each arm takes its best. None: a third of that of the run, itself, and three
+            times it.
+
+    Raises:
+        InputError: a value cannot be used.
     """
 
-    seeds: Sequence[int] = (0, 1, 2)
-    rates: Sequence[float] | None = None
+    seeds: Seeds = (0, 1, 2)
+    rates: Rates = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -89,12 +88,12 @@ def improve(
             cache=work, checkpoint=work / "checkpoint.pt", logs=logs, callbacks=callbacks, progress=progress,
         )  # fmt: skip
         if Processes.current().rank == 0:
-            rk.save(copy.deepcopy(result.model).cpu(), output)
+            rk.save(rk.duplicate(result.model).cpu(), output)
         found = result.report
         if ablation is not None and val is not None:
             arms = compare(
                 model, teachers, data, val, config, work / "arms",
-                seeds=ablation.seeds, rates=ablation.rates, progress=progress,
+                ablation=ablation, progress=progress,
             )  # fmt: skip
             found = replace(found, ablation=arms)
     improved = Improved(output, page, result.model, found)

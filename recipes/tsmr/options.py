@@ -10,7 +10,7 @@ from typing import Any
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
-from recipes.tsmr.config import Augment, TSMRConfig
+from recipes.tsmr.config import Ablation, Augment, TSMRConfig
 from recipes.tsmr.stages import DISTIL, LOSSES, REFINE, Stage
 
 _PASSING = {"adversarial": REFINE.losses["adversarial"]}
@@ -78,6 +78,19 @@ def chosen(
     stages = [_with(stage, weights, replaced) for stage in config.stages]
     changed["stages"] = _stages(stages, epochs, refine_epochs, adversarial)
     return replace(config, **changed)
+
+
+def ablation(compared: bool, seeds: int | None, rates: tuple[float, ...]) -> Ablation | None:
+    """Give the choices of ``--compare``, or None where it is not given.
+
+    Raises:
+        InputError: a rate cannot be used, or one of the others is given without it.
+    """
+    if compared:
+        return Ablation(tuple(range(seeds or 3)), rates or None)
+    if rates or seeds is not None:
+        raise rk.InputError("--seeds and --rate are of the arms of --compare, which is not given")
+    return None
 
 
 def read_choices(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ learns from, and the map between spaces.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -292,7 +291,7 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
         for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
             yield preset(batch.to(device))
 
-    student = copy.deepcopy(model)
+    student = rk.duplicate(model)
     if config.restore_bn:
         with suppress(rk.NothingToDoError):  # every convolution has its BatchNorm
             student = rk.restore_bn(student, inputs(_MEASURED))
@@ -313,7 +312,7 @@ def deployable(trained: Model) -> Model:
     try:
         return rk.fold(trained)
     except rk.NothingToDoError:
-        return copy.deepcopy(trained)
+        return rk.duplicate(trained)
 
 
 def gathered(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +27,7 @@ from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.ingredients import Teacher, first_images, shown_images
 from recipes.tsmr.training.logs import TensorBoard
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
-from reparam_kit import InputError, imported_files
+from reparam_kit import InputError, duplicate, imported_files
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -142,7 +141,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
 
 def choose(prepared: Prepared[Model]) -> Model:
     """Take the best of the history: a copy of the model as it was passed in, with those weights."""
-    chosen = copy.deepcopy(prepared.given.model)
+    chosen = duplicate(prepared.given.model)
     chosen.load_state_dict(prepared.history.weights)
     return chosen
 

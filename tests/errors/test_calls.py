@@ -24,7 +24,7 @@ from recipes.faces import (
     read_templates,
     write_pairs,
 )
-from recipes.tsmr import Margin, Stage, TSMRConfig, apply_tsmr, compare
+from recipes.tsmr import Ablation, Margin, Stage, TSMRConfig, apply_tsmr, compare
 from reparam_kit.algebra.factors import Conv
 
 
@@ -145,14 +145,9 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
     "folder of no template": (lambda w: read_templates(w / "nobody"), rk.InputError, "no folder of an IJB set"),
     "no probability": (lambda w: Augmentation(flip=2), rk.InputError, "flip=2 is not a probability"),
     "ablation without a seed": (
-        lambda w: compare(
-            convolution(), w / "teacher.onnx", w / "faces.rec", w / "pairs.bin", recipe(), "arms", seeds=()),
-        rk.InputError, "seeds is empty"),
+        lambda w: Ablation(seeds=()), rk.InputError, r"seeds=\(\) must be whole numbers, zero or positive, one at"),
     "ablation at no rate": (
-        lambda w: compare(
-            convolution(), w / "teacher.onnx", w / "faces.rec", w / "pairs.bin", recipe(), "arms",
-            rates=(1e-3, float("nan"))),
-        rk.InputError, "lr=nan must be a positive number"),
+        lambda w: Ablation(rates=(1e-3, float("nan"))), rk.InputError, "rates=.*nan.* must be positive numbers"),
     "stage of nothing": (lambda w: Stage(), rk.InputError, "a stage minimises nothing"),
     "misspelt margin": (lambda w: Margin(kind="arcfac"), rk.InputError, "did you mean 'arcface'"),
     "batch of one": (lambda w: recipe(batch_size=1), rk.InputError, "batch_size=1 must be a whole number, at least 2"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recipes.faces import FaceRecords, decode_image
-from recipes.tsmr import Stage, TSMRConfig, compare
+from recipes.tsmr import Ablation, Stage, TSMRConfig, compare
 from recipes.tsmr.ablation import BRANCHES, DISTILLATION, FINE_TUNING, TSMR, arms
 from recipes.tsmr.results import Spread
 from recipes.tsmr.targets.holdout import hold_out
@@ -70,7 +70,7 @@ def test_a_rate_cannot_be_chosen_without_people(labels: list[int], says: str) ->
 def test_every_arm_gets_its_rate_and_its_seeds(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
 ) -> None:
-    rows = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, seeds=(0, 1), rates=(1e-3, 3e-3))
+    rows = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, ablation=Ablation((0, 1), (1e-3, 3e-3)))
     assert [row.name for row in rows] == [FINE_TUNING, DISTILLATION, BRANCHES, TSMR]
     for row in rows:
         assert row.lr in row.rates
@@ -83,7 +83,9 @@ def test_every_arm_gets_its_rate_and_its_seeds(
     written = json.loads(json.dumps([row.to_json() for row in rows]))
     assert written[0]["spreads"]["accuracy"]["mean"] == pytest.approx(rows[0].deciding.mean)
     seen = [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))]
-    again = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, seeds=(0, 1), rates=(1e-3, 3e-3))
+    again = compare(
+        student, teacher, rec, bin_file, CONFIG, tmp_path, ablation=Ablation((0, 1), (1e-3, 3e-3))
+    )
     assert [row.deciding for row in again] == [row.deciding for row in rows]
     assert [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))] == seen
 
@@ -97,9 +99,9 @@ def test_a_rate_that_diverges_is_not_chosen(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
 ) -> None:
     config = replace(CONFIG, warmup=0.0, clip=1e9)
-    rows = compare(student, teacher, rec, bin_file, config, tmp_path, seeds=(0,), rates=(1e30, 1e-3))
+    rows = compare(student, teacher, rec, bin_file, config, tmp_path, ablation=Ablation((0,), (1e30, 1e-3)))
     for row in rows:
         assert row.lr == 1e-3
         assert row.rates[1e30] is None
     with pytest.raises(DivergedError, match="fine-tuning diverges at each of the learning rates"):
-        compare(student, teacher, rec, bin_file, config, tmp_path, seeds=(0,), rates=(1e30,))
+        compare(student, teacher, rec, bin_file, config, tmp_path, ablation=Ablation((0,), (1e30,)))

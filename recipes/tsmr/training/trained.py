@@ -6,7 +6,6 @@ All else stays as it is, byte for byte: a head that no loss reaches, and statist
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
         InputError: a pattern matches nothing; a weight to train is not float32; the model does not take the images, or
             its embedding cannot be told or hangs on nothing that is trained.
     """
-    student = copy.deepcopy(model)
+    student = rk.duplicate(model)
     rk.train_only(student, config.include, config.exclude)
     for name, parameter in student.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:

@@ -177,6 +177,34 @@ def test_what_is_chosen_is_part_of_the_checkpoint(
         apply_tsmr(frozen, teacher, rec, config=TSMRConfig(**CONFIG), checkpoint=checkpoint)
 
 
+class Gained(nn.Module):
+    """A hook on one part works with another, which it knows from the function that it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+        self.fc = nn.Linear(192, 8)
+        self.fc.register_forward_hook(lambda module, args, out: out + self.gain * args[0].mean())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(nn.functional.adaptive_avg_pool2d(x, 8).flatten(1))
+
+
+def test_a_function_over_parts_of_the_student_trains_those_of_the_copy(rec: Path, teacher: nn.Module) -> None:
+    torch.manual_seed(3)
+    net = Gained().eval()
+    before = copy.deepcopy(net.state_dict())
+    trained = apply_tsmr(net, teacher, rec, config=TSMRConfig(**CONFIG)).model
+    assert changed(net, trained) == {"gain", "fc.weight", "fc.bias"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    x = torch.randn(2, 3, 16, 16)
+    expected = trained(x)
+    nn.init.zeros_(net.gain)
+    assert torch.equal(trained(x), expected)
+    nn.init.zeros_(trained.gain)
+    assert not torch.equal(trained(x), expected)
+
+
 class Norm(nn.Module):
     """Statistics of one's own making."""
 

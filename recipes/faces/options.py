@@ -1,0 +1,102 @@
+"""What the options of ``reparam-kit evaluate`` ask for: models and judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import reparam_kit as rk
+from recipes.faces.embedding.inputs import CHOICES
+from recipes.faces.judging.classes import ClassesJudge
+from recipes.faces.judging.judge import Judge
+from recipes.faces.judging.pairs import PairsJudge, read_set
+from recipes.faces.judging.reading import read_judge
+from recipes.faces.judging.retrieval import RetrievalJudge
+from recipes.faces.judging.several import Candidate
+
+
+def candidates(
+    models: tuple[str, ...],
+    presets: tuple[str, ...],
+    outputs: tuple[str, ...],
+    weights: Path | None,
+    unsafe_load: bool,
+) -> dict[str, Candidate]:
+    """Load the models, each with its input preset and the name of its embedding; ``.onnx`` files stay files.
+
+    Raises:
+        InputError: a model cannot be loaded, or the options do not fit the number of models.
+    """
+    if not presets:
+        raise rk.InputError(
+            "--input is required and has no default: a wrong channel order or normalisation costs accuracy without "
+            f"any error; choose one of {CHOICES}"
+        )
+    for option, given in (("--input", presets), ("--embedding", outputs or (None,))):
+        if len(given) not in (1, len(models)):
+            raise rk.InputError(
+                f"{len(given)} times {option} for {len(models)} models: once for all, or once for each"
+            )
+    if len(set(models)) < len(models):
+        raise rk.InputError("a model is named twice")
+    if weights and sum(map(_is_factory, models)) != 1:
+        named = ", ".join(models)
+        raise rk.InputError(f"--weights is for package.module:factory, one of them; the models are {named}")
+    each = [given * (len(models) if len(given) == 1 else 1) for given in (presets, outputs or (None,))]
+    return {
+        model: Candidate(_loaded(model, weights, unsafe_load), preset, output)
+        for model, preset, output in zip(models, *each, strict=True)
+    }
+
+
+def _loaded(model: str, weights: Path | None, unsafe_load: bool) -> Any:
+    if model.endswith(".onnx"):
+        return model
+    return rk.load(model, weights=weights if _is_factory(model) else None, unsafe=unsafe_load)
+
+
+def _is_factory(model: str) -> bool:
+    return ":" in model and not model.endswith((".onnx", ".pt"))
+
+
+def judges(
+    pairs: Path | None,
+    images: Path | None,
+    classes: Path | None,
+    query: Path | None,
+    gallery: Path | None,
+    others: tuple[str, ...],
+    *,
+    flip: bool,
+    detector_score: bool,
+    folds: int | None,
+    bootstrap: int,
+    batch_size: int,
+    roc: Path | None,
+) -> dict[str, Judge]:
+    """Read what is judged on, by the names that the tables show.
+
+    Raises:
+        InputError: a set cannot be read, an option is given without the one that it belongs to, or nothing is left.
+    """
+    if pairs is None and roc is not None:
+        raise rk.InputError("--roc draws the curves of --pairs, which is not given")
+    if pairs is None and (images or detector_score or flip or folds):
+        raise rk.InputError(
+            "--images, --detector-score, --flip and --folds are for --pairs, which is not given"
+        )
+    if (query is None) != (gallery is None):
+        raise rk.InputError("--query is searched in --gallery: give both")
+    found: dict[str, Judge] = {}
+    drawn: dict[str, Any] = {"bootstrap": bootstrap, "batch_size": batch_size, "progress": True}
+    if pairs is not None:
+        known = read_set(pairs, images, detector_score)
+        found[str(pairs)] = PairsJudge(known, flip=flip, folds=folds, **drawn)
+    if classes is not None:
+        found[str(classes)] = ClassesJudge(classes, **drawn)
+    if query is not None and gallery is not None:
+        found[f"{query} in {gallery}"] = RetrievalJudge(query, gallery, **drawn)
+    found |= {other: read_judge(other) for other in others}
+    if not found:
+        raise rk.InputError("nothing to judge by: give --pairs, --classes, or --query and --gallery")
+    return found
