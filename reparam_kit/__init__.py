@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.export import export_onnx as export_onnx
     from reparam_kit.onnx.importer.trainable import train_only as train_only
     from reparam_kit.onnx.run import open_session as open_session
+    from reparam_kit.onnx.run import read_inputs as read_inputs
     from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint
     from reparam_kit.outputs import Output as Output
     from reparam_kit.outputs import hold_apart as hold_apart
+    from reparam_kit.planning import cost_ratio as cost_ratio
+    from reparam_kit.planning import plan as plan
     from reparam_kit.registry import Registry as Registry
     from reparam_kit.registry import import_file as import_file
     from reparam_kit.registry import imported_files as imported_files

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
@@ -47,6 +48,26 @@ class Plan:
         """Each branch that is added, as an expression."""
         return [describe(chain) for chain in self.chains]
 
+    def to_json(self) -> dict[str, Any]:
+        """Write the layer in JSON's types, for other programs."""
+        site = self.site
+        return {
+            "name": site.name,
+            "kind": site.kind,
+            "kernel": site.geometry.weight_shape if site.geometry else None,
+            "groups": site.geometry.groups if site.geometry else None,
+            "parameters": site.parameters,
+            "stride": site.stride,
+            "dilation": site.dilation,
+            "bias": site.bias,
+            "batch_norm": site.batch_norm,
+            "calls": site.calls,
+            "macs": site.macs,
+            "extra_macs": self.extra_macs,
+            "branches": self.branches,
+            "reason": self.reason,
+        }
+
 
 def plan(
     model: nn.Module,
@@ -57,9 +78,14 @@ def plan(
     example_inputs: Inputs | None = None,
     budget: float | None = None,
 ) -> list[Plan]:
-    """What ``expand`` with the same arguments would do, for every layer of the model.
+    """Say what ``expand`` with the same arguments would do, for every layer of the model.
 
-    Raises as ``expand`` does for a wrong argument.
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 2))
+    >>> [(item.site.name, item.branches or item.reason) for item in plan(net, "conv(k) + conv(1)")]
+    [('0', ['conv(1)']), ('2', 'linear layer: expanded where include names it')]
+
+    Raises:
+        ExpressionError, InputError: as ``expand``, for a wrong argument.
     """
     norm = norm or norm_of(block)
     _ = NORMS[norm]  # refuses one that is not known
@@ -85,10 +111,14 @@ def plan(
 
 
 def cost_ratio(plans: Sequence[Plan]) -> float | None:
-    """Multiply-accumulates of a training step, expanded over plain; None where no example inputs were given.
+    """Estimate the multiply-accumulates of a training step, expanded over plain; None without example inputs.
 
-    An estimate: it counts the layers alone, forward and backward alike, so a net that spends its time on memory
-    traffic is slowed down less by ``norm="scale"`` and more by ``"batch"`` (a BatchNorm for each branch).
+    It counts the layers alone, forward and backward alike, so a net that spends its time on memory traffic is slowed
+    down less by ``norm="scale"`` and more by ``"batch"`` (a BatchNorm for each branch).
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3))
+    >>> f"{cost_ratio(plan(net, example_inputs=torch.randn(1, 3, 9, 9))):.2f}"
+    '1.20'
     """
     macs = [item.site.macs for item in plans if item.site.macs is not None]
     return 1 + sum(item.extra_macs or 0 for item in plans) / sum(macs) if sum(macs) else None

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from plugs import fresh, install
 from test_formats import small_onnx
 
 import reparam_kit as rk
@@ -49,23 +49,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "plug"]:
         del sys.modules[name]
-
-
-def fresh(registry: rk.Registry[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a registry look for entry points again, and forget after the test what it found."""
-    monkeypatch.setattr(registry, "_known", {name: registry[name] for name in registry})
-    monkeypatch.setattr(registry, "_broken", {})
-    monkeypatch.setattr(registry, "_loaded", False)
-
-
-def install(folder: Path, entry_points: bytes, code: str = "") -> None:
-    """Lay the package ``plug`` as pip leaves it, with one module."""
-    info = folder / "plug-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_bytes(entry_points)
-    (folder / "plug").mkdir()
-    (folder / "plug" / "cli.py").write_text(code)
 
 
 def mine(point: str = "plug.cli:run") -> bytes:

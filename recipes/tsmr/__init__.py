@@ -35,5 +35,6 @@ if TYPE_CHECKING:
     from recipes.tsmr.results import TSMRResult as TSMRResult
     from recipes.tsmr.stages import Stage as Stage
     from recipes.tsmr.training.callbacks import Callback as Callback
+    from recipes.tsmr.training.logs import Logger as Logger
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

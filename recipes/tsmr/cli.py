@@ -197,7 +197,10 @@ class _Losses(click.Option):
     help="Folder of the checkpoint and the teacher's embeddings; the same command again goes on from there. "
     "[default: OUTPUT.work]",
 )
-@click.option("--logs", type=rk.OutputPath(holds=("events.out.tfevents.*",)), help="Folder for TensorBoard.")
+@click.option(
+    "--logs", type=rk.OutputPath(holds=("events.out.tfevents.*",)), help="Folder for the curves of the run."
+)
+@click.option("--logger", default="tensorboard", show_default=True, help="What writes them.")
 @click.option(
     "--report",
     "page",
@@ -233,6 +236,7 @@ def tsmr(
     device: str,
     work: Path,
     logs: Path | None,
+    logger: str,
     page: Path,
     compared: bool,
     seeds: int | None,
@@ -261,7 +265,7 @@ def tsmr(
         with warnings_shown(first):
             improved = improve(
                 student, teachers, data, output, val=val or None, config=config, work=work, report=page, logs=logs,
-                weights=weights, unsafe=unsafe_load, device=place,
+                logger=logger, weights=weights, unsafe=unsafe_load, device=place,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
-from recipes.faces.embedding.inputs import PRESETS
+from recipes.faces.embedding.inputs import all_presets
 from recipes.tsmr.choices import (
     Angle,
     Block,
@@ -275,7 +275,7 @@ def _as_text(preset: Any) -> Any:
         return tuple(map(_as_text, preset))
     if not isinstance(preset, InputPreset):
         return preset
-    return preset.name if PRESETS.get(preset.name) == preset else preset.formula
+    return preset.name if preset in all_presets() else preset.formula
 
 
 @dataclass(frozen=True)

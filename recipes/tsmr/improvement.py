@@ -40,6 +40,7 @@ def improve(
     work: Named | None = None,
     report: Named | None = None,
     logs: str | Path | None = None,
+    logger: str = "tensorboard",
     weights: Named | None = None,
     unsafe: bool = False,
     device: str | torch.device = "cpu",
@@ -52,7 +53,7 @@ def improve(
 
     Args:
         student: a .onnx file, a .pt file, or ``package.module:factory`` with ``weights``.
-        teachers, data, val, config, logs, callbacks, progress: as in ``apply_tsmr``.
+        teachers, data, val, config, logs, logger, callbacks, progress: as in ``apply_tsmr``.
         output: .onnx, .pt or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         report: HTML page to write. None: ``OUTPUT.html``.
@@ -85,7 +86,8 @@ def improve(
         model = model.to(device)
         result = apply_tsmr(
             model, teachers, data, val, config,
-            cache=work, checkpoint=work / "checkpoint.pt", logs=logs, callbacks=callbacks, progress=progress,
+            cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
+            callbacks=callbacks, progress=progress,
         )  # fmt: skip
         if Processes.current().rank == 0:
             rk.save(rk.duplicate(result.model).cpu(), output)

@@ -25,7 +25,7 @@ from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.ingredients import Teacher, first_images, shown_images
-from recipes.tsmr.training.logs import TensorBoard
+from recipes.tsmr.training.logs import LOGGERS, Logger
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, duplicate, imported_files
 
@@ -44,6 +44,7 @@ def apply_tsmr(
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
     logs: str | Path | None = None,
+    logger: str = "tensorboard",
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
 ) -> TSMRResult[Model]:
@@ -72,7 +73,8 @@ def apply_tsmr(
             preset and images reads them there. None: they last as long as the run.
         checkpoint: file that is written after each epoch. Where it exists, the run goes on from it, to the
             same weights as if it had not been interrupted. None: no such file.
-        logs: folder for TensorBoard; None writes no logs.
+        logs: folder for curves, made if needed; None writes none.
+        logger: what writes them, by its name, see ``Logger``.
         callbacks: are told how training goes, see ``Callback``.
         progress: show on stderr how far the run is. What it warns of goes to the logger "recipes.tsmr".
 
@@ -89,7 +91,7 @@ def apply_tsmr(
     written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}
     require_kinds({"model": model, **read, "config": config, **written})
     hold_apart(read, written)
-    own = Callbacks(callbacks)
+    own, log = Callbacks(callbacks), LOGGERS[logger]
     processes = Processes.current()
     if processes.count > 1 and cache is None:
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
@@ -104,7 +106,8 @@ def apply_tsmr(
         prepared = prepare(given, kept, folder, file, shown)
         told = Callbacks()
         if processes.rank == 0:
-            told = Callbacks([*_usual(prepared, shown, file, logs), own])
+            made = [] if logs is None else [_opened(log, Path(logs))]
+            told = Callbacks([ProgressBar(shown), *made, *_kept(prepared, file), own])
         report = None
         try:
             train(prepared, told)
@@ -115,15 +118,17 @@ def apply_tsmr(
     return result
 
 
-def _usual(
-    prepared: Prepared[Any], progress: Progress, checkpoint: Path | None, logs: str | Path | None
-) -> list[Callback]:
-    usual: list[Callback] = [ProgressBar(progress)]
-    if logs is not None:
-        usual.append(TensorBoard(logs))
-    if checkpoint is not None:
-        usual.append(CheckpointFile(checkpoint, prepared.origin, prepared.state))
-    return usual
+def _opened(logger: type[Logger], folder: Path) -> Logger:
+    """Make the folder of a logger, and the logger."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder of logs {folder} cannot be made: {error.strerror}") from error
+    return logger(folder)
+
+
+def _kept(prepared: Prepared[Any], path: Path | None) -> list[Callback]:
+    return [] if path is None else [CheckpointFile(path, prepared.origin, prepared.state)]
 
 
 def train(prepared: Prepared[Any], callback: Callback) -> None:

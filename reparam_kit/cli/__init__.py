@@ -1,4 +1,5 @@
-"""The command line. No logic here: each command calls the function of the same name and prints what it returns.
+"""The command line. No logic here: each command calls a public function (of its name; ``inspect`` calls ``plan``) and
+prints what it returns.
 
 Results go to standard output (``--json``: for machines), everything else to standard error. Exit status: 0 good,
 1 a verification failed, 2 wrong usage or input, 3 nothing to do, 128 + n ended by signal n.
@@ -171,14 +172,14 @@ def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
 @_json
 def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, **choice: Any) -> None:
     """List every convolution and linear layer: what a block adds to it, or why it cannot be expanded."""
-    from reparam_kit.cli import listing
+    from reparam_kit.cli.listing import show
     from reparam_kit.planning import plan
 
     plans = plan(_load(model, weights, unsafe_load), **choice)
     if as_json:
-        click.echo(json.dumps([listing.as_json(item) for item in plans], indent=2))
-        return
-    listing.show(plans)
+        click.echo(json.dumps([item.to_json() for item in plans], indent=2))
+    else:
+        show(plans)
 
 
 @main.command()

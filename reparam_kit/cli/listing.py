@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from reparam_kit.errors import printable
 from reparam_kit.planning import Plan, cost_ratio
-
-
-def as_json(item: Plan) -> dict[str, Any]:
-    """A layer in JSON's types, for other programs."""
-    site = item.site
-    return {
-        "name": site.name,
-        "kind": site.kind,
-        "kernel": site.geometry.weight_shape if site.geometry else None,
-        "groups": site.geometry.groups if site.geometry else None,
-        "parameters": site.parameters,
-        "stride": site.stride,
-        "dilation": site.dilation,
-        "bias": site.bias,
-        "batch_norm": site.batch_norm,
-        "calls": site.calls,
-        "macs": site.macs,
-        "extra_macs": item.extra_macs,
-        "branches": item.branches,
-        "reason": item.reason,
-    }
 
 
 def show(plans: list[Plan]) -> None:

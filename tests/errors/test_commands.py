@@ -142,8 +142,8 @@ PAIRS = {
 }
 EVALUATE = {
     "{w}/face.onnx": "--input is required and has no default",
-    "{w}/face.onnx --input rgb": "no input preset is called 'rgb'",
-    "{w}/face.onnx --input imagenet,bgr": "no input preset is called 'imagenet,bgr': did you mean 'imagenet-bgr'",
+    "{w}/face.onnx --input rgb": "there is no input preset 'rgb'",
+    "{w}/face.onnx --input imagenet,bgr": "there is no input preset 'imagenet,bgr': did you mean 'imagenet-bgr'",
     "{w}/face.onnx --input x/0": "the input 'x/0' is no formula: it divides by zero",
     "{w}/face.onnx {w}/face.onnx --input raw": "a model is named twice",
     "nowhere.onnx --input raw --folds 2": "nowhere.onnx: no such file",
@@ -196,7 +196,7 @@ DATA = {
     "{w}/faces.rec --config {w}/text.json": "text.json is no JSON that can be read",
     "{w}/faces.rec --config {w}/name.json": "has no choice 'bloc': did you mean 'block'",
     "{w}/faces.rec --config {w}/version.json": "choices of version 99",
-    "{w}/faces.rec --teacher-input raww": "no input preset is called 'raww': did you mean 'raw'",
+    "{w}/faces.rec --teacher-input raww": "there is no input preset 'raww' .*: did you mean 'raw'",
     "{w}/faces.rec --teacher {w}/teacher.onnx --teacher-input raw --teacher {w}/teacher.onnx": "for 3 teachers",
 }
 TEACHERS = {

@@ -29,7 +29,19 @@ def options(file: Path | None, *args: str) -> TSMRConfig:
     given = [] if file is None else ["--config", str(file)]
     needed = ["s.onnx", "--teacher", "t.onnx", "--data", "d", "-o", "o.onnx"]
     params = tsmr.make_context("tsmr", [*needed, *given, *args]).params
-    other = ("student", "teachers", "data", "val", "output", "device", "work", "logs", "page", "compared")
+    other = (
+        "student",
+        "teachers",
+        "data",
+        "val",
+        "output",
+        "device",
+        "work",
+        "logs",
+        "logger",
+        "page",
+        "compared",
+    )
     more = ("seeds", "rates", "weights", "unsafe_load", "as_json")
     return chosen(**{name: value for name, value in params.items() if name not in (*other, *more)})
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.faces.embedding.embedder import Embedder
-from recipes.faces.embedding.inputs import PRESETS, InputPreset, input_preset
+from recipes.faces.embedding.inputs import InputPreset, all_presets, input_preset
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
 from recipes.faces.judging.judge import Judge, Model, Verdict
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
@@ -48,7 +48,7 @@ def compare_inputs(
     """
     few = read_judge(judge).sample(limit)
     results: dict[str, Verdict] = {}
-    tried = {preset.name: preset for preset in (*PRESETS.values(), *map(input_preset, inputs))}
+    tried = {preset.name: preset for preset in (*all_presets(), *map(input_preset, inputs))}
     for name, preset in tried.items():
         try:
             results[name] = few.judge(model, preset, embedding)

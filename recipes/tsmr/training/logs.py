@@ -1,24 +1,56 @@
-"""Curves for TensorBoard, written as a run goes."""
+"""Loggers: the curves of a run, written into a folder as it goes. TensorBoard is one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
 from recipes.tsmr.results import EpochReport, StepReport, TSMRReport
 from recipes.tsmr.training.callbacks import Callback
-from reparam_kit import extra
+from reparam_kit import Registry, extra
+
+LOGGERS: Registry[type[Logger]] = Registry("logger", "recipes.tsmr.training.logs", "reparam_kit.loggers")
+"""Every logger by its name."""
 
 
-class TensorBoard(Callback):
-    """Writes to ``folder``. That of a run that goes on takes the rest of its curves.
+class Logger(Callback):
+    """A callback that writes into ``folder`` what it is told, and is found by its name.
+
+    A package names its own among the entry points ``reparam_kit.loggers``; ``logs=folder, logger="lines"`` and
+    ``tsmr --logs FOLDER --logger lines`` then use it.
+
+    >>> class Lines(Logger, name="lines"):
+    ...     def epoch(self, epoch, model):
+    ...         with (self.folder / "losses.txt").open("a") as file:
+    ...             print(epoch.epoch, epoch.losses, file=file)
+
+    Raises:
+        InputError: another logger has the name.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "", **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if name:
+            cls.name = name
+            LOGGERS.add(name, cls)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+
+class TensorBoard(Logger, name="tensorboard"):
+    """Write scalars for TensorBoard. The folder of a run that goes on takes the rest of its curves.
 
     Raises:
         InputError: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         with extra("report", "logs need TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
         self._writer = SummaryWriter(str(folder))

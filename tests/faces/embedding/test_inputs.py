@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from plugs import fresh, install
 
 from recipes.faces import InputPreset, input_preset
+from recipes.faces.embedding.inputs import PRESETS, all_presets
 from reparam_kit import InputError
 
 IMAGENET = (((0.485, 0.456, 0.406)), ((0.229, 0.224, 0.225)))
@@ -46,7 +49,7 @@ def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], d
     [
         ("imagnet", "did you mean 'imagenet'"),
         ("insightface_bgr", "did you mean 'insightface-bgr'"),
-        ("xyz", "known presets: imagenet"),
+        ("xyz", "known names: imagenet, insightface, raw; or write a formula"),
     ],
 )
 def test_unknown(name: str, message: str) -> None:
@@ -123,3 +126,33 @@ def test_what_is_no_formula(text: str, says: str) -> None:
 def test_a_preset_that_cannot_be_computed(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="three finite numbers each"):
         InputPreset("mine", mean, std)  # type: ignore[arg-type]
+
+
+ADDED = b"""[reparam_kit.inputs]
+unit = plug_of_inputs.cli:UNIT
+written = plug_of_inputs.cli:FORMULA
+broken = plug_of_inputs.cli:NOTHING
+nonsense = plug_of_inputs.cli:NONSENSE
+"""
+CODE = """
+from recipes.faces import InputPreset
+UNIT = InputPreset("another name", (0.0,) * 3, (255.0,) * 3)
+FORMULA = "(x - 10) / [1, 2, 5], bgr"
+NONSENSE = "x * x"
+"""
+
+
+def test_a_package_brings_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    fresh(PRESETS, monkeypatch)
+    install(tmp_path, ADDED, CODE, "plug_of_inputs")
+    assert input_preset("unit") == InputPreset("unit", (0.0,) * 3, (255.0,) * 3)
+    assert input_preset("unit-bgr") == InputPreset("unit-bgr", (0.0,) * 3, (255.0,) * 3, bgr=True)
+    pixel = torch.tensor([20.0, 30.0, 40.0]).view(1, 3, 1, 1)
+    assert input_preset("written")(pixel).flatten().tolist() == [6, 10, 10]
+    assert {"unit", "unit-bgr", "written", "written-bgr"} <= {preset.name for preset in all_presets()}
+    with pytest.raises(InputError, match="did you mean 'unit'"):
+        input_preset("unitt")
+    for name, says in {"broken": "has no attribute 'NOTHING'", "nonsense": "is no formula"}.items():
+        with pytest.raises(InputError, match=f"the input preset '{name}' cannot be loaded: .*{says}"):
+            input_preset(name)

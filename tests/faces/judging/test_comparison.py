@@ -19,7 +19,7 @@ from recipes.faces import (
     similarity,
     write_pairs,
 )
-from recipes.faces.embedding.inputs import PRESETS
+from recipes.faces.embedding.inputs import all_presets
 from reparam_kit import InputError
 
 
@@ -53,7 +53,7 @@ class Wants(nn.Module):
 @pytest.mark.parametrize("wanted", ["imagenet", "insightface", "raw", "raw-bgr", "insightface-bgr"])
 def test_the_input_that_a_model_wants_is_best(wanted: str, pairs: PairSet, pictures, encode) -> None:
     results = compare_inputs(Wants(wanted), _red(pairs, pictures, encode))
-    assert set(results) == set(PRESETS)
+    assert set(results) == {preset.name for preset in all_presets()}
     assert next(iter(results)) == wanted
     separations = [result.d_prime for result in results.values()]
     assert separations == sorted(separations, reverse=True)

@@ -115,16 +115,16 @@ def _name(name: str) -> Markup:
 
 
 def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:
-    """Name and value of every choice but the stages, and whether it is the usual one."""
-    usual = dict(_leaves(asdict(TSMRConfig())))
-    return [(name, value, value == usual[name]) for name, value in _leaves(asdict(config))]
+    """List name and value of every choice but the stages, and whether it is the usual one."""
+    usual = _named(TSMRConfig())
+    return [(name, value, value == usual[name]) for name, value in _named(config).items()]
 
 
-def _leaves(choices: Mapping[str, Any], within: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in choices.items():
-        if isinstance(value, dict):
-            leaves += _leaves(value, f"{within}{name}.")
-        elif name != "stages":
-            leaves.append((within + name, value))
-    return leaves
+def _named(config: TSMRConfig) -> dict[str, Any]:
+    """Name every choice but the stages, a choice within one as ``margin.size``."""
+    return {
+        f"{name}.{inner}" if inner else name: one
+        for name, value in asdict(config).items()
+        if name != "stages"
+        for inner, one in (value.items() if isinstance(value, dict) else [("", value)])
+    }
