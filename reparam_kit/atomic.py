@@ -56,7 +56,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
-    """:func:`atomic_path` of files that belong together, of which the first is read first and names the others.
+    """Write several files as :func:`atomic_path` does one: they belong together, of which the first is read first and
+    names the others.
 
     The first is never there beside others that are not its own: where one of those is replaced, the old first is taken
     away before, and the new one comes last.
@@ -84,7 +85,7 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """:func:`atomic_path` as a binary file, open for writing."""
+    """Open a binary file that takes the place of ``path`` at the end, when it is whole."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
 
@@ -141,7 +142,7 @@ def _move(writes: list[_Write]) -> None:
 
 
 def _target(path: Path) -> Path:
-    """The file that is replaced, at the end of all links, if it may be."""
+    """Return the file that is replaced, at the end of all links, if it may be."""
     try:
         target = Path(os.path.realpath(path))
         folder = target.parent.stat()

@@ -31,7 +31,8 @@ _REMOVE: dict[type, Callable[[nn.Module, str], nn.Module]] = {
 
 
 def bake(model: Model) -> Model:
-    """A copy of ``model`` in which every parametrised tensor is a plain parameter (or buffer) with its present value.
+    """Return a copy of ``model`` in which every parametrised tensor is a plain parameter (or buffer) with its present
+    value.
 
     Covers ``torch.nn.utils.parametrize`` (``parametrizations.weight_norm``, ``spectral_norm``, ``orthogonal``, one's
     own), the older ``torch.nn.utils.weight_norm`` and ``spectral_norm``, and ``torch.nn.utils.prune``. The copy
@@ -77,7 +78,9 @@ def _remove_hook(module: nn.Module, name: str, style: type) -> None:
 
 
 def _remove_parametrizations(module: nn.Module) -> None:
-    """By hand: torch's removal deletes the property from the class, which a copy shares with its original."""
+    """Remove them by hand: torch's removal deletes the property from the class, which a copy shares with its
+    original.
+    """
     found = [
         (name, getattr(module, name).detach().clone(), list(source.parameters(recurse=False)))
         for name, source in cast("nn.ModuleDict", module.parametrizations).items()
@@ -92,7 +95,7 @@ def _remove_parametrizations(module: nn.Module) -> None:
 
 
 def _remove_load_hooks(module: nn.Module) -> None:
-    """Torch's removals leave them: the plain module could not be pickled, or not load the state_dict of its like."""
+    """Remove what torch leaves: the plain module could not be pickled, or not load the state_dict of its like."""
     hooks: dict[int, Any] = module._load_state_dict_pre_hooks
     for key in [key for key, hook in hooks.items() if hook.hook.__module__.startswith("torch.nn.utils.")]:
         del hooks[key]

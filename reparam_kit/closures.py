@@ -56,7 +56,7 @@ class _Rebinding:
         self.functions: dict[int, FunctionType] = {}
 
     def leads(self, value: Any, seen: set[int]) -> bool:
-        """Whether a part of the model can be reached from ``value``."""
+        """Say whether a part of the model can be reached from ``value``."""
         if id(value) in self.copies:
             return True
         if id(value) in seen:
@@ -65,7 +65,7 @@ class _Rebinding:
         return any(self.leads(part, seen) for part in _parts(value))
 
     def renewed(self, value: Any) -> Any:
-        """``value`` with the copies in place of their originals; itself, where it does not lead to one."""
+        """Return ``value`` with the copies in place of their originals; itself, where it does not lead to one."""
         if id(value) in self.copies:
             return self.copies[id(value)]
         if not self.leads(value, set()):
@@ -99,7 +99,7 @@ class _Rebinding:
         return made
 
     def _cell(self, cell: CellType) -> CellType:
-        """One for each that leads to the model: functions that share it still do."""
+        """Return another cell for each that leads to the model: functions that share it still do."""
         if not any(self.leads(content, set()) for content in _contents(cell)):
             return cell
         return self.cells.setdefault(id(cell), CellType())
@@ -126,7 +126,7 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _contents(cell: CellType) -> Iterator[Any]:
-    """What a cell holds: nothing, where its variable is not bound yet."""
+    """Return what a cell holds: nothing, where its variable is not bound yet."""
     try:
         yield cell.cell_contents
     except ValueError:

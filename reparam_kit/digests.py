@@ -14,7 +14,8 @@ _Update: TypeAlias = Callable[[Any], None]  # of a hash: bytes, or an array of t
 
 
 def fingerprint(value: object) -> str:
-    """sha256, in hex, of nested plain values: the same in every process and for every order of a dict's keys.
+    """Return the sha256, in hex, of nested plain values: the same in every process and for every order of a dict's
+    keys.
 
     Plain are None, numbers, text, bytes, tensors, numpy arrays, and tuples, lists, sets and dicts of these. Types
     count, of numbers too; of an array dtype and shape do, and not device, strides or ``requires_grad``.

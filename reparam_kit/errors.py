@@ -60,7 +60,7 @@ class VerificationError(ReparamError):
 
 
 def printable(text: object) -> str:
-    """``text`` as one line that may be shown anywhere: names are data, and may hold what a terminal would obey.
+    """Return ``text`` as one line that may be shown anywhere: names are data, and may hold what a terminal would obey.
 
     What has no glyph (control and bidirectional characters, line ends, bytes of a file name that are no UTF-8) is
     written as Python writes it in a string.
@@ -69,19 +69,19 @@ def printable(text: object) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what another library says, or the name of its error where it says nothing."""
+    """Return the first line of what another library says, or the name of its error where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def is_own_fault(error: Exception) -> bool:
-    """Whether our own code raised what says that it is wrong, and not what a library raises over a user's data."""
+    """Say whether our own code raised what says that it is wrong, and not what a library raises over a user's data."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     ours = frame.f_globals.get("__name__", "").partition(".")[0] == __package__
     return ours and isinstance(error, AssertionError | AttributeError | NameError | TypeError)
 
 
 def suggestion(name: str, known: Collection[str], kind: str) -> str:
-    """What to do about a ``name`` that is not among the ``known``: the nearest of them, or all."""
+    """Return what to do about a ``name`` that is not among the ``known``: the nearest of them, or all."""
     if near := get_close_matches(name, known, n=1):
         return f"did you mean {near[0]!r}?"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""

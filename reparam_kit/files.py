@@ -9,7 +9,8 @@ from reparam_kit.errors import InputError
 
 
 def require_file(path: str | Path, wanted: str = "a file") -> Path:
-    """``path``, if it is a regular file or a link to one. Opening a pipe or a device can hang, or read without end.
+    """Return ``path``, if it is a regular file or a link to one. Opening a pipe or a device can hang, or read without
+    end.
 
     Args:
         path: what the user named.

@@ -38,7 +38,7 @@ def load(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> nn.Module:
-    """The model that ``model`` names.
+    """Return the model that ``model`` names.
 
     Args:
         model: a ``.onnx`` file; a file written by ``save`` for an expanded ONNX model; a ``.pt`` that holds a pickled
@@ -112,7 +112,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def _write_tensors(model: nn.Module, path: Path) -> None:
-    """Its state_dict, its blocks, and a checksum of both, which is filled in when the tensors are there."""
+    """Write its state_dict, its blocks, and a checksum of both, which is filled in when the tensors are there."""
     recorded, blank = record(model), fingerprint(None)
     save_model(model, str(path), ({_RECORD: json.dumps(recorded)} if recorded else {}) | {_CHECKSUM: blank})
     checksum = fingerprint([recorded, load_file(path)])
@@ -200,8 +200,8 @@ def _of_one_expansion(path: Path) -> Iterator[None]:
 
 
 def _distinct(state: Mapping[str, Tensor]) -> list[Tensor]:
-    """The tensors of ``state``, those of several names once. ValueError if they repeat what is stored, as views may:
-    whatever reads such a tensor takes memory that the file does not have.
+    """Return the tensors of ``state``, those of several names once. ValueError if they repeat what is stored, as views
+    may: whatever reads such a tensor takes memory that the file does not have.
     """
     tensors = {(t.data_ptr(), t.shape, t.stride()): t for t in state.values() if not t.is_sparse}
     stored = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
@@ -251,7 +251,9 @@ def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
 
 
 def _with_tensors(model: nn.Module, path: Path) -> nn.Module:
-    """``model``, expanded as the file says, if it does, and with its weights. RuntimeError if they do not fit."""
+    """Return ``model``, expanded as the file says, if it does, and with its weights. RuntimeError if they do
+    not fit.
+    """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -312,7 +314,7 @@ def _is_state_dict(value: object) -> bool:
 
 
 def _read_torch(path: Path) -> Any:
-    """What torch.save wrote, read without running code; UnpicklingError where that is not possible."""
+    """Return what torch.save wrote, read without running code; UnpicklingError where that is not possible."""
     try:
         with path.open("rb") as file:
             start = file.read(4)

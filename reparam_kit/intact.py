@@ -18,7 +18,7 @@ from reparam_kit.sites.refusals import Holders, holders, shared
 
 
 def homes_of_shifts(model: nn.Module, stand_ins: dict[str, Foldable]) -> dict[str, str]:
-    """The BatchNorm, by name, into which the shift of each expanded layer goes that its bias does not take up.
+    """Return the BatchNorm, by name, into which the shift of each expanded layer goes that its bias does not take up.
 
     Args:
         model: the model that is to be folded.
@@ -43,7 +43,7 @@ def homes_of_shifts(model: nn.Module, stand_ins: dict[str, Foldable]) -> dict[st
 
 
 def _parted(model: nn.Module, homes: dict[str, str]) -> set[str]:
-    """The layers whose output is not the input of their BatchNorm, as far as tracing tells.
+    """Return the layers whose output is not the input of their BatchNorm, as far as tracing tells.
 
     What tracing of the whole does not reach may be told by the smallest module that holds both.
     """
@@ -62,13 +62,13 @@ def _parted(model: nn.Module, homes: dict[str, str]) -> set[str]:
 
 
 def _common(*names: str) -> str:
-    """The module that holds all of these, by name."""
+    """Return the module that holds all of these, by name."""
     levels = zip(*(name.split(".") for name in names), strict=False)
     return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, levels))
 
 
 def _tied(module: Foldable, name: str, held: Holders) -> str | None:
-    """Which other layer has been given a parameter that the fold writes."""
+    """Say which other layer has been given a parameter that the fold writes."""
     path = _join(
         name, "conv.base" if isinstance(module, Restored) and module.base is not module.conv else module.HELD
     )
@@ -80,7 +80,9 @@ def _tied(module: Foldable, name: str, held: Holders) -> str | None:
 
 
 def _home(model: nn.Module, name: str, module: Expanded, held: Holders) -> str:
-    """The BatchNorm that is called ``shift_into`` where the layer is called ``site``: the model may be a part."""
+    """Return the BatchNorm that is called ``shift_into`` where the layer is called ``site``: the model may be a
+    part.
+    """
     assert module.shift_into is not None
     here, there = name.split("."), module.site.split(".")
     while here and there and here[-1] == there[-1]:

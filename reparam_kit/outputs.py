@@ -63,7 +63,7 @@ def _refuse(name: str, output: Output, other: str, path: Path) -> None:
 
 
 def _inside(output: Output, path: Path) -> Iterator[str]:
-    """The part of ``path`` that lies directly in the folder ``output``, if any."""
+    """Yield the part of ``path`` that lies directly in the folder ``output``, if any."""
     if output.holds:
         real, folder = _real(path), _key(output.path)
         yield from (part.name for part in (real, *real.parents) if _key(part.parent) == folder)
@@ -78,7 +78,7 @@ def _folders(path: Path) -> set[Any]:
 
 
 def _key(path: Path) -> Any:
-    """The same for two paths that are one file, be it there or not."""
+    """Return the same for two paths that are one file, be it there or not."""
     real = _real(path)
     try:
         info = real.stat()
@@ -88,7 +88,7 @@ def _key(path: Path) -> Any:
 
 
 def _with_its_own(path: Path) -> list[Path]:
-    """``path`` and the files that are read with it."""
+    """Return ``path`` and the files that are read with it."""
     match path.suffix:
         case ".onnx":
             return [path, *_external(path)]
@@ -98,7 +98,9 @@ def _with_its_own(path: Path) -> list[Path]:
 
 
 def _external(path: Path) -> list[Path]:
-    """Where an ONNX file keeps tensors beside itself; none where it cannot be read, which what reads it has to say."""
+    """Return where an ONNX file keeps tensors beside itself; none where it cannot be read, which what reads it has to
+    say.
+    """
     from reparam_kit.onnx.external import address, is_external
     from reparam_kit.onnx.weights import all_tensors, parse_onnx
 

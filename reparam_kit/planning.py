@@ -78,7 +78,7 @@ def plan(
     example_inputs: Inputs | None = None,
     budget: float | None = None,
 ) -> list[Plan]:
-    """Say what ``expand`` with the same arguments would do, for every layer of the model.
+    """Return what ``expand`` with the same arguments would do, for every layer of the model.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Linear(8, 2))
     >>> [(item.site.name, item.branches or item.reason) for item in plan(net, "conv(k) + conv(1)")]
@@ -125,7 +125,7 @@ def cost_ratio(plans: Sequence[Plan]) -> float | None:
 
 
 def nothing_to_expand(plans: Sequence[Plan], block: Block) -> str:
-    """Why none of the plans adds a branch, in one line."""
+    """Say why none of the plans adds a branch, in one line."""
     if not plans:
         return "the model has no convolution"
     reasons = Counter(item.reason for item in plans)
@@ -161,7 +161,9 @@ def _extra_macs(site: Site, layer: nn.Module, chains: Sequence[Chain], norm: str
 
 
 def _multiply_out_macs(chain: Chain) -> int:
-    """Of ``first >> then`` for each factor in turn, as ``Kernel.__rshift__`` computes it."""
+    """Return the multiply-accumulates of ``first >> then`` for each factor in turn, as ``Kernel.__rshift__`` computes
+    it.
+    """
     macs, first = 0, chain[0].shape
     for _, then in chain[1:]:
         together = gcd(first.groups, then.groups)
@@ -173,7 +175,7 @@ def _multiply_out_macs(chain: Chain) -> int:
 
 
 def _within(budget: float, plans: list[Plan]) -> list[Plan]:
-    """As many sites as fit, the cheapest first."""
+    """Return as many sites as fit, the cheapest first."""
     room = (budget - 1) * sum(item.site.macs or 0 for item in plans)
     chosen: dict[int, Plan] = {}
     order = sorted((item.extra_macs, i) for i, item in enumerate(plans) if item.extra_macs is not None)

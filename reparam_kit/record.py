@@ -23,7 +23,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def record(model: nn.Module) -> dict[str, Any]:
-    """The restored BatchNorms and the expanded layers of ``model`` by name, in JSON's types; empty without any."""
+    """Return the restored BatchNorms and the expanded layers of ``model`` by name, in JSON's types; empty
+    without any.
+    """
     modules = dict(model.named_modules())
     restored = {name: part.site for name, part in modules.items() if isinstance(part, Restored)}
     expanded = {
@@ -35,7 +37,7 @@ def record(model: nn.Module) -> dict[str, Any]:
 
 
 def repeat(model: Model, recorded: Mapping[str, Any], tensors: Iterable[Tensor]) -> Model:
-    """A copy of ``model`` with what ``record`` told of another; its new parameters are those of a fresh start.
+    """Return a copy of ``model`` with what ``record`` told of another; its new parameters are those of a fresh start.
 
     Args:
         model: the model as it was.

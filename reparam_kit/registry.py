@@ -109,7 +109,7 @@ class Registry(Collection[str], Generic[Kind]):
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """The entry points of a group; of several of one name the first that is found."""
+    """Return the entry points of a group; of several of one name the first that is found."""
     found: dict[str, EntryPoint] = {}
     for distribution in distributions():
         with suppress(Exception):  # some package's list of entry points is damaged: no concern of ours
@@ -145,12 +145,14 @@ def import_file(path: str | Path) -> ModuleType:
 
 
 def imported_files() -> dict[str, str]:
-    """sha256 of the files that ``import_file`` has run in this process, by their names: what they did is not ours."""
+    """Return the sha256 of the files that ``import_file`` has run in this process, by their names: what they did is not
+    ours.
+    """
     return dict(_IMPORTED)
 
 
 def _called(thing: Any) -> str:
-    """Say what a class is called, wherever it is defined again, and anything else by what is in it."""
+    """Return what a class is called, wherever it is defined again, and anything else by what is in it."""
     return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else repr(thing)
 
 

@@ -144,7 +144,7 @@ def restore_bn(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> Model:
-    """A copy of ``model`` in which convolutions have a BatchNorm behind them again, which ``fold`` takes away.
+    """Return a copy of ``model`` in which convolutions have a BatchNorm behind them again, which ``fold`` takes away.
 
     In eval mode the copy computes what ``model`` does, to rounding. The running statistics are the mean and the
     variance of each convolution's output over all of ``calibration``. Expand the copy, not the other way about; what
@@ -186,7 +186,7 @@ def restore_bn(
 def _choose(
     model: nn.Module, example_inputs: Inputs, include: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> tuple[dict[str, _ConvNd], Counter[str]]:
-    """The convolutions to give a BatchNorm, by name, and how many are left without for which reason."""
+    """Return the convolutions to give a BatchNorm, by name, and how many are left without for which reason."""
     modules = dict(model.named_modules())
     sites = [
         site
@@ -215,7 +215,7 @@ def _nothing(reasons: Counter[str]) -> str:
 def _measure(
     model: nn.Module, convolutions: Mapping[str, _ConvNd], batches: Iterable[Inputs]
 ) -> dict[str, Moments]:
-    """What each convolution puts out over all batches, for those that run."""
+    """Return what each convolution puts out over all batches, for those that run."""
     moments = {name: Moments() for name in convolutions}
 
     def see(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:

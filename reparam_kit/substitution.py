@@ -54,7 +54,7 @@ class StandIn(nn.Module):
 
 
 def with_stand_ins(model: Model, kind: type[StandIn], arguments: Mapping[str, tuple[Any, ...]]) -> Model:
-    """A deep copy of ``model`` with ``kind(module, *arguments[name])`` in the place of each module named.
+    """Return a deep copy of ``model`` with ``kind(module, *arguments[name])`` in the place of each module named.
 
     Raises UnsupportedError, which names the part that cannot be copied.
     """
@@ -90,7 +90,7 @@ def duplicate(model: Model) -> Model:
 
 
 def blank(module: Model) -> Model:
-    """An instance to be filled once all references to it can be told."""
+    """Return an instance to be filled once all references to it can be told."""
     return module.__class__.__new__(module.__class__)
 
 
@@ -103,7 +103,7 @@ def fill(copied: Model, module: Model, memo: dict[int, object]) -> Model:
 
 
 def deep_copy(model: Model, memo: dict[int, object], expected: Iterable[nn.Module]) -> Model:
-    """A deep copy of ``model`` by way of ``memo``, which has all of ``expected`` among its modules.
+    """Return a deep copy of ``model`` by way of ``memo``, which has all of ``expected`` among its modules.
 
     Raises UnsupportedError, which names the part that loses them.
     """
@@ -123,7 +123,7 @@ def deep_copy(model: Model, memo: dict[int, object], expected: Iterable[nn.Modul
 
 @contextmanager
 def copying(model: nn.Module) -> Iterator[dict[int, object]]:
-    """A memo for copies of parts of ``model``; at the end, functions that they hold lead to the copies too.
+    """Keep a memo for copies of parts of ``model``; at the end, functions that they hold lead to the copies too.
 
     Raises UnsupportedError, which names the part that cannot be copied, where one cannot.
     """
@@ -139,7 +139,9 @@ def copying(model: nn.Module) -> Iterator[dict[int, object]]:
 
 
 def _detached(model: nn.Module) -> dict[int, object]:
-    """A memo for ``copy.deepcopy``, which refuses tensors with a gradient history: those that modules keep, without."""
+    """Return a memo for ``copy.deepcopy``, which refuses tensors with a gradient history: those that modules keep,
+    without.
+    """
     tensors = (tensor for module in model.modules() for _, tensor in kept(module))
     return {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf}
 

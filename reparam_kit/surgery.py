@@ -31,7 +31,7 @@ def expand(
     budget: float | None = None,
     calibration: Iterable[Inputs] | None = None,
 ) -> Model:
-    """A copy of ``model`` in which every site is a sum of branches that computes the same function, to the bit.
+    """Return a copy of ``model`` in which every site is a sum of branches that computes the same function, to the bit.
 
     Args:
         model: any module; it is not changed.
@@ -69,7 +69,7 @@ def expand(
 
 
 def fold(model: Model) -> Model:
-    """A copy of an expanded model with every sum multiplied out, in float64, into its convolution.
+    """Return a copy of an expanded model with every sum multiplied out, in float64, into its convolution.
 
     Class, module tree, state_dict keys and hooks are those of the model that was expanded; the mode it is in does not
     matter and ``model`` can be trained further. With ``norm="batch"`` the fold is what the model does in eval mode.

@@ -48,12 +48,12 @@ def resolve(factors: Sequence[Factor], site: Geometry) -> Chain:
 
 
 def describe(chain: Chain) -> str:
-    """The chain as an expression."""
+    """Return the chain as an expression."""
     return str(Term(tuple(factor for factor, _ in chain)))
 
 
 def fit(block: Block, site: Geometry, norm: str) -> tuple[list[Chain], list[str]]:
-    """The branches that ``block`` adds at ``site``, and the reason of each of its terms that adds none.
+    """Return the branches that ``block`` adds at ``site``, and the reason of each of its terms that adds none.
 
     The first plain convolution of the site's own size is the deployed kernel itself. Terms that come to the same at
     this site are taken once: at a 1x1 site ``conv(1)`` and ``conv(k)`` are one branch, at which copies do no more
@@ -116,7 +116,7 @@ class Branch(nn.Module):
 
     @staticmethod
     def trains(chain: Chain) -> bool:
-        """Whether a branch of this norm has anything to train."""
+        """Say whether a branch of this norm has anything to train."""
         return True
 
     def behind(self, i: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None] | None:
@@ -128,7 +128,7 @@ class Branch(nn.Module):
         return x
 
     def changed(self) -> str | None:
-        """Say what has been done to the branch that a fold could not hold; None: nothing."""
+        """Return what has been done to the branch that a fold could not hold; None: nothing."""
         return "one has hooks" if has_hooks(self) or "forward" in vars(self) else None
 
     @property

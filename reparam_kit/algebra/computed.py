@@ -26,7 +26,7 @@ _WRITING = {"__setitem__", "__set__", "__delete__"} | {
 
 
 def is_metadata(function: object) -> bool:
-    """Whether a function, as a function mode sees it, reads no values."""
+    """Say whether a function, as a function mode sees it, reads no values."""
     name = getattr(function, "__name__", "")
     if name == "__get__":
         name = getattr(function.__self__, "__name__", "")  # type: ignore[attr-defined]
@@ -65,7 +65,8 @@ class Computed(Tensor):
 
 
 def computed(value: Tensor, layer: str, unreadable: str | None = None) -> Tensor:
-    """``value`` as a tensor into which nothing can be written; with ``unreadable`` its values cannot be used either.
+    """Return ``value`` as a tensor into which nothing can be written; with ``unreadable`` its values cannot be used
+    either.
 
     Both raise InputError, which names ``layer`` and says ``unreadable``.
     """

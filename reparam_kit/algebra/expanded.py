@@ -85,7 +85,7 @@ class Expanded(Foldable):
         return to_weight(self.base, self.multiply_out())
 
     def multiply_out(self, dtype: torch.dtype | None = None) -> Kernel:
-        """The sum of all branches as one kernel, in ``dtype`` (default: the weight's own)."""
+        """Return the sum of all branches as one kernel, in ``dtype`` (default: the weight's own)."""
         with torch.autocast(self.base.weight.device.type, enabled=False):
             deployed = to_kernel(self.base, self.base.weight.to(dtype))
             return deployed.plus([branch.kernel(dtype) for branch in self.branches])
@@ -153,7 +153,7 @@ def _window(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> Tensor:
-    """The part of the padded input that a kernel of ``taps`` sees at the centre of a ``site`` of taps.
+    """Return the part of the padded input that a kernel of ``taps`` sees at the centre of a ``site`` of taps.
 
     What the last stride does not reach is left out: given it, oneDNN writes past the end of the gradient of a
     kernel of one tap (torch 2.13, channels_last, stride 2, few channels).

@@ -71,7 +71,7 @@ class Factor(Expression):
         return in_channels
 
     def gain(self, shape: Geometry) -> float:
-        """What the factor, at its start, makes of the norm of the kernel before it, on average."""
+        """Return what the factor, at its start, makes of the norm of the kernel before it, on average."""
         return 1.0
 
     def __str__(self) -> str:
@@ -109,7 +109,9 @@ class Block(Expression):
 
 
 def _bounded(terms: tuple[Term, ...]) -> Block:
-    """A block of ``terms``, each copy of which costs memory and time at every site: text may ask for any number."""
+    """Return a block of ``terms``, each copy of which costs memory and time at every site: text may ask for any
+    number.
+    """
     branches, longest = sum(term.copies for term in terms), max(len(term.chain) for term in terms)
     if branches > _MOST or longest > _MOST:
         raise ExpressionError(

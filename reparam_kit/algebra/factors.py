@@ -55,7 +55,7 @@ class Fixed(Factor):
     """The same filter on every channel, not trained."""
 
     def filter(self, taps: tuple[int, ...]) -> Tensor:
-        """The filter, float64, of shape ``taps``."""
+        """Return the filter, float64, of shape ``taps``."""
         raise NotImplementedError
 
     def gain(self, shape: Geometry) -> float:
@@ -184,7 +184,7 @@ class Frequency(Sized, Fixed, name="frequency"):
 
 @lru_cache(maxsize=256)
 def _waves(channels: int, taps: tuple[int, ...]) -> Tensor:
-    """The filters of ``Frequency``, float64 ``[channels, 1, *taps]``."""
+    """Return the filters of ``Frequency``, float64 ``[channels, 1, *taps]``."""
     weight = torch.ones(channels, 1, *taps, dtype=torch.float64)
     axes = [axis for axis, extent in enumerate(taps) if extent > 1]
     for channel, filter in enumerate(weight[:, 0] if axes else ()):

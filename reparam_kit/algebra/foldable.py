@@ -30,7 +30,7 @@ class Foldable(StandIn):
         super().__setattr__(name, value)
 
     def changed(self) -> str | None:
-        """What has been done to it since it was made, in words, that a fold could not hold; None: nothing."""
+        """Return what has been done to it since it was made, in words, that a fold could not hold; None: nothing."""
         raise NotImplementedError
 
     def fold_into(self, plain: Layer) -> Tensor | None:
@@ -53,7 +53,7 @@ class Foldable(StandIn):
             )
 
     def fuse(self) -> Layer:
-        """The folded layer, for ``timm.utils.reparameterize_model``, which asks each module for it.
+        """Return the folded layer, for ``timm.utils.reparameterize_model``, which asks each module for it.
 
         It folds one module at a time and so cannot reach the BatchNorm behind: a shift that ``rk.fold`` would put
         there becomes a bias, which the deployed layer did not have.

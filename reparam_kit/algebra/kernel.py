@@ -49,7 +49,7 @@ class Kernel:
         return tuple(self.weight.shape[2:])
 
     def __rshift__(self, then: Kernel) -> Kernel:
-        """In series: this operator, then ``then``, as one kernel of ``t1 + t2 - 1`` taps.
+        """Compose in series: this operator, then ``then``, as one kernel of ``t1 + t2 - 1`` taps.
 
         Both kernels must have the same dtype. The result has the coarser of the two groupings.
         """
@@ -83,7 +83,7 @@ class Kernel:
         return Kernel(weight.reshape(groups * outer, parts * channels, *taps), together, bias)
 
     def plus(self, branches: Sequence[Kernel]) -> Kernel:
-        """In parallel: the sum of this operator and smaller ones, each at the centre of its taps.
+        """Compose in parallel: the sum of this operator and smaller ones, each at the centre of its taps.
 
         For an even extent ``k`` the centre is tap ``(k - 1) // 2``, the one that "same" padding aligns with the output.
         The groups of each branch must be a multiple of this operator's.
@@ -103,7 +103,7 @@ class Kernel:
         return Kernel(self.weight * column, self.groups, bias)
 
     def regroup(self, groups: int) -> Kernel:
-        """The same operator written with fewer groups (a divisor of the present ones): block-diagonal."""
+        """Return the same operator written with fewer groups (a divisor of the present ones): block-diagonal."""
         if groups == self.groups:
             return self
         parts = self.groups // groups

@@ -38,14 +38,16 @@ def weight_shape(layer: Layer) -> tuple[int, ...]:
 
 
 def each(layer: _ConvNd, setting: str) -> tuple[int, ...]:
-    """``stride``, ``dilation``, ... of a layer, one number a dimension; set afterwards, it may be one for all."""
+    """Return ``stride``, ``dilation``, ... of a layer, one number a dimension; set afterwards, it may be one
+    for all.
+    """
     value = getattr(layer, setting)
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers if len(numbers) > 1 else numbers * len(layer.output_padding)
 
 
 def to_kernel(layer: Layer, weight: Tensor) -> Kernel:
-    """The kernel that a weight as ``layer`` stores it stands for."""
+    """Return the kernel that a weight as ``layer`` stores it stands for."""
     if isinstance(layer, nn.Linear):
         return Kernel(weight)
     return Kernel(
@@ -54,13 +56,13 @@ def to_kernel(layer: Layer, weight: Tensor) -> Kernel:
 
 
 def to_weight(layer: Layer, kernel: Kernel) -> Tensor:
-    """``kernel`` as ``layer`` stores it: the inverse of ``to_kernel``."""
+    """Return ``kernel`` as ``layer`` stores it: the inverse of ``to_kernel``."""
     weight = kernel.weight
     return _transposed(weight, kernel.groups) if isinstance(layer, _ConvTransposeNd) else weight
 
 
 def grid(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, ...]]:
-    """What a kernel is correlated with in place of ``layer``, without padding: ``(input, stride, dilation)``.
+    """Return what a kernel is correlated with in place of ``layer``, without padding: ``(input, stride, dilation)``.
 
     Args:
         layer: the layer.
@@ -87,7 +89,7 @@ def grid(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, tuple[int, ...],
 
 
 def _padding(layer: _ConvNd) -> list[int]:
-    """What a convolution pads its input by, as ``F.pad`` takes it: the last dimension first, before and after.
+    """Return what a convolution pads its input by, as ``F.pad`` takes it: the last dimension first, before and after.
 
     Only where it pads in another mode than zeros, torch looks at what it worked out when the layer was made: then
     settings that were changed afterwards count for nothing.
@@ -113,7 +115,7 @@ def correlate(x: Tensor, kernel: Kernel, stride: tuple[int, ...], dilation: tupl
 
 
 def by_channel(layer: Layer, out: Tensor) -> Tensor:
-    """An output of ``layer`` as ``[O, M]``, all values of a channel in a row."""
+    """Return an output of ``layer`` as ``[O, M]``, all values of a channel in a row."""
     if isinstance(layer, nn.Linear):
         return out.movedim(-1, 0).reshape(layer.out_features, -1)
     batched = out if out.dim() == len(layer.output_padding) + 2 else out[None]

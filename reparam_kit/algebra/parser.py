@@ -23,7 +23,9 @@ _DIGITS = 9
 
 
 def parse(text: str) -> Block:
-    """The block that ``text`` describes. Raises ExpressionError that points at the place where reading stopped."""
+    """Return the block that ``text`` describes. Raises ExpressionError that points at the place where reading
+    stopped.
+    """
     return _Parser(text).block()
 
 

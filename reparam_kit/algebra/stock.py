@@ -12,12 +12,12 @@ _CODE = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl"
 
 
 def torch_class(module: nn.Module) -> type[nn.Module]:
-    """The class of torch.nn that ``module`` is or derives from."""
+    """Return the class of torch.nn that ``module`` is or derives from."""
     return next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules"))
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether class or instance compute something else than torch's class, as weight standardisation does."""
+    """Say whether class or instance compute something else than torch's class, as weight standardisation does."""
     kind = torch_class(module)
     return any(
         name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
@@ -26,12 +26,12 @@ def has_own_forward(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether hooks see, and may change, what goes into the forward or comes out."""
+    """Say whether hooks see, and may change, what goes into the forward or comes out."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def not_affine(norm: nn.Module) -> str | None:
-    """Why a BatchNorm is not ``y -> factor * y + shift`` with its statistics in eval mode, or None: it is."""
+    """Say why a BatchNorm is not ``y -> factor * y + shift`` with its statistics in eval mode, or None: it is."""
     if not isinstance(norm, _BatchNorm) or torch_class(norm) is _BatchNorm:
         return f"it is a {type(norm).__name__}, not a BatchNorm of torch"
     if has_own_forward(norm):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
-    """What a report of a fault has to say."""
+    """Say what a report of a fault has to say."""
     if asked:
         click.echo(f"reparam-kit {__version__}")
         for package in ("torch", "onnx", "onnxruntime"):
@@ -75,7 +75,7 @@ def _model_options(command: _Command) -> _Command:
 
 
 def _patterns(option: str, text: str) -> Callable[[_Command], _Command]:
-    """An option that may be repeated, and is None where it is not given."""
+    """Return an option that may be repeated, and is None where it is not given."""
     return click.option(
         option, multiple=True, metavar="PATTERN", help=text, callback=lambda ctx, param, value: value or None
     )
@@ -99,7 +99,7 @@ def _import(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) 
 
 
 def _block_options(command: _Command) -> _Command:
-    """The arguments of ``plan`` and ``expand``, under their names there."""
+    """Return the arguments of ``plan`` and ``expand``, under their names there."""
     for option in (
         click.option(
             "--budget",
@@ -139,7 +139,7 @@ def _block_options(command: _Command) -> _Command:
 
 
 def _file(name: str) -> Callable[[_Command], _Command]:
-    """An argument that can only be an ONNX file."""
+    """Return an argument that can only be an ONNX file."""
 
     def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
         if not value.endswith(".onnx"):

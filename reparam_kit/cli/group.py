@@ -77,7 +77,9 @@ class Group(click.Group):
 
 
 def _refuse_empty(args: list[str]) -> None:
-    """An empty value is what a variable of the shell comes to that is not set; as a path it is the current folder."""
+    """Refuse an empty value: it is what a variable of the shell comes to that is not set; as a path it is the current
+    folder.
+    """
     for before, word in pairwise(["", *args]):
         if not word or re.fullmatch(r"--[\w-]+=", word):
             where = word or before
@@ -106,7 +108,7 @@ def warnings_shown() -> Iterator[None]:
 
 
 def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:
-    """What to say of a command that did not come to its end, and the exit status."""
+    """Say what to say of a command that did not come to its end, and the exit status."""
     match error:
         case ReparamError():
             return str(error), error.exit_code
@@ -128,7 +130,7 @@ def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:
 
 
 def _unforeseen(error: Exception) -> tuple[str, int]:
-    """What to say of an error that no code expected, and the exit status."""
+    """Say what to say of an error that no code expected, and the exit status."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch raises a RuntimeError
         return "out of memory: the files name more than this machine can hold", ReparamError.exit_code
     if isinstance(error, RecursionError):

@@ -11,7 +11,9 @@ from reparam_kit.planning import Plan, cost_ratio
 
 
 def show(plans: list[Plan]) -> None:
-    """A row for each layer. Sites mostly have the same few sets of branches, which are spelt out below the table."""
+    """Print a row for each layer. Sites mostly have the same few sets of branches, which are spelt out below
+    the table.
+    """
     ratio = cost_ratio(plans)
     sets = list(dict.fromkeys(tuple(item.branches) for item in plans if item.reason is None))
     table = Table(box=None, header_style="bold", pad_edge=False)

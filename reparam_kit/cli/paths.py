@@ -44,7 +44,9 @@ class RootPath(click.Path):
 
 
 def held_apart(command: click.Command) -> click.Command:
-    """``command``, which refuses outputs that are its inputs or each other, or cannot be written, before it runs."""
+    """Return ``command``, which refuses outputs that are its inputs or each other, or cannot be written, before it
+    runs.
+    """
     held, run = copy(command), command.invoke
 
     def invoke(ctx: click.Context) -> Any:
@@ -65,7 +67,7 @@ def held_apart(command: click.Command) -> click.Command:
 
 
 def _given(ctx: click.Context) -> Iterator[tuple[str, click.Path, Any]]:
-    """What each path of a command line is called, its type, and its value."""
+    """Return what each path of a command line is called, its type, and its value."""
     for param in ctx.command.params:
         value = ctx.params.get(param.name or "")
         if value is not None and isinstance(param.type, click.Path):

@@ -29,13 +29,13 @@ class Unusable(click.Command):
 
 
 def plugins() -> dict[str, EntryPoint]:
-    """The entry points by the names of their commands."""
+    """Return the entry points by the names of their commands."""
     return {point.name: point for point in entry_points("reparam_kit.commands")}
 
 
 @cache
 def load(point: EntryPoint) -> click.Command:
-    """The command of an entry point, or an :class:`Unusable`: the code of others may raise anything."""
+    """Return the command of an entry point, or an :class:`Unusable`: the code of others may raise anything."""
     try:
         command = point.load()
     except SystemExit:
@@ -57,7 +57,7 @@ def warn(commands: Iterable[click.Command | None]) -> None:
 
 
 def _whence(point: EntryPoint) -> str:
-    """The file of the top-level package: another package than the one meant may have the same name."""
+    """Return the file of the top-level package: another package than the one meant may have the same name."""
     package = point.value.partition(".")[0]
     file = getattr(sys.modules.get(package), "__file__", None)
     return f" ({package} is {file})" if file else ""

@@ -45,7 +45,7 @@ class Ending:
         raise self.by
 
     def close(self) -> None:
-        """From now on a signal ends the process at once."""
+        """Close it: from now on a signal ends the process at once."""
         self.final = True
 
 

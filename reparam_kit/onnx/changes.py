@@ -72,7 +72,7 @@ class StructuralDiff:
         return not self.changes
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON has them; a number that is not finite becomes None."""
+        """Return the fields as JSON has them; a number that is not finite becomes None."""
         return {"same_graph": self.same_graph, **plain(asdict(self))}
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ def change(what: What, where: str, before: str | None, after: str | None) -> Cha
 
 
 def measure(name: str, dtype: str, a: NDArray[Any], b: NDArray[Any]) -> PayloadChange:
-    """The distance from ``a`` to ``b``, two arrays of one shape and dtype."""
+    """Return the distance from ``a`` to ``b``, two arrays of one shape and dtype."""
     with np.errstate(invalid="ignore"):  # a signalling NaN is only a NaN here
         before, after = a.astype(np.float64), b.astype(np.float64)
     norm, moved = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
@@ -118,13 +118,13 @@ def measure(name: str, dtype: str, a: NDArray[Any], b: NDArray[Any]) -> PayloadC
 
 
 def _rank(values: NDArray[Any]) -> NDArray[np.int64]:
-    """The position of each float32 in their order, so that neighbours are 1 apart, across zero too."""
+    """Return the position of each float32 in their order, so that neighbours are 1 apart, across zero too."""
     bits = np.ascontiguousarray(values, np.float32).view(np.int32).astype(np.int64)
     return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's types: tuples as lists, numbers that are not finite as None."""
+    """Return ``value`` in JSON's types: tuples as lists, numbers that are not finite as None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

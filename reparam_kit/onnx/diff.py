@@ -35,7 +35,7 @@ def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDi
 
 
 def compare(a: OnnxFile, b: OnnxFile) -> StructuralDiff:
-    """:func:`diff` of models already read."""
+    """Compare, as :func:`diff` does, models already read."""
     changes: tuple[Change, ...] = ()
     before, after = a.structure(), b.structure()
     if before.SerializeToString(deterministic=True) != after.SerializeToString(deterministic=True):

@@ -123,7 +123,7 @@ def _export_like(
 def _candidates(
     model: nn.Module, inputs: Sequence[Tensor], original: OnnxFile, simplify: bool
 ) -> Iterator[tuple[Exported, OnnxFile, OnnxFile]]:
-    """What may match: a file that could be written and an export of the model, each as it is or simplified."""
+    """Return what may match: a file that could be written and an export of the model, each as it is or simplified."""
     likely = exporter_of(original.model)
     exports = [(likely, settings) for settings in (USUAL[likely], VARIANTS[likely])]
     if simplify:

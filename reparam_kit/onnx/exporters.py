@@ -38,7 +38,7 @@ VARIANTS: dict[Exporter, Settings] = {
 
 
 def exporter_of(model: ModelProto) -> Exporter:
-    """Which exporter wrote ``model``, told by how it names nodes: ``node_Conv_3``, not ``/stem/Conv``."""
+    """Say which exporter wrote ``model``, told by how it names nodes: ``node_Conv_3``, not ``/stem/Conv``."""
     names = [node.name for node in model.graph.node if node.name]
     return "dynamo" if any(name.startswith("node_") for name in names) else "torchscript"
 
@@ -46,7 +46,7 @@ def exporter_of(model: ModelProto) -> Exporter:
 def export(
     model: nn.Module, inputs: Sequence[Tensor], settings: Settings, original: ModelProto | None = None
 ) -> OnnxFile:
-    """What torch exports for ``model`` run on ``inputs``, with opset and free dimensions of ``original``.
+    """Return what torch exports for ``model`` run on ``inputs``, with opset and free dimensions of ``original``.
 
     Raises:
         InputError: torch cannot export it, or lacks a package.
@@ -81,7 +81,7 @@ def export(
 
 
 def simplified(file: OnnxFile) -> OnnxFile:
-    """What onnxsim makes of ``file``, except that equal weights stay apart, because training may part them.
+    """Return what onnxsim makes of ``file``, except that equal weights stay apart, because training may part them.
 
     Raises:
         InputError: onnxsim is not installed or fails.
@@ -131,7 +131,7 @@ def _free_axes(info: ValueInfoProto) -> list[int]:
 
 
 def _no_ones(x: Tensor, free: list[int]) -> Tensor:
-    """``x``, twice along each free dimension of size 1, which ``torch.export`` takes for a fixed one."""
+    """Return ``x``, twice along each free dimension of size 1, which ``torch.export`` takes for a fixed one."""
     for axis in free:
         if axis < x.dim() and x.shape[axis] == 1:
             x = x.repeat_interleave(2, axis)
@@ -145,7 +145,9 @@ def _require(package: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters warn, log and print about themselves, also where all is well; their errors are raised."""
+    """Keep the exporters quiet: they warn, log and print about themselves, also where all is well; their errors are
+    raised.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

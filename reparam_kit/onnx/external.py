@@ -20,7 +20,7 @@ _SLACK = 2**28
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Whether the numbers of ``tensor`` lie in another file than the model."""
+    """Say whether the numbers of ``tensor`` lie in another file than the model."""
     return tensor.data_location == TensorProto.EXTERNAL
 
 
@@ -40,7 +40,7 @@ def address(tensor: TensorProto) -> tuple[str, int, int | None]:
 
 
 def external_files(tensors: Iterable[TensorProto], model: Path) -> dict[str, Path]:
-    """The files, by location, in which the external ones of ``tensors`` of the file ``model`` lie.
+    """Return the files, by location, in which the external ones of ``tensors`` of the file ``model`` lie.
 
     Raises:
         InputError: one is missing, is not a regular file, lies outside the folder of ``model``, ends before a tensor

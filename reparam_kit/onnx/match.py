@@ -116,7 +116,7 @@ class _Walk:
         return Match(tuple(self._differences), self._weights)
 
     def _compare(self, x: str, y: str) -> None:
-        """Two values that stand at the same place of the two expressions."""
+        """Compare two values that stand at the same place of the two expressions."""
         a, b = self._a, self._b
         if x == y == "":  # an optional input that neither node is given
             return
@@ -171,7 +171,7 @@ class _Walk:
 
 
 def graph_inputs(model: ModelProto) -> list[ValueInfoProto]:
-    """The inputs that have no initializer: before IR version 4, and by choice later, weights are inputs too."""
+    """Return the inputs that have no initializer: before IR version 4, and by choice later, weights are inputs too."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return [info for info in model.graph.input if info.name not in stored]
 

@@ -33,13 +33,15 @@ class Grid:
     zero: NDArray[Any]
 
     def values(self, levels: NDArray[Any]) -> NDArray[Any]:
-        """What ``levels`` stand for, in the dtype of the scale."""
+        """Return what ``levels`` stand for, in the dtype of the scale."""
         difference = levels.astype(self.scale.dtype) - self.zero.astype(self.scale.dtype)
         with np.errstate(over="ignore"):
             return np.asarray(difference * self.scale)  # numpy makes a number of a product of scalars
 
     def levels(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """The nearest level for each of ``values``, the first or last for those beyond; NaN where one is not finite."""
+        """Return the nearest level for each of ``values``, the first or last for those beyond; NaN where one is not
+        finite.
+        """
         range_ = np.iinfo(self.zero.dtype)
         with np.errstate(all="ignore"):
             nearest = np.rint(values.astype(np.float64) / self.scale) + self.zero
@@ -61,7 +63,8 @@ class Source:
     grid: Grid | None = None
 
     def to_onnx(self, tensor: Tensor) -> NDArray[Any]:
-        """``tensor`` in the layout of the ONNX tensor: shape ``self.shape``, dtype of ``tensor`` (bfloat16 as float32).
+        """Return ``tensor`` in the layout of the ONNX tensor: shape ``self.shape``, dtype of ``tensor`` (bfloat16 as
+        float32).
 
         Raises :class:`InputError` when the number of elements is not that of the ONNX tensor.
         """

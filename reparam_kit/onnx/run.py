@@ -36,7 +36,7 @@ _UNPACKED, _TIMES_PACKED = 2**28, 20
 def open_session(
     path: str | Path, *, optimised: bool = True, threads: int = 0
 ) -> onnxruntime.InferenceSession:
-    """``path`` in onnxruntime on the CPU: the one way that this package's commands give it a file.
+    """Return ``path`` in onnxruntime on the CPU: the one way that this package's commands give it a file.
 
     onnxruntime opens whatever a model names as the place of its tensors, so that is looked at before.
 
@@ -85,7 +85,7 @@ class Session:
         return all(entry.shape and not isinstance(entry.shape[0], int) for entry in self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The outputs for ``inputs``, both in the order of the graph.
+        """Return the outputs for ``inputs``, both in the order of the graph.
 
         Raises:
             InputError: they do not fit the graph.
@@ -138,7 +138,8 @@ def random_inputs(sessions: Sequence[Session], batch: int) -> list[Tensor]:
 
 
 def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
-    """What the user's ``.npz`` file ``path`` holds for the inputs of the ONNX file ``model``: arrays of their names.
+    """Return what the user's ``.npz`` file ``path`` holds for the inputs of the ONNX file ``model``: arrays of their
+    names.
 
     Raises:
         InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or onnxruntime cannot run ``model``.
@@ -176,7 +177,7 @@ def _check_unpacked(path: Path) -> None:
 
 
 def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:
-    """How long ``b`` takes for one image, in units of what ``a`` takes: the median of ``runs`` pairs.
+    """Say how long ``b`` takes for one image, in units of what ``a`` takes: the median of ``runs`` pairs.
 
     Both run on one thread, fully optimised, turn about with the order reversed each time, so that a machine which
     gets slower or faster meanwhile does so for both.

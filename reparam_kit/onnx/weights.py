@@ -52,7 +52,7 @@ class OnnxFile:
     external: Mapping[str, bytes | bytearray]
 
     def read(self, tensor: TensorProto) -> NDArray[Any]:
-        """The numbers of ``tensor``, in its shape and dtype.
+        """Return the numbers of ``tensor``, in its shape and dtype.
 
         Raises:
             InputError: its data does not fill its shape, or lies in an external file that was not read.
@@ -85,7 +85,7 @@ class OnnxFile:
             tensor.int32_data[:] = new.view(np.uint16).tolist()
 
     def structure(self) -> ModelProto:
-        """A copy of the model without its weights' numbers and without the names of its external files.
+        """Return a copy of the model without its weights' numbers and without the names of its external files.
 
         Two files have equal structure when these copies are equal. How a weight is stored (dtype, shape, raw,
         typed or external, offset) is part of it; so are the numbers of all tensors that are no weights, wherever
@@ -128,7 +128,7 @@ def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
 
 
 def onnx_fingerprint(path: str | Path) -> str:
-    """sha256, in hex, of all bytes of a model's file and of the files in which it keeps tensors.
+    """Return the sha256, in hex, of all bytes of a model's file and of the files in which it keeps tensors.
 
     Raises:
         InputError: as :func:`read_onnx`.
@@ -138,7 +138,7 @@ def onnx_fingerprint(path: str | Path) -> str:
 
 
 def parse_onnx(payload: bytes, name: str) -> ModelProto:
-    """The model in ``payload``, the content of the file ``name``.
+    """Return the model in ``payload``, the content of the file ``name``.
 
     Raises:
         InputError: it is not an ONNX model.
@@ -161,7 +161,7 @@ def stored_tensors(model: ModelProto) -> dict[TensorKey, TensorProto]:
 
 
 def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
-    """The part of :func:`stored_tensors` that training may change."""
+    """Return the part of :func:`stored_tensors` that training may change."""
     nodes = [node for _, nodes, _ in _scopes(model) for node in nodes]
     settings = {
         node.input[position]
@@ -178,7 +178,7 @@ def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
 
 
 def all_tensors(message: Message) -> Iterator[TensorProto]:
-    """Every tensor anywhere in ``message``: initializers, attributes, those of sub-graphs."""
+    """Yield every tensor anywhere in ``message``: initializers, attributes, those of sub-graphs."""
     if isinstance(message, TensorProto):
         yield message
         return
@@ -189,7 +189,7 @@ def all_tensors(message: Message) -> Iterator[TensorProto]:
 
 
 def decode(tensor: TensorProto, raw_data: bytes | None = None) -> NDArray[Any]:
-    """The numbers that ``tensor`` holds itself, or those of ``raw_data`` in its shape and dtype.
+    """Return the numbers that ``tensor`` holds itself, or those of ``raw_data`` in its shape and dtype.
 
     Raises:
         InputError: the data does not fill the shape.
@@ -209,13 +209,13 @@ def decode(tensor: TensorProto, raw_data: bytes | None = None) -> NDArray[Any]:
 
 
 def rounded(values: NDArray[Any], tensor: TensorProto) -> NDArray[Any]:
-    """``values``, flat, as the dtype of the weight ``tensor`` holds them: rounded to nearest even, once."""
+    """Return ``values``, flat, as the dtype of the weight ``tensor`` holds them: rounded to nearest even, once."""
     with np.errstate(over="ignore", invalid="ignore"):  # too large becomes infinite
         return values.astype(np.float64).reshape(-1).astype(_dtype(tensor))
 
 
 def dtype_name(tensor: TensorProto) -> str:
-    """``"float32"``, ``"bfloat16"``, ...: the dtype of a weight."""
+    """Return ``"float32"``, ``"bfloat16"``, ...: the dtype of a weight."""
     return str(_dtype(tensor))
 
 
@@ -224,7 +224,7 @@ def _dtype(tensor: TensorProto) -> np.dtype[Any]:
 
 
 def _is_text(message: Message) -> bool:
-    """Whether all its strings are text; protobuf gives ``bytes`` for one that is not."""
+    """Say whether all its strings are text; protobuf gives ``bytes`` for one that is not."""
     for field, value in message.ListFields():
         items = [value] if isinstance(value, (str, bytes, Message)) else value
         if field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
@@ -267,7 +267,7 @@ def _scopes(model: ModelProto) -> Iterator[_Scope]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; :class:`InputError` where it cannot be read."""
+    """Return the content of a file; :class:`InputError` where it cannot be read."""
     try:
         return require_file(path, "an .onnx file").read_bytes()
     except OSError as error:

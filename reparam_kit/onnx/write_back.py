@@ -99,7 +99,7 @@ def write_back(module: nn.Module, path: str | Path) -> None:
 
 
 def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Values:
-    """The new numbers of each tensor whose old ones, as the module's dtype holds them, are not the module's."""
+    """Return the new numbers of each tensor whose old ones, as the module's dtype holds them, are not the module's."""
     state = module.state_dict(keep_vars=True)
     stored, trainable = stored_tensors(original.model), weights(original.model)
     found: dict[TensorKey, tuple[str, NDArray[Any] | None]] = {}

@@ -34,7 +34,7 @@ _NAMES = {kind.__name__ for kind in vars(nn).values() if isinstance(kind, type) 
 
 
 def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site]:
-    """Every convolution and linear layer of ``model``, in the order of its module tree, functional ones last.
+    """Return every convolution and linear layer of ``model``, in the order of its module tree, functional ones last.
 
     The model is symbolically traced, run once where example inputs are given, and otherwise left alone: parameters,
     buffers, attributes, modes and random state stay as they are. Where both ways give an answer, ``calls`` is what
@@ -73,7 +73,9 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
 
 
 def _agreed(run: Flow, traced: Flow | None) -> Flow:
-    """What the run showed, without BatchNorms that the trace does not claim, and with all that either found read."""
+    """Return what the run showed, without BatchNorms that the trace does not claim, and with all that either found
+    read.
+    """
     if traced is not None:
         run.batch_norms = {
             layer: norm for layer, norm in run.batch_norms.items() if traced.batch_norms.get(layer) is norm
@@ -120,7 +122,9 @@ def _describe(
 def _shift(
     layer: Layer, name: str, norm: _BatchNorm | None, site: Site, flow: Flow | None, held: Holders
 ) -> tuple[str | None, str | None]:
-    """Why ``layer`` cannot have branches with BatchNorms, and which BatchNorm takes up their shift if no bias does."""
+    """Say why ``layer`` cannot have branches with BatchNorms, and which BatchNorm takes up their shift if no
+    bias does.
+    """
     if reason := no_branch_norms(layer):
         return reason, None
     no_bias = no_shift_in_bias(layer, name, held)

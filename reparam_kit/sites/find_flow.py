@@ -140,7 +140,7 @@ class _Watch:
                 self.consumers[self.outputs[leaf]].append(consumer)
 
     def settle(self) -> Flow:
-        """What has been seen, while the model still holds what it keeps, and the caller its result."""
+        """Return what has been seen, while the model still holds what it keeps, and the caller its result."""
         kept = set(self.outputs.values())  # type: ignore[no-untyped-call]
         sole = {
             layer: consumers[0]

@@ -61,7 +61,7 @@ def trace(model: nn.Module) -> Flow | str:
 
 
 def parted(model: nn.Module, norms: dict[str, str]) -> dict[str, bool]:
-    """Whether something else than its BatchNorm takes, or changes on the way, what a layer gives.
+    """Say whether something else than its BatchNorm takes, or changes on the way, what a layer gives.
 
     Args:
         model: any module; it is left as it was.
@@ -129,7 +129,7 @@ def _follow(model: nn.Module, graph: fx.Graph, owner: dict[int, list[nn.Module]]
 
 
 def _parameter_name(node: fx.Node, model: nn.Module) -> str | None:
-    """The name, or the first of several, of the parameter that ``node`` reads; None: it is something else."""
+    """Return the name, or the first of several, of the parameter that ``node`` reads; None: it is something else."""
     if node.op != "get_attr":
         return None
     read = attrgetter(str(node.target))(model)
@@ -137,7 +137,9 @@ def _parameter_name(node: fx.Node, model: nn.Module) -> str | None:
 
 
 def _sole_norm(node: fx.Node, model: nn.Module) -> _BatchNorm | None:
-    """The BatchNorm that alone consumes the output of ``node``. Hooks see tensors unnoticed: no claim past them."""
+    """Return the BatchNorm that alone consumes the output of ``node``. Hooks see tensors unnoticed: no claim
+    past them.
+    """
     consumers = list(_consumers(node, model))
     if len(consumers) != 1 or consumers[0].op != "call_module":
         return None

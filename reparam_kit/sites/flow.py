@@ -49,7 +49,7 @@ class Flow:
 
     @classmethod
     def of(cls, model: nn.Module) -> Flow:
-        """Nothing has run yet."""
+        """Start from ``model``, of which nothing has run yet."""
         return cls({module: 0 for module in model.modules() if isinstance(module, LAYERS)})
 
     def add_functional(self, function: str, weight: str | None) -> None:
@@ -67,7 +67,7 @@ class Flow:
 
 
 def owners(model: nn.Module) -> dict[int, list[nn.Module]]:
-    """The layers of each weight and bias, and the BatchNorms of each running mean, by identity of the tensor."""
+    """Return the layers of each weight and bias, and the BatchNorms of each running mean, by identity of the tensor."""
     owner: dict[int, list[nn.Module]] = {}
     for module in model.modules():
         tensors: list[Tensor | None] = []

@@ -100,13 +100,13 @@ class _File:
         self.session = Session(self.path, optimised=False)
 
     def place(self, name: str) -> str:
-        """The node that computes a value, in words."""
+        """Return the node that computes a value, in words."""
         node = self._nodes.get(name)
         return "its outputs" if node is None else f"node {node.name or name!r} ({node.op_type})"
 
 
 def _filled(x: Tensor, size: int) -> Tensor:
-    """``x``, of which rows are repeated until their number is a multiple of ``size``."""
+    """Return ``x``, of which rows are repeated until their number is a multiple of ``size``."""
     return x[torch.arange(-(-len(x) // size) * size) % len(x)] if size > 1 else x
 
 
@@ -129,14 +129,14 @@ def _compare(model: fx.GraphModule, file: _File, inputs: list[Tensor], theirs: M
 def _values(
     model: fx.GraphModule, file: _File, inputs: list[Tensor], theirs: Mapping[str, Tensor]
 ) -> list[tuple[str, Tensor]]:
-    """Each value that the file has too, made from ``theirs``, and then the outputs."""
+    """Return each value that the file has too, made from ``theirs``, and then the outputs."""
     run = _Values(model, theirs)
     outputs = zip(file.outputs, run.outputs(inputs), strict=True)
     return [*((name, value) for name, value in run.named.items() if name in theirs), *outputs]
 
 
 def _first_mixed(model: fx.GraphModule, alone: list[list[Tensor]], given: list[Tensor]) -> str | None:
-    """The first value that is not put together of what it is for each image, where one of the outputs is not.
+    """Return the first value that is not put together of what it is for each image, where one of the outputs is not.
 
     In float64: there rounding does not take a number of a quantised net to another level.
     """
@@ -179,7 +179,7 @@ class _Values(fx.Interpreter):
         return other.reshape(value.shape).to(value.dtype)
 
     def outputs(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """What the model returns, in the order of the graph."""
+        """Return what the model returns, in the order of the graph."""
         try:
             with torch.no_grad():
                 result = self.run(*inputs)
@@ -202,7 +202,7 @@ class _Exact(_Values):
 
 
 def _wide(values: Any) -> Any:
-    """Floating-point tensors and types among ``values`` as float64."""
+    """Return the floating-point tensors and types among ``values`` as float64."""
 
     def widened(leaf: Any) -> Any:
         if isinstance(leaf, torch.dtype):
@@ -213,7 +213,7 @@ def _wide(values: Any) -> Any:
 
 
 def _nudged(x: Tensor) -> Tensor:
-    """``x``, off by rounding."""
+    """Return ``x``, off by rounding."""
     if not x.is_floating_point():
         return x
     return x * (1 + max(_NUDGE, torch.finfo(x.dtype).eps) * torch.randn_like(x))
@@ -226,7 +226,7 @@ def _tolerance(expected: Tensor) -> float:
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """The largest difference in units of the largest value, or of integers the share of those that differ.
+    """Return the largest difference in units of the largest value, or of integers the share of those that differ.
 
     Infinite where there are not as many, or where one is infinite or NaN and the other not.
     """
@@ -244,7 +244,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def _is_joined(parts: Sequence[Tensor], whole: Tensor) -> bool:
-    """Whether ``whole`` holds ``parts`` along some dimension, or is what each of them is."""
+    """Say whether ``whole`` holds ``parts`` along some dimension, or is what each of them is."""
     shape = parts[0].shape
     joined = [parts[0]] if all(_distance(part, parts[0]) <= _APART for part in parts) else []
     joined += [torch.cat(list(parts), dim) for dim in range(len(shape))] or [torch.stack(list(parts))]

@@ -35,7 +35,7 @@ _ENOUGH = 64
 def compare_module_outputs(
     a: nn.Module, b: nn.Module, inputs: Sequence[Tensor]
 ) -> tuple[tuple[OutputError, ...], str]:
-    """The errors of ``b`` on ``inputs``, and a note on what they are held against.
+    """Return the errors of ``b`` on ``inputs``, and a note on what they are held against.
 
     Where an output has few numbers, runs on inputs that differ from the given ones by about 0.1 % give it more.
     """
@@ -60,7 +60,7 @@ def compare_module_outputs(
 def compare_file_outputs(
     a: Model, b: Model, inputs: Sequence[Tensor] | None
 ) -> tuple[tuple[OutputError, ...], str]:
-    """As :func:`compare_module_outputs`, where at least one of the two is a file.
+    """Compare as :func:`compare_module_outputs` does, where at least one of the two is a file.
 
     Files run with graph optimisations off and on. Without ``inputs`` they get random ones, at batch 1 and, where the
     batch is free, 3; with them, also their first sample alone.
@@ -80,7 +80,7 @@ def compare_file_outputs(
 
 
 def _twice(model: Model) -> tuple[Runner, Runner]:
-    """A file without and with graph optimisations; a module, which knows of none, two times."""
+    """Return a file without and with graph optimisations; a module, which knows of none, two times."""
     if isinstance(model, nn.Module):
         return (runner(model),) * 2
     return Session(Path(model), optimised=False), Session(Path(model), optimised=True)
@@ -107,7 +107,7 @@ def runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
 
 
 def _named(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors in what a module returned."""
+    """Yield the tensors in what a module returned."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
@@ -130,7 +130,9 @@ def _near(inputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
 def errors_of(
     reference: Sequence[Outputs], other: Sequence[Outputs], tolerances: Mapping[str, float]
 ) -> tuple[OutputError, ...]:
-    """One error for each output, over all runs. Outputs go by position, since two files may name them differently."""
+    """Return one error for each output, over all runs. Outputs go by position, since two files may name them
+    differently.
+    """
     columns = (list(zip(*(run.values() for run in runs), strict=True)) for runs in (reference, other))
     names = max(reference[0], other[0], key=len)
     errors = []

@@ -102,11 +102,13 @@ class Quantisation:
         return tuple(kernel for kernel in worst if kernel.worsening > _FACTOR)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and the names of the kernels at risk."""
+        """Return the fields, and the names of the kernels at risk."""
         return {**asdict(self), "at_risk": [kernel.name for kernel in self.at_risk]}
 
     def lines(self) -> list[str]:
-        """A summary: the outputs, the three worst kernels among those that differ, and a warning if any is at risk."""
+        """Return a summary: the outputs, the three worst kernels among those that differ, and a warning if any is at
+        risk.
+        """
         lines = [f"with INT8 weights, simulated: output {output}" for output in self.outputs]
         worst = sorted(self.kernels, key=lambda kernel: -kernel.worsening)
         lines += [f"  {kernel}" for kernel in worst[:_SHOWN] if kernel.worsening != 1]
@@ -120,12 +122,14 @@ class Quantisation:
 
 
 def compare_module_kernels(a: nn.Module, b: nn.Module) -> tuple[KernelRisk, ...]:
-    """The convolutions and linear layers that have one name and size in both modules."""
+    """Return the convolutions and linear layers that have one name and size in both modules."""
     return _compare(*({name: partial(_rows_of_layer, layer) for name, layer in layers(m)} for m in (a, b)))
 
 
 def compare_file_kernels(a: OnnxFile, b: OnnxFile) -> tuple[KernelRisk, ...]:
-    """The stored weights of Conv, ConvTranspose, Gemm and MatMul nodes that have one name and size in both files."""
+    """Return the stored weights of Conv, ConvTranspose, Gemm and MatMul nodes that have one name and size in both
+    files.
+    """
     return _compare(
         *(
             {name: partial(_rows_of_node, file, *of) for name, of in stored_kernels(file).items()}
@@ -135,7 +139,7 @@ def compare_file_kernels(a: OnnxFile, b: OnnxFile) -> tuple[KernelRisk, ...]:
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
-    """The layers that hold a floating-point weight, and its name in the state_dict."""
+    """Yield the layers that hold a floating-point weight, and its name in the state_dict."""
     for name, module in model.named_modules():
         if (
             isinstance(module, LAYERS)
@@ -208,7 +212,7 @@ def _measure(rows: Tensor) -> tuple[float, float, float, float, float]:
 
 
 def quantise(weight: Tensor) -> Tensor:
-    """The nearest tensor that INT8 with one scale can hold."""
+    """Return the nearest tensor that INT8 with one scale can hold."""
     scale = weight.abs().max() / _LEVELS
     return (weight / scale).round() * scale if scale else weight
 

@@ -60,7 +60,7 @@ class Report:
         return same_structure and (not self.same_function or all(output.ok for output in self.outputs))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
+        """Return the fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
         structure = self.structure.to_json() if self.structure is not None else None
         quantisation = plain(self.quantisation.to_json()) if self.quantisation is not None else None
         return {"ok": self.ok, **plain(asdict(self)), "structure": structure, "quantisation": quantisation}

@@ -19,7 +19,7 @@ from reparam_kit.verification.quantisation import OutputRisk, layers, quantise, 
 
 
 def quantised_module_outputs(a: nn.Module, b: nn.Module, inputs: Sequence[Tensor]) -> tuple[OutputRisk, ...]:
-    """Each module on ``inputs``, as it is and with the weights of its layers quantised."""
+    """Run each module on ``inputs``, as it is and with the weights of its layers quantised."""
     runs = []
     for model in (a, b):
         quantised = duplicate(model)
@@ -32,7 +32,8 @@ def quantised_module_outputs(a: nn.Module, b: nn.Module, inputs: Sequence[Tensor
 def quantised_file_outputs(
     a: str | Path, b: str | Path, files: tuple[OnnxFile, OnnxFile], inputs: Sequence[Tensor] | None
 ) -> tuple[OutputRisk, ...]:
-    """As :func:`quantised_module_outputs`, for the files at ``a`` and ``b``; without ``inputs`` on random ones.
+    """Run as :func:`quantised_module_outputs` does, for the files at ``a`` and ``b``; without ``inputs`` on random
+    ones.
 
     Raises:
         InputError: a file cannot be run, or not on these inputs.
@@ -49,7 +50,7 @@ def quantised_file_outputs(
 
 
 def _risks(runs: Sequence[tuple[Outputs, Outputs]]) -> tuple[OutputRisk, ...]:
-    """Of the outputs of ``a`` and of ``b``, each plain and quantised."""
+    """Return the risks of the outputs of ``a`` and of ``b``, each plain and quantised."""
     both = (errors_of([plain], [quantised], {}) for plain, quantised in runs)
     return tuple(
         OutputRisk(x.name, (x.relative, y.relative), (x.cosine, y.cosine))
@@ -58,7 +59,7 @@ def _risks(runs: Sequence[tuple[Outputs, Outputs]]) -> tuple[OutputRisk, ...]:
 
 
 def _write_quantised(file: OnnxFile, folder: Path) -> Path:
-    """The model with its kernels quantised, and its external data, in ``folder``."""
+    """Return the model with its kernels quantised, and its external data, in ``folder``."""
     model = ModelProto()
     model.CopyFrom(file.model)
     quantised = OnnxFile(model, {location: bytearray(data) for location, data in file.external.items()})

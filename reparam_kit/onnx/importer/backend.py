@@ -47,7 +47,7 @@ class Prepared(base.BackendRep):
         self._device = device
 
     def run(self, inputs: Sequence[NDArray[Any]], **kwargs: Any) -> tuple[NDArray[Any], ...]:
-        """The graph's outputs for its inputs, both in order."""
+        """Return the graph's outputs for its inputs, both in order."""
         tensors = (
             to_tensor(array, helper.np_dtype_to_tensor_dtype(array.dtype))
             for array in map(np.asarray, inputs)

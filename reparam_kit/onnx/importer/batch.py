@@ -52,7 +52,7 @@ def rule(kind: Rule, *functions: Function) -> None:
 
 
 def place(node: fx.Node) -> int | None:
-    """The dimension of the file's value along which ``node`` holds the images; ``None`` where it holds none."""
+    """Return the dimension of the file's value along which ``node`` holds the images; ``None`` where it holds none."""
     found: int | None = node.meta.get(_PLACE)
     return found
 
@@ -74,12 +74,12 @@ class Images:
         self._share: fx.Node | None = None
 
     def hold(self, node: fx.Node) -> None:
-        """``node`` is an input whose first dimension is the batch."""
+        """Note that ``node`` is an input whose first dimension is the batch."""
         self._first = self._first or self.held(node, 0)
         self.held(node, 0)
 
     def held(self, node: fx.Node, where: int) -> fx.Node:
-        """``node``, with its images at ``where``."""
+        """Return ``node``, with its images at ``where``."""
         node.meta[_PLACE] = where
         return node
 
@@ -100,7 +100,7 @@ class Images:
         return self._share
 
     def call(self, function: Function, args: tuple[Any, ...], result: Any) -> fx.Node:
-        """``function(*args)``, of which ``result`` is the example."""
+        """Return ``function(*args)``, of which ``result`` is the example."""
         planned = _RULES.get(function, one_by_one)(self, function, args, result)
         if planned is None:
             planned = one_by_one(self, function, args, result)
@@ -108,13 +108,14 @@ class Images:
         return self.settled(self._emit(*planned[:2], planned[2], result))
 
     def settled(self, node: fx.Node) -> fx.Node:
-        """``node`` with its images along a dimension that the file's value has, if it has any."""
+        """Return ``node`` with its images along a dimension that the file's value has, if it has any."""
         known = example(node)
         inside = isinstance(known, Tensor) and known.dim()
         return self.at(node, 0) if place(node) == FRONT and inside else node
 
     def at(self, node: fx.Node, new: int, rank: int | None = None) -> fx.Node:
-        """A value with its images at ``new``; in front of all, it may be given ``rank`` dimensions, first ones of 1.
+        """Return a value with its images at ``new``; in front of all, it may be given ``rank`` dimensions, first ones
+        of 1.
 
         ``0`` leaves a value whose images lie along another of its dimensions as it is only where that is 0.
         """
@@ -125,11 +126,13 @@ class Images:
         return self._emit(moved, (node, self.count, old, new, missing), new, known)
 
     def repeated(self, node: fx.Node, new: int) -> fx.Node:
-        """A value that is the same for all images, once for each."""
+        """Return a value that is the same for all images, once for each."""
         return self._emit(repeated, (node, self.count, new), new, example(node))
 
     def output(self, node: fx.Node) -> fx.Node:
-        """A result: put together along the dimension of the batch, where it has come through, or else the first."""
+        """Return a result: put together along the dimension of the batch, where it has come through, or else
+        the first.
+        """
         where, known = place(node), example(node)
         if where is None or not isinstance(known, Tensor):
             return node
@@ -150,7 +153,7 @@ def images_in(args: Any) -> list[fx.Node]:
 
 
 def front(images: Images, args: Any, rank: int | None = None) -> Any:
-    """``args`` with the images of each in front of all its dimensions, of which there are then ``rank``."""
+    """Return ``args`` with the images of each in front of all its dimensions, of which there are then ``rank``."""
     return map_aggregate(
         args,
         lambda leaf: (
@@ -160,7 +163,7 @@ def front(images: Images, args: Any, rank: int | None = None) -> Any:
 
 
 def one_by_one(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
-    """One image after the other: right for any function, and slow."""
+    """Return one image after the other: right for any function, and slow."""
     name = _name_of(function)
     if result is None or _function_of(name) is not function:
         raise KeptBatchError(f"what it does to each image is not known ({name})")
@@ -170,7 +173,9 @@ def one_by_one(images: Images, function: Function, args: tuple[Any, ...], result
 
 
 def is_own(function: Function) -> bool:
-    """Whether it is none of torch's or Python's: fx has not to trace into it, should someone trace the model again."""
+    """Say whether it is none of torch's or Python's: fx has not to trace into it, should someone trace the
+    model again.
+    """
     return isinstance(function, FunctionType) and not function.__module__.startswith("torch.")
 
 
@@ -186,17 +191,17 @@ def _function_of(name: str) -> Any:
 
 
 def share_of(x: Tensor, batch: int) -> int | Fraction:
-    """How many times ``batch`` rows ``x`` has."""
+    """Say how many times ``batch`` rows ``x`` has."""
     return Fraction(int(x.shape[0]), batch) if x.shape[0] % batch else x.shape[0] // batch
 
 
 def counted(x: Tensor, batch: int) -> int:
-    """:func:`share_of` whole batches."""
+    """Count, by :func:`share_of`, whole batches."""
     return _entries(1, share_of(x, batch), batch)
 
 
 def _entries(in_file: int, share: int | Fraction, batch: int) -> int:
-    """The entries there are where the file has ``in_file``."""
+    """Return the entries there are where the file has ``in_file``."""
     entries = in_file * share
     if not isinstance(entries, Fraction):
         return entries
@@ -209,7 +214,7 @@ def _entries(in_file: int, share: int | Fraction, batch: int) -> int:
 
 
 def moved(x: Tensor, count: int, old: int, new: int, missing: int) -> Tensor:
-    """``x`` with its ``count`` images at the dimension ``new``, with ``missing`` further dimensions of 1."""
+    """Return ``x`` with its ``count`` images at the dimension ``new``, with ``missing`` further dimensions of 1."""
     if old != FRONT:
         sizes = (count, x.shape[old] // count)
         x = x.reshape(*x.shape[:old], *sizes, *x.shape[old + 1 :]).movedim(old, 0)
@@ -219,13 +224,15 @@ def moved(x: Tensor, count: int, old: int, new: int, missing: int) -> Tensor:
 
 
 def repeated(x: Tensor, count: int, new: int) -> Tensor:
-    """``x`` once for each of ``count`` images, at the dimension ``new``."""
+    """Return ``x`` once for each of ``count`` images, at the dimension ``new``."""
     x = x.expand(count, *x.shape)
     return x if new == FRONT else x.movedim(0, new).flatten(new, new + 1)
 
 
 def each_image(name: str, count: int, holding: tuple[bool, ...], args: tuple[Any, ...]) -> Any:
-    """The function of that name for each image; those of ``args`` that are ``holding`` some have them in front."""
+    """Return the function of that name for each image; those of ``args`` that are ``holding`` some have them in
+    front.
+    """
     function = _function_of(name)
 
     def arguments(image: int) -> Any:
@@ -246,7 +253,7 @@ def without_single_dimension(x: Tensor) -> Tensor:
 def rearranged(
     x: Tensor, share: int | Fraction, batch: int, old: int, new: int, name: str, args: tuple[Any, ...]
 ) -> Tensor:
-    """``x`` in the shape that the function of that name gives what the file has for one batch."""
+    """Return ``x`` in the shape that the function of that name gives what the file has for one batch."""
     if share == 1 and FRONT not in (
         old,
         new,
@@ -264,7 +271,7 @@ def rearranged(
 
 
 def rearrangement(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
-    """The same numbers in the same order, in another shape.
+    """Return the same numbers in the same order, in another shape.
 
     Where as much lies before the images in the new shape as in the old, they lie apart there as well. So they do at
     the first dimension of any shape, if they did in the old one: that is always so, and taken where sizes are made up.
@@ -281,7 +288,7 @@ def rearrangement(images: Images, function: Function, args: tuple[Any, ...], res
 
 
 def _same_place(images: Images, x: fx.Node, result: Tensor) -> int | None:
-    """The dimension of ``result`` with as much before it as the images of ``x`` have.
+    """Return the dimension of ``result`` with as much before it as the images of ``x`` have.
 
     It is of their size if it can be, or else one where each of them has as many entries.
     """

@@ -75,7 +75,7 @@ class Builder:
         self._stored = self._computed = 0  # entries of constants: in the file, and made of others
 
     def input(self, name: str, value: Tensor | None, optional: bool, batched: bool) -> fx.Node:
-        """A graph input, for which ``value`` is an example; one that is ``optional`` is ``None`` by default."""
+        """Return a graph input, for which ``value`` is an example; one that is ``optional`` is ``None`` by default."""
         name = self._names.unique(name.replace(".", "_"))
         default = {"default_value": None} if optional else {}
         node = remember(self.graph.placeholder(name, **default), value)
@@ -88,7 +88,7 @@ class Builder:
         return node
 
     def finish(self, outputs: list[Value]) -> fx.GraphModule:
-        """The model, in eval mode."""
+        """Return the model, in eval mode."""
         nodes = [self.stored(self._node(value)) for value in outputs]
         if self.images:
             nodes = [self.images.output(node) for node in nodes]
@@ -105,7 +105,9 @@ class Builder:
         return model
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
-        """``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run time."""
+        """Return ``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run
+        time.
+        """
         dtype = integers_among(args)
         if dtype is not None and not takes_levels(function):
             return self._on_integers(function, args)
@@ -128,7 +130,9 @@ class Builder:
         return stand_for(result, dtype) if dtype and gives_levels(function) else result
 
     def _on_integers(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """``function`` of the integers whose levels are among ``args``, with the gradient that it has on these."""
+        """Return ``function`` of the integers whose levels are among ``args``, with the gradient that it has on
+        these.
+        """
         result = self.call(function, map_aggregate(args, self.stored))
         known = example(result) if isinstance(result, fx.Node) else None
         if not isinstance(known, Tensor) or known.dtype is torch.bool or known.dtype.is_floating_point:
@@ -140,7 +144,7 @@ class Builder:
         return stand_for(self.call(with_gradient, (result, like)), known.dtype)
 
     def stored(self, leaf: Any) -> Any:
-        """The integers themselves, where ``leaf`` holds their levels."""
+        """Return the integers themselves, where ``leaf`` holds their levels."""
         dtype = integers(leaf)
         return leaf if dtype is None else self.call(stored_as, (leaf, dtype))
 
@@ -148,14 +152,14 @@ class Builder:
         return self.call(as_numbers, (leaf,)) if integers(leaf) else leaf
 
     def item(self, result: fx.Node, index: int) -> fx.Node:
-        """One output of a node that has several."""
+        """Return one output of a node that has several."""
         item = stand_for(self._call(operator.getitem, (result, index)), integers(result))
         if result in self._on_cpu:
             self._on_cpu.add(item)
         return item
 
     def as_list(self, value: fx.Node) -> fx.Node:
-        """The integers of a 1-D value, to be an argument of a call."""
+        """Return the integers of a 1-D value, to be an argument of a call."""
         value = self.stored(value)
         if place(value) is not None:
             raise KeptBatchError("sizes that are computed from an image cannot be had for several")
@@ -166,7 +170,9 @@ class Builder:
     def layer(
         self, name: str, module: nn.Module, inputs: tuple[Value, ...], weights: Mapping[str, Constant]
     ) -> Any:
-        """``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in ``call``."""
+        """Return ``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in
+        ``call``.
+        """
         if all(isinstance(value, Constant) for value in inputs):
             self._fill(module, weights)
             for weight in weights.values():
@@ -183,7 +189,7 @@ class Builder:
         return stand_for(self.images.settled(node), dtype)
 
     def parameter(self, name: str, weight: Constant) -> fx.Node:
-        """``weight`` as the parameter of a call that is no layer."""
+        """Return ``weight`` as the parameter of a call that is no layer."""
         holder = nn.Module()
         holder.weight = nn.Parameter(torch.empty_like(weight.tensor, device="meta"))
         place = f"{self._place(name, holder, {'weight': weight})}.weight"
@@ -196,7 +202,7 @@ class Builder:
         return result
 
     def read(self, leaf: Any) -> Any:
-        """The tensor of a constant, which is then part of the graph and no longer to be trained."""
+        """Return the tensor of a constant, which is then part of the graph and no longer to be trained."""
         if not isinstance(leaf, Constant):
             return leaf
         if leaf.source is not None and leaf.source.key not in self._fixed:
@@ -233,7 +239,7 @@ class Builder:
         return sources
 
     def _parameter(self, weight: Constant) -> nn.Parameter:
-        """One parameter for all layers that use the same stored tensor in the same layout."""
+        """Return one parameter for all layers that use the same stored tensor in the same layout."""
         tensor, source = weight.tensor.clone(memory_format=torch.contiguous_format), weight.source
         if source is None:  # without a place in the file, what it learned would be lost
             return nn.Parameter(tensor, requires_grad=False)
@@ -250,7 +256,7 @@ class Builder:
         return remember(node, call_example(function, args))
 
     def _node(self, value: Value) -> fx.Node:
-        """A constant as a buffer."""
+        """Return a constant as a buffer."""
         if isinstance(value, fx.Node):
             return value
         if value not in self._buffers:
@@ -262,7 +268,7 @@ class Builder:
         return self._buffers[value]
 
     def _counted(self, result: Any) -> Any:
-        """``result``, if all that is computed at import is in proportion to what the file holds."""
+        """Return ``result``, if all that is computed at import is in proportion to what the file holds."""
         self._computed += sum(leaf.numel() for leaf in leaves(result) if isinstance(leaf, Tensor))
         if self._computed > 2 * MOST + 8 * self._stored:
             raise InputError(
@@ -288,7 +294,7 @@ class Builder:
 
 
 def kept(x: Tensor, batch: int) -> Tensor:
-    """``x``, if it has as many rows as the file fixes."""
+    """Return ``x``, if it has as many rows as the file fixes."""
     if x.shape[0] != batch:
         raise InputError(
             f"the file fixes a batch of {batch} and cannot do without it, and {x.shape[0]} rows are given"
@@ -297,5 +303,5 @@ def kept(x: Tensor, batch: int) -> Tensor:
 
 
 def moved_to(value: Tensor, like: Tensor) -> Tensor:
-    """``value`` on the device of ``like``."""
+    """Return ``value`` on the device of ``like``."""
     return value.to(like.device)

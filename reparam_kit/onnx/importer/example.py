@@ -28,7 +28,8 @@ _EXAMPLE = "example"
 
 
 def input_example(info: TypeProto.Tensor, rows: int | None, size: int) -> Tensor | None:
-    """For a graph input: ``rows`` in the first of several dimensions, ``size`` in each that the file leaves free.
+    """Make one for a graph input: ``rows`` in the first of several dimensions, ``size`` in each that the file leaves
+    free.
 
     Without ``rows`` it has no batch.
     """
@@ -45,7 +46,7 @@ def input_example(info: TypeProto.Tensor, rows: int | None, size: int) -> Tensor
 
 
 def call_example(function: Callable[..., Any], args: Any) -> Any:
-    """For ``function(*args)``, where ``args`` may hold graph nodes; ``None`` where it cannot be told.
+    """Make one for ``function(*args)``, where ``args`` may hold graph nodes; ``None`` where it cannot be told.
 
     Raises :class:`InputError` where it would be a tensor with numbers, and too large.
     """
@@ -64,7 +65,7 @@ def call_example(function: Callable[..., Any], args: Any) -> Any:
 
 
 def layer_example(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Any:
-    """For ``module(*inputs)``."""
+    """Make one for ``module(*inputs)``."""
     tensors = (
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
@@ -81,12 +82,12 @@ def layer_example(module: nn.Module, inputs: tuple[fx.Node, ...]) -> Any:
 
 
 def example(node: fx.Node) -> Any:
-    """What :func:`remember` was given for this node."""
+    """Return what :func:`remember` was given for this node."""
     return node.meta[_EXAMPLE]
 
 
 def remember(node: fx.Node, value: Any) -> fx.Node:
-    """``node``, with its example."""
+    """Return ``node``, with its example."""
     node.meta[_EXAMPLE] = value
     return node
 
@@ -98,7 +99,7 @@ def forget(graph: fx.Graph) -> None:
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """``tensor`` without its numbers."""
+    """Return ``tensor`` without its numbers."""
     return torch.empty_like(tensor, device="meta")
 
 

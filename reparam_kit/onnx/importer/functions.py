@@ -13,7 +13,7 @@ _MOST_NODES = 1_000_000
 
 
 def inlined(model: ModelProto) -> ModelProto:
-    """``model`` without functions.
+    """Return ``model`` without functions.
 
     Raises :class:`InputError` where they call each other in a circle, or would become too many nodes.
     """

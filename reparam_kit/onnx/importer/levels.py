@@ -39,29 +39,29 @@ def reads(*functions: Callable[..., Any]) -> None:
 
 
 def takes_levels(function: object) -> bool:
-    """Whether a function or layer may be given levels in the place of integers."""
+    """Say whether a function or layer may be given levels in the place of integers."""
     return isinstance(function, _PICKING_LAYERS) or function in _PICKING or function in _READING
 
 
 def gives_levels(function: object) -> bool:
-    """Whether what it makes of levels are levels again."""
+    """Say whether what it makes of levels are levels again."""
     return takes_levels(function) and function not in _READING
 
 
 def integers(node: object) -> torch.dtype | None:
-    """The type of the integers of which ``node`` holds the levels; ``None`` where it holds what it says."""
+    """Return the type of the integers of which ``node`` holds the levels; ``None`` where it holds what it says."""
     found: torch.dtype | None = node.meta.get(_KEY) if isinstance(node, fx.Node) else None
     return found
 
 
 def stand_for(node: fx.Node, dtype: torch.dtype | None) -> fx.Node:
-    """``node``, which holds the levels of such integers."""
+    """Return ``node``, which holds the levels of such integers."""
     node.meta[_KEY] = dtype
     return node
 
 
 def integers_among(args: Any) -> torch.dtype | None:
-    """The type of the first of the arguments that are levels."""
+    """Return the type of the first of the arguments that are levels."""
     return next((dtype for leaf in leaves(args) if (dtype := integers(leaf))), None)
 
 

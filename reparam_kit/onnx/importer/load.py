@@ -62,7 +62,8 @@ def import_onnx(
 
 
 def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.GraphModule:
-    """:func:`import_onnx` of a file already read: ``payload`` holds its bytes, ``path`` says where it was.
+    """Import, as :func:`import_onnx` does, a file already read: ``payload`` holds its bytes, ``path`` says where it
+    was.
 
     ``file`` is used up.
     """
@@ -101,7 +102,8 @@ _WEIGHTED = {
 
 
 def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dict[str, Source]]:
-    """The imported model, and the sources of its tensors, by the first example input that shows what is asked for.
+    """Return the imported model, and the sources of its tensors, by the first example input that shows what is asked
+    for.
 
     A batch that the file fixes stays as it is where something cannot be done for each image.
     """
@@ -137,7 +139,7 @@ def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dic
 
 
 def _first_size(info: ValueInfoProto) -> int | None:
-    """Of an input with several dimensions, the first; 0 where it is free."""
+    """Return the first dimension of an input with several; 0 where it is free."""
     dims = info.type.tensor_type.shape.dim
     return max(dims[0].dim_value, 0) if len(dims) > 1 else None
 
@@ -228,7 +230,8 @@ class _Import:
 
 
 def _in_order(nodes: Iterable[NodeProto], known: Iterable[str]) -> Iterator[NodeProto]:
-    """Each node once what it reads is there, else in the order of the file: some converters append nodes at the end.
+    """Yield each node once what it reads is there, else in the order of the file: some converters append nodes at the
+    end.
 
     Those for which it never is come last.
     """

@@ -27,7 +27,7 @@ class Names:
         self._numbers: dict[str, Iterator[int]] = defaultdict(lambda: count(1))
 
     def unique(self, wanted: str) -> str:
-        """``wanted`` as a path of module attributes, changed as little as makes it free."""
+        """Return ``wanted`` as a path of module attributes, changed as little as makes it free."""
         dotted = ".".join(_atom(part) for part in wanted[:_LONGEST].split(".") if part) or "unnamed"
         flat = dotted.replace(".", "_")
         first = (dotted, flat) if dotted.count(".") < _DEEPEST else (flat,)
@@ -44,7 +44,7 @@ class Names:
 
 
 def layer_name(node: NodeProto, weight: str | None) -> str:
-    """What to call the layer of ``node``, whose weight is the tensor ``weight`` of the file.
+    """Return what to call the layer of ``node``, whose weight is the tensor ``weight`` of the file.
 
     ``conv1.weight`` -> ``conv1``; else the node's scope: ``/layer1/conv/Conv`` -> ``layer1.conv``; a node without a
     name is called after its output.

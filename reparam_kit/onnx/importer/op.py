@@ -78,7 +78,7 @@ class Op:
         return self._inputs[index] if index < len(self) else None
 
     def attr(self, name: str) -> Any:
-        """An attribute as ``int``, ``float``, ``str``, ``Tensor`` or a tuple of them.
+        """Return an attribute as ``int``, ``float``, ``str``, ``Tensor`` or a tuple of them.
 
         Where the node does not give it: the default of the operator's definition, or ``None``.
         """
@@ -95,18 +95,18 @@ class Op:
         return _attribute(known.default_value)
 
     def flag(self, name: str) -> bool:
-        """An attribute that is 0 or 1; 0 where it is absent."""
+        """Return an attribute that is 0 or 1; 0 where it is absent."""
         return bool(self.attr(name))
 
     def numbers(self, index: int) -> tuple[Any, ...] | fx.Node | None:
-        """A 1-D input, to be an argument of a call: known, or a list at run time."""
+        """Return a 1-D input, to be an argument of a call: known, or a list at run time."""
         value = self.get(index)
         if isinstance(value, fx.Node):
             return self._builder.as_list(value)
         return None if value is None else tuple(self._builder.read(value).reshape(-1).tolist())
 
     def known(self, numbers: tuple[Any, ...] | fx.Node | None) -> tuple[Any, ...]:
-        """What :meth:`numbers` are, or for the example input would be; nothing where that cannot be told."""
+        """Return what :meth:`numbers` are, or for the example input would be; nothing where that cannot be told."""
         return tuple(example(numbers) or ()) if isinstance(numbers, fx.Node) else numbers or ()
 
     def setting(self, name: str, index: int) -> tuple[Any, ...] | fx.Node | None:
@@ -114,7 +114,7 @@ class Op:
         return self.attr(name) if name in self._definition else self.numbers(index)
 
     def number(self, name: str, index: int) -> Any:
-        """A single number of that kind."""
+        """Return a single number of that kind."""
         if name in self._definition:
             return self.attr(name)
         value = self.get(index)
@@ -145,7 +145,7 @@ class Op:
         return tuple(size for size in shape[1:] if size is not None)
 
     def dtype(self, index: int) -> torch.dtype:
-        """The type of an input's elements."""
+        """Return the type of an input's elements."""
         value = self[index]
         if (dtype := integers(value)) is not None:
             return dtype
@@ -176,31 +176,33 @@ class Op:
         return None if len(known) < len(given) or (stored and self.type not in _ROUNDING) else known
 
     def call(self, function: Callable[..., Any], *args: Any, on_cpu: bool = False) -> Value:
-        """``function(*args)``, where arguments may be values; ``on_cpu`` says that it reads a shape."""
+        """Return ``function(*args)``, where arguments may be values; ``on_cpu`` says that it reads a shape."""
         return self._value(self._builder.call(function, args, on_cpu=on_cpu))
 
     def levels(self, function: Callable[..., Any], *args: Any, dtype: torch.dtype) -> Value:
-        """``function(*args)``, which gives the floating-point levels of integers of ``dtype``."""
+        """Return ``function(*args)``, which gives the floating-point levels of integers of ``dtype``."""
         result = self.call(function, *args)
         if isinstance(result, fx.Node):
             return stand_for(result, dtype)
         return Constant(result.tensor.to(dtype), result.name)
 
     def call_many(self, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
-        """``function(*args)``, where it returns as many tensors as the node has outputs."""
+        """Return ``function(*args)``, where it returns as many tensors as the node has outputs."""
         result = self._builder.call(function, args)
         if isinstance(result, fx.Node):
             return tuple(self._builder.item(result, i) for i in range(self.outputs))
         return tuple(self._value(tensor) for tensor in result)
 
     def reshape(self, function: Callable[..., Tensor], value: Value, *args: Any) -> Value:
-        """``function(value, *args)``, where it does not change the numbers or their order: a weight stays one."""
+        """Return ``function(value, *args)``, where it does not change the numbers or their order: a weight
+        stays one.
+        """
         if isinstance(value, Constant) and not any(isinstance(arg, fx.Node) for arg in args):
             return value.reshaped(tuple(function(value.tensor, *args).shape))
         return self.call(function, value, *args)
 
     def layer(self, module: nn.Module, *inputs: Value, **weights: Constant) -> Value:
-        """``module(*inputs)``, with ``weights`` in the place of the module's own parameters and buffers."""
+        """Return ``module(*inputs)``, with ``weights`` in the place of the module's own parameters and buffers."""
         return self._value(
             self._builder.layer(self._layer_name(weights.get("weight")), module, inputs, weights)
         )
@@ -213,7 +215,7 @@ class Op:
         return self._builder.parameter(self._layer_name(value), value)
 
     def stored(self, tensor: Tensor) -> Constant:
-        """A constant that this node stores."""
+        """Return a constant that this node stores."""
         name = self._node.output[0]
         source = Source(TensorKey("constant", name), None, tuple(tensor.shape))
         return Constant(tensor, name, source if name in self._builder.file_constants else None)

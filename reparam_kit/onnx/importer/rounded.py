@@ -24,7 +24,7 @@ class Rounded(nn.Module):
     grids: Mapping[str, tuple[int, int]]
 
     def forward(self, *args: Any) -> Any:
-        """The layer's own forward, with its parameters on their grids."""
+        """Return the layer's own forward, with its parameters on their grids."""
         own = self._parameters
         rounded: dict[str, Any] = {
             name: on_grid(
@@ -72,7 +72,9 @@ ROUNDED_LAYERS = tuple(_ROUNDED)
 
 
 def with_grids(module: nn.Module, weights: Mapping[str, Constant]) -> nn.Module:
-    """``module`` itself, which rounds those of ``weights`` that the file stores as integers, if there are any."""
+    """Return ``module`` itself, which rounds those of ``weights`` that the file stores as integers, if there
+    are any.
+    """
     grids = {}
     for name, weight in weights.items():
         if weight.source is not None and weight.source.grid is not None:
@@ -107,7 +109,8 @@ def _arranged(setting: Any, source: Source, shape: tuple[int, ...]) -> Tensor:
 
 
 def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int) -> Tensor:
-    """What is read back where ``x`` is written; its gradient is that of ``x``, and 0 where a level beyond is nearest.
+    """Return what is read back where ``x`` is written; its gradient is that of ``x``, and 0 where a level beyond is
+    nearest.
 
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """

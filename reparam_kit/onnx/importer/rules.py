@@ -166,7 +166,7 @@ def permuted(images: Images, function: Function, args: tuple[Any, ...], result: 
 
 
 def extended(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
-    """x repeated along some of its dimensions, or along new ones before them."""
+    """Repeat x along some of its dimensions, or along new ones before them."""
     if result is None or images_in(args[1:]):
         return None
     x, where = args[0], place(args[0])
@@ -178,7 +178,7 @@ def extended(images: Images, function: Function, args: tuple[Any, ...], result: 
 
 
 def product_of_two(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
-    """A matrix product, of many matrices where one side has more than two dimensions."""
+    """Return a matrix product, of many matrices where one side has more than two dimensions."""
     a, b = args
     ranks = example(a).dim(), example(b).dim()
     if min(ranks) < 2 or result is None:
@@ -208,12 +208,12 @@ def matrix_product_and_sum(
 
 
 def picked(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
-    """One of several tensors."""
+    """Return one of several tensors."""
     return None if images_in(args[1:]) else (function, args, place(args[0]))
 
 
 def layer(images: Images, module: nn.Module, inputs: tuple[fx.Node, ...]) -> tuple[tuple[fx.Node, ...], int]:
-    """The inputs of a layer with images where it keeps them apart, and where they come out.
+    """Return the inputs of a layer with images where it keeps them apart, and where they come out.
 
     Raises :class:`KeptBatchError` for a layer that is not known.
     """

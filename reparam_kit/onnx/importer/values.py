@@ -25,7 +25,7 @@ class Constant:
     source: Source | None = None
 
     def permuted(self, order: Sequence[int]) -> Constant:
-        """With its dimensions in another order, and still stored at the same place."""
+        """Return it with its dimensions in another order, and still stored at the same place."""
         source = self.source
         if source is not None:
             stored = source.permutation or range(len(order))
@@ -33,14 +33,16 @@ class Constant:
         return Constant(self.tensor.permute(*order), self.name, source)
 
     def reshaped(self, shape: tuple[int, ...]) -> Constant:
-        """In another shape. Still stored at the same place, unless its dimensions are also in another order there."""
+        """Return it in another shape. It is still stored at the same place, unless its dimensions are also in another
+        order there.
+        """
         if shape == tuple(self.tensor.shape):
             return self
         unordered = self.source is not None and self.source.permutation is None
         return Constant(self.tensor.reshape(shape), self.name, self.source if unordered else None)
 
     def on_grid(self, grid: Grid) -> Constant:
-        """What the integers stand for, stored at the same place."""
+        """Return what the integers stand for, stored at the same place."""
         assert self.source is not None
         values = torch.from_numpy(grid.values(self.tensor.numpy()))
         return Constant(values, self.name, replace(self.source, grid=grid))
@@ -65,7 +67,7 @@ DTYPES: dict[int, torch.dtype] = {
 
 
 def dtype_of(onnx_type: int) -> torch.dtype:
-    """The torch dtype of a ``TensorProto.DataType``; :class:`UnsupportedError` where torch has none."""
+    """Return the torch dtype of a ``TensorProto.DataType``; :class:`UnsupportedError` where torch has none."""
     if onnx_type not in DTYPES:
         name = TensorProto.DataType.Name(onnx_type)
         raise UnsupportedError(
@@ -75,7 +77,7 @@ def dtype_of(onnx_type: int) -> torch.dtype:
 
 
 def to_tensor(array: NDArray[Any], onnx_type: int) -> Tensor:
-    """A torch copy of ``array``, which ``onnx`` has read from a tensor of that type."""
+    """Return a torch copy of ``array``, which ``onnx`` has read from a tensor of that type."""
     if dtype_of(onnx_type) is torch.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array))
