@@ -85,7 +85,13 @@ def atomic_paths(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of ``path`` at the end, when it is whole."""
+    """Open a binary file that takes the place of ``path`` at the end, when it is whole.
+
+    >>> with atomic_file("notes.txt") as file:
+    ...     _ = file.write(b"all of it, or what was there before")
+    >>> Path("notes.txt").stat().st_size
+    35
+    """
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         yield file
 
@@ -95,6 +101,8 @@ def require_writable(path: str | Path) -> None:
 
     Raises:
         InputError: as there.
+
+    >>> require_writable("better.onnx")
     """
     target = _target(Path(path))
     if not os.access(target.parent, os.W_OK):

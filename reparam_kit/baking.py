@@ -42,6 +42,10 @@ def bake(model: Model) -> Model:
     Raises:
         NothingToDoError: no tensor of the model is parametrised.
         UnsupportedError: a part of the model cannot be copied; the message names it.
+
+    >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)))
+    >>> sorted(bake(net).state_dict())
+    ['0.bias', '0.weight']
     """
     # What a hook computed last is an attribute with a gradient history, which deepcopy refuses.
     computed = [getattr(module, name) for module in model.modules() for name, _ in _hooked(module)]

@@ -22,6 +22,11 @@ def fingerprint(value: object) -> str:
 
     Raises:
         TypeError: another value is among them.
+
+    >>> fingerprint({"a": 1, "b": [2.0]}) == fingerprint({"b": [2.0], "a": 1})
+    True
+    >>> fingerprint(1) == fingerprint(1.0)
+    False
     """
     digest = hashlib.sha256()
     _feed(digest.update, value)

@@ -64,12 +64,19 @@ def printable(text: object) -> str:
 
     What has no glyph (control and bidirectional characters, line ends, bytes of a file name that are no UTF-8) is
     written as Python writes it in a string.
+
+    >>> print(printable("a name with a tab\\tin it"))
+    a name with a tab\\tin it
     """
     return "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in str(text))
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what another library says, or the name of its error where it says nothing."""
+    """Return the first line of what another library says, or the name of its error where it says nothing.
+
+    >>> first_line(ValueError("what is wrong\\nand much more")), first_line(KeyError())
+    ('what is wrong', 'KeyError')
+    """
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -81,7 +88,13 @@ def is_own_fault(error: Exception) -> bool:
 
 
 def suggestion(name: str, known: Collection[str], kind: str) -> str:
-    """Return what to do about a ``name`` that is not among the ``known``: the nearest of them, or all."""
+    """Return what to do about a ``name`` that is not among the ``known``: the nearest of them, or all.
+
+    >>> suggestion("dbd", ["dbb", "repvgg"], "blocks")
+    "did you mean 'dbb'?"
+    >>> suggestion("x", ["dbb", "repvgg"], "blocks")
+    'known blocks: dbb, repvgg'
+    """
     if near := get_close_matches(name, known, n=1):
         return f"did you mean {near[0]!r}?"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""

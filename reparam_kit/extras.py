@@ -10,10 +10,10 @@ from reparam_kit.errors import InputError, first_line
 
 @contextmanager
 def extra(name: str, need: str) -> Iterator[None]:
-    """Import within it what the extra ``name`` installs::
+    """Import within it what the extra ``name`` installs.
 
-        with extra("faces", "reading images needs Pillow"):
-            from PIL import Image
+    >>> with extra("faces", "reading images needs Pillow"):
+    ...     from PIL import Image
 
     Raises:
         InputError: an import fails; it says ``need``, and what to install.

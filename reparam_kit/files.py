@@ -18,6 +18,12 @@ def require_file(path: str | Path, wanted: str = "a file") -> Path:
 
     Raises:
         InputError: nothing is there, or it is a folder, a device, a pipe or a socket, or it may not be looked at.
+
+    >>> require_file("deployed.onnx", "an .onnx file").name
+    'deployed.onnx'
+    >>> require_file("missing.onnx", "an .onnx file")
+    Traceback (most recent call last):
+    reparam_kit.errors.InputError: missing.onnx: no such file; name an .onnx file
     """
     path = Path(path)
     try:

@@ -56,6 +56,10 @@ def load(
         InputError: nothing there, not such a file, or weights that do not fit.
         UnsafeFileError: the file would have to be unpickled.
         UnsupportedError: an ONNX operator without an importer.
+
+    >>> model = load("deployed.onnx")
+    >>> model(torch.randn(4, 3, 16, 16)).shape
+    torch.Size([4, 16])
     """
     name = str(model)
     path = Path(model)
@@ -88,6 +92,11 @@ def save(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         InputError: another suffix; or ``.onnx`` for a model that did not come from one, or is still expanded.
+
+    >>> model = load("deployed.onnx")
+    >>> save(model, "copy.onnx")
+    >>> Path("copy.onnx").read_bytes() == Path("deployed.onnx").read_bytes()
+    True
     """
     path = Path(path)
     if path.suffix == ".onnx":

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for ``model``, and afterwards each module's own: part of a net may have been frozen."""
+    """Eval mode for ``model``, and afterwards each module's own: part of a net may have been frozen.
+
+    >>> net = nn.Dropout()
+    >>> with evaluating(net):
+    ...     print(net.training)
+    False
+    >>> net.training
+    True
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -21,7 +21,11 @@ from reparam_kit.files import require_file
 
 @dataclass(frozen=True)
 class Output:
-    """A file that is written, or a folder in which what matches one of the patterns ``holds`` is."""
+    """A file that is written, or a folder in which what matches one of the patterns ``holds`` is.
+
+    >>> Output(Path("runs"), holds=("checkpoint.pt", "*.npy")).path.name
+    'runs'
+    """
 
     path: Path
     holds: tuple[str, ...] = ()
@@ -37,6 +41,11 @@ def hold_apart(inputs: Iterable[tuple[str, str | Path]], outputs: Mapping[str, O
 
     Raises:
         InputError: two of them are one, or one lies where it must not.
+
+    >>> hold_apart([("--data", "train.rec")], {"--output": Output(Path("better.onnx"))})
+    >>> hold_apart([("--data", "train.rec")], {"--output": Output(Path("./train.rec"))})
+    Traceback (most recent call last):
+    reparam_kit.errors.InputError: --output train.rec and --data train.rec are the same: name another path
     """
     read = [(name, Path(path)) for name, given in inputs for path in _with_its_own(Path(given))]
     for name, output in outputs.items():

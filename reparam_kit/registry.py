@@ -123,6 +123,10 @@ def import_file(path: str | Path) -> ModuleType:
 
     Raises:
         InputError: it is no file, or fails; the message names the line.
+
+    >>> _ = Path("mine.py").write_text("SIZE = 3")
+    >>> import_file("mine.py").SIZE
+    3
     """
     path = require_file(path, "a Python module").resolve()
     name = f"imported_{path.stem}"
@@ -147,6 +151,11 @@ def import_file(path: str | Path) -> ModuleType:
 def imported_files() -> dict[str, str]:
     """Return the sha256 of the files that ``import_file`` has run in this process, by their names: what they did is not
     ours.
+
+    >>> _ = Path("my_losses.py").write_text("SIZE = 3")
+    >>> _ = import_file("my_losses.py")
+    >>> imported_files()["my_losses.py"][:8]
+    '63c8c9f0'
     """
     return dict(_IMPORTED)
 

@@ -163,6 +163,11 @@ def restore_bn(
     Raises:
         InputError: a pattern that matches nothing; no batch; an output that is not finite.
         NothingToDoError: no convolution can have a BatchNorm put back; the message says why.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> restored = restore_bn(net, calibration=[torch.randn(4, 3, 16, 16)])
+    >>> type(restored[0].norm).__name__, restored[0].norm.num_features
+    ('BatchNorm2d', 8)
     """
     batches = iter(calibration)
     first = next(batches, None)

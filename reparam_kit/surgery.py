@@ -54,6 +54,12 @@ def expand(
         InputError: unknown norm, a pattern that matches nothing, or a budget that cannot be judged.
         NothingToDoError: no convolution can be expanded; the message says why.
         UnsupportedError: a part of the model cannot be copied; the message names it.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> student = expand(net, "conv(k) + conv(1) >> conv(k)")
+    >>> x = torch.randn(2, 3, 16, 16)
+    >>> torch.equal(student(x), net(x))
+    True
     """
     expression = algebra.block(block)
     norm = norm or norm_of(block)
@@ -80,6 +86,13 @@ def fold(model: Model) -> Model:
         InputError: a layer, or the BatchNorm behind it, was changed after it was expanded in a way that a fold could
             not hold, or the model is a part without that BatchNorm.
         UnsupportedError: a part of the model cannot be copied; the message names it.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> fold(expand(net))
+    Sequential(
+      (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+      (1): ReLU()
+    )
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, Foldable)}
     if not found:

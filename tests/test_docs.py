@@ -11,39 +11,21 @@ import sys
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 import torch
-from onnx_text import write
-from wrong_files import picture
+from pages import lay
 
 import recipes.faces as faces
 import recipes.tsmr as tsmr
 import reparam_kit as rk
-from recipes.faces import PairSet, write_pairs, write_records
 from recipes.tsmr.stages import LOSSES
 from reparam_kit.algebra import FACTORS, PRESETS
 from reparam_kit.cli import main
-from reparam_kit.onnx.importer import registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-
-FACE_NET = """net (float[N,3,H,W] x) => (float[N,16] y) {
-    a = Conv <strides = [2,2], pads = [1,1,1,1]> (x, "stem.weight", "stem.bias")
-    b = PRelu (a, "stem.slope")
-    c = Conv <group = 8, pads = [1,1,1,1]> (b, "depthwise.weight", "depthwise.bias")
-    d = Relu (c)
-    e = GlobalAveragePool (d)
-    f = Flatten (e)
-    y = Gemm <transB = 1> (f, "head.weight", "head.bias")
-}"""
-WEIGHTS = {
-    "stem.weight": (8, 3, 3, 3), "stem.bias": (8,), "stem.slope": (8, 1, 1),
-    "depthwise.weight": (8, 1, 3, 3), "depthwise.bias": (8,), "head.weight": (16, 8), "head.bias": (16,),
-}  # fmt: skip
 
 
 def name(path: Path) -> str:
@@ -63,19 +45,7 @@ def commands(path: Path) -> list[str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages name; what they register is forgotten afterwards."""
-    write(tmp_path / "deployed.onnx", FACE_NET, WEIGHTS)
-    write(tmp_path / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
-    write(tmp_path / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
-    records = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
-    write_records(tmp_path / "train.rec", records, (16, 16))
-    images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
-    write_pairs(tmp_path / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(FACTORS, "_known", {factor: FACTORS[factor] for factor in FACTORS})
-    monkeypatch.setattr(LOSSES, "_known", {loss: LOSSES[loss] for loss in LOSSES})
-    monkeypatch.setattr(registry, "_TABLE", registry._TABLE.copy())
-    return tmp_path
+    return lay(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("page", [page for page in TEXTS if blocks(page, "python")], ids=name)

@@ -23,6 +23,14 @@ class OutputPath(click.Path):
     Args:
         suffixes: those that say what is written; none for a folder, and where any will do.
         holds: of a folder, patterns of what is written into it.
+
+    >>> @click.command()
+    ... @click.argument("model", type=click.Path())
+    ... @click.option("-o", "--output", type=OutputPath(".onnx"))
+    ... def shrink(model, output):
+    ...     print(output)
+    >>> shrink(["deployed.onnx", "-o", "small.onnx"], standalone_mode=False)
+    small.onnx
     """
 
     def __init__(self, *suffixes: str, holds: tuple[str, ...] = ()) -> None:
@@ -40,7 +48,15 @@ class OutputPath(click.Path):
 
 
 class RootPath(click.Path):
-    """A folder that other paths start in, of which nothing else is read."""
+    """A folder that other paths start in, of which nothing else is read.
+
+    >>> @click.command()
+    ... @click.option("--images", type=RootPath(), help="Folder that the paths of a list start in.")
+    ... def train(images):
+    ...     print(images)
+    >>> train(["--images", "crops"], standalone_mode=False)
+    crops
+    """
 
 
 def held_apart(command: click.Command) -> click.Command:

@@ -29,6 +29,10 @@ def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDi
     Raises:
         InputError: a file is missing, damaged or not an ONNX model, or a parsed model has external data (its folder
             is then unknown: give its path).
+
+    >>> difference = diff("deployed.onnx", "better.onnx")
+    >>> difference.same_graph, len(difference.payloads)
+    (True, 1)
     """
     first, second = (OnnxFile(m, {}) if isinstance(m, ModelProto) else read_onnx(m) for m in (a, b))
     return compare(first, second)

@@ -72,6 +72,11 @@ def export_onnx(
         InputError: the model is still expanded or cannot be exported; ``like`` cannot be read; neither ``like`` nor
             ``example_inputs`` is given; or a package that an exporter needs is not installed.
         VerificationError: the model's graph is not that of ``like``. No file is written.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> _ = export_onnx(net, "net.onnx", example_inputs=torch.randn(2, 3, 16, 16))
+    >>> rk.verify(net, "net.onnx", torch.randn(2, 3, 16, 16)).ok
+    True
     """
     if any(isinstance(part, Expanded | Restored) for part in model.modules()):
         raise InputError(

@@ -47,6 +47,9 @@ def open_session(
 
     Raises:
         InputError: ``path`` is not an ONNX model, keeps tensors outside its folder, or onnxruntime cannot load it.
+
+    >>> [entry.name for entry in open_session("deployed.onnx").get_inputs()]
+    ['x']
     """
     path = Path(path)
     payload = read_bytes(path)
@@ -143,6 +146,10 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
 
     Raises:
         InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or onnxruntime cannot run ``model``.
+
+    >>> np.savez("inputs.npz", x=np.zeros((2, 3, 16, 16), np.float32))
+    >>> [x.shape for x in read_inputs("inputs.npz", "deployed.onnx")]
+    [torch.Size([2, 3, 16, 16])]
     """
     try:
         with require_file(path, "a .npz file").open("rb") as file:

@@ -132,6 +132,9 @@ def onnx_fingerprint(path: str | Path) -> str:
 
     Raises:
         InputError: as :func:`read_onnx`.
+
+    >>> onnx_fingerprint("deployed.onnx") == onnx_fingerprint("better.onnx")
+    False
     """
     payload = read_bytes(Path(path))
     return fingerprint([payload, read_onnx(path, payload).external])

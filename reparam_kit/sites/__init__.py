@@ -48,6 +48,10 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
 
     Raises:
         InputError: the model does not run on the example inputs.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8))
+    >>> [(site.name, site.kind, site.batch_norm) for site in inspect(net)]
+    [('0', 'Conv2d', '1'), ('2', 'Conv2d', None)]
     """
     traced = trace(model)
     flow = traced if isinstance(traced, Flow) else None

@@ -61,6 +61,10 @@ def verify(
 
     Raises:
         InputError: a file or a module cannot be read or run, or ``latency`` is asked of a module.
+
+    >>> report = verify("deployed.onnx", "better.onnx", same_function=False)
+    >>> report.ok, len(report.structure.payloads)
+    (True, 1)
     """
     inputs = None if example_inputs is None else [x.detach().cpu() for x in arguments(example_inputs)]
     outputs: tuple[OutputError, ...] = ()

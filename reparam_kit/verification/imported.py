@@ -46,6 +46,9 @@ def check_import(model: nn.Module, inputs: Inputs) -> str | None:
     Raises:
         InputError: ``model`` did not come from ONNX, is expanded, or does not run on ``inputs``.
         VerificationError: the two differ by more than rounding; the message names the first node at which they do.
+
+    >>> print(check_import(rk.load("deployed.onnx"), torch.randn(2, 3, 16, 16)))
+    None
     """
     if not isinstance(model, fx.GraphModule):
         raise InputError("the model was not loaded from an ONNX file, so there is none to compare it with")

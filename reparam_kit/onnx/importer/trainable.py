@@ -19,6 +19,11 @@ def train_only(
 
     Raises:
         InputError: a pattern that matches no parameter that can be trained.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2))
+    >>> train_only(net, exclude=["0"])
+    >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    ['1.weight', '1.bias']
     """
     provenance = getattr(model, "meta", {}).get("onnx")
     names: dict[nn.Parameter, set[str]] = {}
