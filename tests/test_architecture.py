@@ -56,6 +56,7 @@ ROOMS = {
         "arguments",
         "places",
         "prepare",
+        "averaging",
         "recipe",
         "ablation",
         "rendering",

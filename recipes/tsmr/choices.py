@@ -40,6 +40,7 @@ Seed = Annotated[int, Meta(ge=0, le=_LARGEST, description="a whole number, zero 
 Positive = Annotated[float, Meta(gt=0, le=_FINITE, description="a positive number")]
 Weight = Annotated[float, Meta(ge=0, le=_FINITE, description="a number, zero or positive")]
 Part = Annotated[float, Meta(ge=0, le=1, description="a number between 0 and 1")]
+Shares = Annotated[tuple[Part, ...], Meta(description="numbers between 0 and 1")]
 PartBelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number, at least 0 and below 1")]
 Angle = Annotated[float, Meta(ge=0, lt=1.5, description="a number, at least 0 and below 1.5")]
 Seeds = Annotated[

@@ -32,6 +32,7 @@ from recipes.tsmr.choices import (
     Seed,
     Seeds,
     Several,
+    Shares,
     Taught,
     Weight,
     Width,
@@ -146,6 +147,8 @@ class TSMRConfig(Choices):
         warmup: part of a stage's steps over which the rate rises linearly from 0; after it, it falls to 0 as a
             half cosine.
         clip: largest norm of the gradient of all parameters together.
+        shares: of the way from the deployed weights to the trained ones, which are judged beside both ends, see
+            ``recipes.tsmr.averaging``; ``()``: only the ends.
         ema: decay of the running average of the weights that is judged and returned; 0 takes the weights
             themselves.
         bf16: run the student in bfloat16 where autocast does; embeddings and losses stay float32.
@@ -183,6 +186,7 @@ class TSMRConfig(Choices):
     weight_decay: Weight = 0.05
     warmup: PartBelowOne = 0.1
     clip: Positive = 5.0
+    shares: Shares = (0.3, 0.5, 0.7)
     ema: PartBelowOne = 0.0
     bf16: Flag = False
     compile: Flag = False

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recipes.faces import Evaluation, Judge, PairSet, PairsJudge, cross_evaluate
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.arguments import require_kinds
+from recipes.tsmr.averaging import Chosen, choose
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.objective import own_losses
@@ -27,7 +28,7 @@ from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.ingredients import Teacher, first_images, shown_images
 from recipes.tsmr.training.logs import LOGGERS, Logger
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
-from reparam_kit import InputError, duplicate, imported_files
+from reparam_kit import InputError, imported_files
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,8 +52,9 @@ def apply_tsmr(
     """Expand ``model``, train it through the stages of ``config``, and fold it back.
 
     After each epoch the student is folded and judged by ``val``, and the best is kept, see
-    ``recipes.faces.Verdict.rank``. The model as it was takes part, so what is returned is never worse by
-    ``val`` than what was passed in. Without ``val`` the last epoch is kept.
+    ``recipes.faces.Verdict.rank``. What is returned lies between the weights as they were and those, where the judge
+    finds it best, see ``recipes.tsmr.averaging``: never worse by ``val`` than what was passed in. Without ``val`` the
+    last epoch is returned.
 
     In several processes (see ``recipes.tsmr.distributed``) each calls this with the same arguments. Only the
     first writes files, and its result is the one that counts.
@@ -111,7 +113,7 @@ def apply_tsmr(
         report = None
         try:
             train(prepared, told)
-            result = prove(prepared, choose(prepared))
+            result = prove(prepared, choose(prepared.given, prepared.history))
             report = result.report
         finally:
             told.end(report)
@@ -144,14 +146,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
         callback.epoch(report, folded)
 
 
-def choose(prepared: Prepared[Model]) -> Model:
-    """Take the best of the history: a copy of the model as it was passed in, with those weights."""
-    chosen = duplicate(prepared.given.model)
-    chosen.load_state_dict(prepared.history.weights)
-    return chosen
-
-
-def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
+def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]:
     """Measure what is returned against what was passed in."""
     given, history = prepared.given, prepared.history
     model, config = given.model, given.config
@@ -166,17 +161,19 @@ def prove(prepared: Prepared[Model], chosen: Model) -> TSMRResult[Model]:
         inputs=history.inputs,
         teacher_scores=history.teacher_scores,
         before=history.before,
-        after=history.best,
-        kept=history.kept,
+        after=chosen.verdicts,
+        kept=history.kept if chosen.share else 0,
+        share=chosen.share,
+        shares=chosen.shares,
         comparisons=tuple(
             judge.compare(old, new)
-            for judge, old, new in zip(given.judges, history.before, history.best, strict=True)
+            for judge, old, new in zip(given.judges, history.before, chosen.verdicts, strict=True)
         ),
-        gallery=_gallery(model, chosen, given.judges, config),
-        weight_change=_weight_change(model, chosen),
-        other_outputs=changed_outputs(model, chosen, given.others, _measured(given), config),
+        gallery=_gallery(model, chosen.model, given.judges, config),
+        weight_change=_weight_change(model, chosen.model),
+        other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
-    return TSMRResult(chosen, report)
+    return TSMRResult(chosen.model, report)
 
 
 def _gallery(

@@ -153,8 +153,10 @@ class TSMRReport:
         after: the same of the model that is returned. Since it was chosen by the first, its figures are optimistic:
             judge on other data.
         comparisons: of ``after`` with ``before``, a judge each.
-        kept: the epoch whose weights are returned; 0 where none beat the model that was passed in, whose
-            weights these are.
+        kept: the epoch that the weights which are returned are on the way to; 0 where none beat the model that was
+            passed in, whose weights these are.
+        share: of that way, see ``recipes.tsmr.averaging``: 1 is the epoch itself.
+        shares: what the judge that decides says of each share; empty without one.
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
@@ -184,6 +186,13 @@ class TSMRReport:
     imported: dict[str, str] = field(default_factory=dict)
     ablation: tuple[Arm, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    share: float = 1.0
+    shares: dict[float, Verdict] = field(default_factory=dict)
+
+    @property
+    def way(self) -> str:
+        """How far the weights went, for a sentence about the epoch; empty where it is all the way."""
+        return "" if self.share == 1 else f"{self.share:g} of the way to it from the deployed weights, "
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, the fields by their names."""
@@ -197,6 +206,7 @@ class TSMRReport:
             "epochs": [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs],
             "curve": [vars(point) for point in self.curve],
             "inputs": {name: verdict.to_json() for name, verdict in self.inputs.items()},
+            "shares": {f"{share:g}": verdict.to_json() for share, verdict in self.shares.items()},
             "teacher_scores": plain(self.teacher_scores),
             "before": plain(self.before),
             "after": plain(self.after),

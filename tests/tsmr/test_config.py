@@ -61,6 +61,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "weight_decay": NUMBERS,
         "warmup": [*NUMBERS, 1.0],
         "clip": [*NUMBERS, 0.0],
+        "shares": [0.5, "half", True, None, [1.5], [-0.1], ["a"], [NAN], {}],
         "ema": [*NUMBERS, 1.0],
         **dict.fromkeys(("bf16", "compile", "flip"), FLAGS),
         "seed": [*WHOLE[1:], None],

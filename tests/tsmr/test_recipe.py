@@ -127,9 +127,9 @@ def test_the_best_epoch_is_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluation, "rank", lambda self: next(ranks))
-    # Epoch by epoch, its rank and that of the best so far: the first beats the student, no other beats the first.
-    ranks = iter([(2,), (0,), (1,), (2,), (2,), (2,)])
-    result = apply_tsmr(student, teacher, rec, bin_file, CONFIG)
+    # Of the later epochs each with that of the best so far, which no other beats; then the student, and it again.
+    ranks = iter([(1,), (2,), (2,), (2,), (2,), (0,)])
+    result = apply_tsmr(student, teacher, rec, bin_file, changed(shares=()))
     assert result.report.kept == 1
     assert result.report.after == result.report.epochs[0].validation
     measured = evaluate(result.model, bin_file, CONFIG.student_input)

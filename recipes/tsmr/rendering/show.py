@@ -41,7 +41,7 @@ def show_report(report: TSMRReport) -> None:
         console.print(verdict.subject, markup=False, highlight=False)
         console.print(comparison_table(comparison, ("before", "after")))
     if report.kept:
-        console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, the best on this set")
+        console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, {report.way}the best on this set")
     else:
         console.print(
             f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"

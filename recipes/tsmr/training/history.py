@@ -18,8 +18,8 @@ class History:
 
     Attributes:
         inputs, teacher_scores, before: as in ``TSMRReport``.
-        weights: of the model that is returned, so far.
-        kept: the epoch that they are from; 0 for those of the model as it was passed in.
+        weights: of the best epoch so far; before the first, of the model as it was passed in.
+        kept: that epoch; 0 before the first.
         epochs: all of them.
     """
 
@@ -36,10 +36,10 @@ class History:
         return self.epochs[self.kept - 1].validation if self.kept else self.before
 
     def add(self, epoch: EpochReport, weights: dict[str, Tensor]) -> None:
-        """Take in an epoch and its folded weights, and keep these if they are better or cannot be judged."""
-        best = self.best
+        """Take in an epoch and its folded weights; they are kept if none were better, or nothing is judged."""
+        best = self.best if self.kept else ()
         self.epochs.append(epoch)
-        if not epoch.validation or not best or epoch.validation[0].rank() > best[0].rank():
+        if not best or epoch.validation[0].rank() > best[0].rank():
             self.kept, self.weights = epoch.epoch, weights
 
     def require_fit(self, model: nn.Module, config: TSMRConfig) -> None:
