@@ -38,6 +38,8 @@ ROOMS = {
         "record",
         "onnx",
         "verification",
+        "archives",
+        "tensors",
         "formats",
         "outputs",
         "cli",
