@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from hypothesis import strategies as st
+
+import reparam_kit as rk
 
 Damage = Callable[[bytes], bytes]
 
@@ -48,3 +51,22 @@ DAMAGE = st.one_of(
     st.builds(_swap, _PLACE, _PLACE, st.sampled_from([1, 4, 24, 64])),
     st.builds(lambda tail: lambda content: content + tail, st.binary(min_size=1, max_size=64)),
 )
+
+
+def refusal(payload: bytes, folder: Path) -> str | None:
+    """What is said to the file, where it cannot be read and written back."""
+    original, written = folder / "model.onnx", folder / "new.onnx"
+    before = {path.name for path in folder.iterdir()}
+    original.write_bytes(payload)
+    try:
+        rk.save(rk.load(original), written)
+        rk.diff(original, written)
+        written.unlink()
+        said = None
+    except rk.ReparamError as error:
+        said = str(error)
+    original.unlink()
+    assert {path.name for path in folder.iterdir()} == before
+    assert said is None or ("\n" not in said and len(said) < 1000)
+    assert "allocate" not in (said or "")  # it has tried to
+    return said

@@ -1,0 +1,236 @@
+"""Quantised nets in training: what may be trained, and that it is what is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx_text import Weights, load, run
+from quantized import CONV, random, runtime, settings_of
+
+from reparam_kit import expand, fold
+from reparam_kit.errors import NothingToDoError
+from reparam_kit.onnx import import_onnx, write_back
+
+
+def assert_not_trained(folder: Path, text: str, weights: Weights) -> None:
+    """Imported and written back as it is, and no parameter asks for a gradient."""
+    path = folder / "model.onnx"
+    model = load(path, text, weights)
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    write_back(model, folder / "new.onnx")
+    assert (folder / "new.onnx").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("second", ["s", "t"], ids=["one scale", "two scales"])
+def test_integers_that_stand_for_two_weights_are_not_trained(tmp_path: Path, second: str) -> None:
+    text = f"""net (float[N,4] x) => (float[N,4] y) {{
+        a = DequantizeLinear (w, s) b = DequantizeLinear (w, {second}) m = MatMul (x, a) y = MatMul (m, b)
+    }}"""
+    weights: Weights = {
+        "w": random.integers(-9, 9, (4, 4)).astype(np.int8),
+        "s": np.array(0.1, np.float32),
+        "t": np.array(0.2, np.float32),
+    }
+    assert_not_trained(tmp_path, text, weights)
+
+
+def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
+    """Their scales would go along another dimension of what is stored."""
+    text = """net (float[N,4] x) => (float[N,3] y) {
+        t = Transpose <perm = [1,0]> (w) d = DequantizeLinear <axis = 1> (t, s) y = MatMul (x, d)
+    }"""
+    weights: Weights = {
+        "w": random.integers(-9, 9, (3, 4)).astype(np.int8),
+        "s": np.array([0.1, 0.2, 0.3], np.float32),
+    }
+    assert_not_trained(tmp_path, text, weights)
+
+
+# What may stand between a QuantizeLinear and its DequantizeLinear, from q [N,4,8,8] to r.
+BETWEEN = {
+    "nothing": "r = Identity (q)",
+    "clip": "r = Clip (q, low, high)",
+    "clip from below": "r = Clip (q, low)",
+    "cast": "r = Cast <to = 2> (q)",
+    "cast there and back": "i = Cast <to = 6> (q) r = Cast <to = 2> (i)",
+    "relu": "i = Cast <to = 6> (q) m = Max (i, five) r = Cast <to = 2> (m)",
+    "max pool": "r = MaxPool <kernel_shape = [2,2], strides = [2,2]> (q)",
+    "max pool with padding on one side": "r = MaxPool <kernel_shape = [2,2], pads = [0,0,1,1]> (q)",
+    "reshape": 'r = Reshape (q, "0,4,-1")',
+    "flatten": "r = Flatten (q)",
+    "transpose": "r = Transpose <perm = [0,1,3,2]> (q)",
+    "concat": "r = Concat <axis = 1> (q, q)",
+    "concat with a constant": "r = Concat <axis = 1> (q, k)",
+    "split": "r, t = Split <axis = 1> (q)",
+    "slice": 'r = Slice (q, "0,", "6,", "2,")',
+    "pad": 'r = Pad (q, "0,0,1,0,0,0,0,1", high)',
+    "resize": 'r = Resize <mode = "nearest"> (q, , twice)',
+    "unsqueeze and squeeze": 'u = Unsqueeze (q, "1,") r = Squeeze (u, "1,")',
+    "gather": 'r = Gather <axis = 1> (q, "0,2")',
+    "gather one": 'r = Gather <axis = 2> (q, "3")',
+    "gather points": 'r = GatherND (q, "0,1")',
+    "depth to space": "r = DepthToSpace <blocksize = 2> (q)",
+    "expand": 'u = Unsqueeze (q, "1,") r = Expand (u, "1,3,1,1,1")',
+    "tile": 'r = Tile (q, "1,1,2,1")',
+    "where": "b = Less (low, high) r = Where (b, q, k)",
+    "largest": "r = ReduceMax <axes = [2]> (q)",
+    "of two": "f = Identity (q) r = Max (q, f)",
+    "sum": "i = Cast <to = 6> (q) j = Add (i, i) r = Cast <to = 2> (j)",
+    "half": "i = Cast <to = 6> (q) j = Div (i, two) r = Cast <to = 2> (j)",
+}
+BETWEEN_WEIGHTS: Weights = {
+    "low": np.array(100, np.uint8),
+    "high": np.array(140, np.uint8),
+    "five": np.array(125, np.int32),
+    "two": np.array(2, np.int32),
+    "k": np.full((1, 4, 8, 8), 9, np.uint8),
+    "twice": np.array([1, 1, 2, 2], np.float32),
+}
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("case", BETWEEN)
+def test_what_moves_integers_lets_the_gradient_through(case: str, batch: str, tmp_path: Path) -> None:
+    path, nodes = tmp_path / "model.onnx", BETWEEN[case]
+    text = f"""net (float[{batch},4,8,8] x) => (float y) {{
+        q = QuantizeLinear (x, s, z) {nodes} y = DequantizeLinear (r, s, z)
+    }}"""
+    weights: Weights = {"s": np.array(0.1, np.float32), "z": np.array(120, np.uint8)}
+    for literal in nodes.split('"')[1::2]:
+        if literal != "nearest":
+            array = np.array(literal.strip(",").split(","), np.int64)
+            weights = {**weights, literal: array if "," in literal else array.reshape(())}
+    used = {name: value for name, value in BETWEEN_WEIGHTS.items() if name in nodes}
+    model = load(path, text, {**weights, **used})
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    y = model(x)
+    torch.testing.assert_close(y.detach(), runtime(path, x.detach()), rtol=0, atol=1e-6)
+    y.square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    if case == "clip":
+        outside = (x < -2.2) | (x > 2.2)
+        assert outside.any()
+        assert (x.grad[outside] == 0).all()
+
+
+STORED = {
+    "convolution": (
+        "[N,3,8,8]",
+        "d = DequantizeLinear <axis = 0> (w, s, z) y = Conv (x, d)",
+        (4, 3, 3, 3),
+        0,
+    ),
+    "transposed": (
+        "[N,3,8,8]",
+        "d = DequantizeLinear <axis = 1> (w, s, z) y = ConvTranspose (x, d)",
+        (3, 4, 3, 3),
+        1,
+    ),
+    "matrix": ("[N,3]", "d = DequantizeLinear <axis = 1> (w, s, z) y = MatMul (x, d)", (3, 4), 1),
+    "gemm": ("[N,3]", "d = DequantizeLinear <axis = 0> (w, s, z) y = Gemm <transB = 1> (x, d)", (4, 3), 0),
+    "on the left": ("[3,N]", "d = DequantizeLinear <axis = 0> (w, s, z) y = MatMul (d, x)", (4, 3), 0),
+    "slope": ("[N,4,8,8]", "d = DequantizeLinear <axis = 0> (w, s, z) y = PRelu (x, d)", (4, 1, 1), 0),
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_what_is_trained_is_what_is_written(case: str, tmp_path: Path) -> None:
+    sizes, nodes, shape, axis = STORED[case]
+    weights: Weights = {
+        "w": random.integers(-90, 90, shape).astype(np.int8),
+        "s": random.uniform(0.01, 0.03, shape[axis]).astype(np.float32),
+        "z": random.integers(-9, 9, shape[axis]).astype(np.int8),
+    }
+    path = tmp_path / "model.onnx"
+    model = load(path, f"net (float{sizes} x) => (float y) {{ {nodes} }}", weights)
+    x = torch.randn([2 if n == "N" else int(n) for n in sizes.strip("[]").split(",")])
+    [(name, parameter)] = model.named_parameters()
+    model(x).square().sum().backward()
+    assert parameter.grad is not None
+    assert parameter.grad.abs().max() > 0
+    parameter.data += torch.randn(parameter.shape)
+    parameter.data.view(-1)[0] += 9  # beyond the last level
+    write_back(model, tmp_path / "new.onnx")
+    torch.testing.assert_close(run(model, x)[0], runtime(tmp_path / "new.onnx", x), rtol=1e-5, atol=1e-5)
+    again = dict(import_onnx(tmp_path / "new.onnx").named_parameters())[name]
+    assert (again != parameter).any()
+    model.zero_grad()
+    model(x).square().sum().backward()
+    assert (parameter.grad == 0).any()
+
+
+@pytest.mark.parametrize("scale", [1 / 127, 0.1 / 127, 0.3, 1e-3])
+@pytest.mark.parametrize("level", [-128, 127])
+@pytest.mark.parametrize("stored", ["integers", "numbers"])
+def test_a_weight_at_the_last_level_is_trained(stored: str, level: int, scale: float, tmp_path: Path) -> None:
+    """A quantiser puts the largest weight of each channel there: rounded, it may be just beyond the level."""
+    s = np.full(4, scale, np.float32)
+    integers_there = np.full((4, 3), level, np.int8)
+    numbers = np.asarray(integers_there, np.float32) * s[0] * np.float32(1.0000002)
+    quantise = "q = QuantizeLinear <axis = 0> (w, s, z)" if stored == "numbers" else "q = Identity (w)"
+    text = f"""net (float[N,3] x) => (float[N,4] y) {{
+        {quantise} d = DequantizeLinear <axis = 0> (q, s, z) y = Gemm <transB = 1> (x, d)
+    }}"""
+    weights: Weights = {
+        "w": numbers if stored == "numbers" else integers_there,
+        "s": s,
+        "z": np.zeros(4, np.int8),
+    }
+    model = load(tmp_path / "model.onnx", text, weights)
+    [parameter] = model.parameters()
+    model(torch.ones(2, 3)).sum().backward()
+    assert parameter.grad is not None
+    torch.testing.assert_close(parameter.grad, torch.full((4, 3), 2.0))
+
+
+@pytest.mark.parametrize("batch", ["N", "1"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("layer", ["Conv", "Gemm"])
+def test_what_follows_a_quantised_layer_knows_its_rank(
+    layer: str, per_channel: bool, batch: str, tmp_path: Path
+) -> None:
+    """Whatever asks for it: a reduction over all dimensions, or what keeps the images of a freed batch apart."""
+    size, shape = ("3,6,6", (4, 3, 3, 3)) if layer == "Conv" else ("3", (4, 3))
+    conv = "c = Conv (x, d)" if layer == "Conv" else "c = Gemm <transB = 1> (x, d)"
+    count = (4,) if per_channel else ()
+    weights: Weights = {
+        "w": random.integers(-90, 90, shape).astype(np.int8),
+        "ws": np.full(count, 0.01, np.float32),
+        "wz": np.zeros(count, np.int8),
+        "s": np.array(0.03, np.float32),
+        "z": np.array(120, np.uint8),
+    }
+    text = f"""net (float[{batch},{size}] x) => (float y) {{
+        d = DequantizeLinear <axis = 0> (w, ws, wz) {conv} q = QuantizeLinear (c, s, z)
+        f = DequantizeLinear (q, s, z) n = ReduceL2 (f) y = Div (f, n)
+    }}"""
+    path = tmp_path / "model.onnx"
+    model = load(path, text, weights)
+    images = torch.randn([3, *map(int, size.split(","))])
+    found = [run(model, x)[0] for x in images.split(1)]
+    if batch == "1":
+        found = list(run(model, images)[0].split(1))
+    for image, y in zip(images.split(1), found, strict=True):
+        torch.testing.assert_close(y, runtime(path, image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["scale", "none"])
+def test_branches_are_added_before_the_sum_is_rounded(norm: str, tmp_path: Path) -> None:
+    model = load(tmp_path / "model.onnx", CONV, settings_of(True, np.int8))
+    student = expand(model, norm=norm)
+    x = 2 * torch.randn(2, 3, 8, 8)
+    assert run(student, x)[0].equal(run(model, x)[0])
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape)
+    write_back(fold(student), tmp_path / "new.onnx")
+    torch.testing.assert_close(run(student, x)[0], runtime(tmp_path / "new.onnx", x), rtol=0, atol=0.031)
+    assert (run(student, x)[0] != runtime(tmp_path / "new.onnx", x)).float().mean() < 0.01
+    with pytest.raises(NothingToDoError, match="forward of its own"):
+        expand(model, norm="batch")
