@@ -34,7 +34,7 @@ def draw_folder(folder: Path, people: int, pictures: int, seed: int) -> None:
 
 
 def write_pair_list(folder: Path, people: int) -> Path:
-    """Lines ``path path 0/1``: each person with himself, and with the next one."""
+    """Lines ``path path 0/1``: two images of one person, and of two."""
     lines = [f"{i}/0.png {i}/1.png 1\n{i}/0.png {(i + 1) % people}/1.png 0\n" for i in range(people)]
     (folder / "pairs.txt").write_text("".join(lines))
     return folder / "pairs.txt"

@@ -123,7 +123,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 
 def leads_back(net: nn.Module, copied: nn.Module) -> bool:
-    """Whether ``copied`` still runs what ``net`` holds, or has a parameter that its output does not hang on."""
+    """Whether ``copied`` still runs what ``net`` holds, or has a parameter that its output does not depend on."""
     parameters = list(copied.parameters())
     y = copied(X)
     grads = torch.autograd.grad(y.square().sum(), parameters, allow_unused=True)

@@ -122,8 +122,8 @@ class TSMRConfig(Choices):
             BatchNorm do not move. None: all.
         exclude: patterns of those to leave as they are.
         student_input: input preset of the student (``recipes.faces.input_preset``): a name, a formula, or an
-            ``InputPreset``, of which the formula is kept. A wrong one fails nowhere and costs accuracy, so the command
-            line has no default for it.
+            ``InputPreset``, of which the formula is kept. A wrong one raises no error and costs accuracy, so the
+            command line has no default for it.
         teacher_input: input preset of the teacher; a tuple gives one to each of several teachers.
         student_output: name of the student's output to train, see ``embedding`` of ``recipes.faces.Embedder``. None:
             one alone can be it.

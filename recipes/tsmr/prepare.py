@@ -70,7 +70,7 @@ class Ingredients(Generic[Model]):
     Attributes:
         model: the student as it was passed in.
         trained: a copy of it in which what is trained, and nothing else, requires a gradient.
-        others: names of its outputs besides the embedding that hang on that too.
+        others: names of its outputs besides the embedding that depend on that too.
         teachers, presets, embeddings: each teacher, its input preset and the name of its embedding, if one was given.
         embedders: of the teachers.
         views: the training images.
@@ -216,7 +216,7 @@ def prepare(
     warn_of_input(history.inputs, config.student_input)
     for name in given.others:
         LOGGER.warning(
-            f"output {name!r} of the student hangs on weights that are trained for its embedding alone, and will "
+            f"output {name!r} of the student depends on weights that are trained for its embedding alone, and will "
             "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
         )
     examples = processes.first(lambda: gathered(given, fingerprints, labels, folder, progress))

@@ -61,8 +61,8 @@ def apply_tsmr(
 
     Args:
         model: face net, images float32 ``[N, 3, H, W]`` to embeddings ``[N, D]``. It is not changed, and
-            trained on the device that its parameters are on. Only what its embedding hangs on is trained; other
-            outputs that hang on that too are named in the report.
+            trained on the device that its parameters are on. Only what its embedding depends on is trained; other
+            outputs that depend on that too are named in the report.
         teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
             fixes another image size, the images are scaled for it.
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8

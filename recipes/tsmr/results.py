@@ -160,7 +160,7 @@ class TSMRReport:
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
-        other_outputs: by name, outputs besides the embedding that hang on weights that were trained: ``|new - old| /
+        other_outputs: by name, outputs besides the embedding that depend on weights that were trained: ``|new - old| /
             |old|`` on the first images of the validation set, or of the training images without one.
         own_losses: sha256 of the code of each loss that is not this project's, by name.
         imported: sha256 of each file of the user's that was run (``--import``), by name.

@@ -18,7 +18,7 @@ from reparam_kit.algebra import LAYERS, Expanded, Layer
 from reparam_kit.modes import evaluating
 
 WHOLE = (Expanded, *LAYERS, _BatchNorm)
-"""Modules whose insides are their own affair: what happens there is no consumer of anything."""
+"""Modules that are not looked into: what happens within them consumes nothing outside."""
 
 TRANSPOSED: set[Callable[..., Any]] = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
 CONVOLUTIONS: set[Callable[..., Any]] = {F.conv1d, F.conv2d, F.conv3d, *TRANSPOSED}

@@ -67,7 +67,7 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, which no pixel hangs on
+            warnings.simplefilter("ignore")  # of damaged metadata, which no pixel depends on
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")

@@ -185,7 +185,7 @@ def measurable(fars: Sequence[float], impostors: Impostors, above: int = 1) -> l
     Args:
         fars: false accept rates.
         impostors: the pairs that thresholds are set on.
-        above: how many of them must be accepted at the least: more where a decision hangs on the rate.
+        above: how many of them must be accepted at the least: more where a decision depends on the rate.
     """
     kept = len(impostors.scores)
     allowed = [(far, accepts_allowed(far, impostors.pairs)) for far in sorted(fars, reverse=True)]

@@ -6,7 +6,7 @@ Introduction to the Bootstrap", 1993, 13.3). A set that was drawn is the number 
 
 Of pairs, as many of each kind in each fold are drawn as there are. That has two limits. Pairs that share a person are
 not independent, as it takes them to be: the true uncertainty is somewhat larger. And a rate that allows a false accept
-or two hangs on those few pairs: of sets simulated with 1,000 impostors, the interval held the true rate in 98 % where
+or two depends on those few pairs: of sets simulated with 1,000 impostors, the interval held the true rate in 98 % where
 ten may be accepted, and in 80 % where one may.
 """
 

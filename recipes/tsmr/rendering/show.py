@@ -30,7 +30,7 @@ def show_report(report: TSMRReport) -> None:
     for name, change in report.other_outputs.items():
         if change:
             console.print(
-                f"output {name!r} hangs on weights that were trained for the embedding: it changes by {change:.2%} on "
+                f"output {name!r} depends on weights trained for the embedding: it changes by {change:.2%} on "
                 "these images, check it where it is in use, or keep the weights of both as they are with --exclude",
                 markup=False,
                 soft_wrap=True,

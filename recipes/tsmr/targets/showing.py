@@ -134,7 +134,7 @@ class Showing:
 
     @property
     def told(self) -> list[object]:
-        """What the views of ``columns`` hang on besides the images."""
+        """What the views of ``columns`` depend on besides the images."""
         if self.taught == "original":
             return [len(self.columns)]
         return [self.taught, self.seed, self.flip, asdict(self.augment)]

@@ -1,6 +1,6 @@
-"""What is trained of a student: the weights chosen, their statistics, and what else hangs on them.
+"""What is trained of a student: the weights chosen, their statistics, and what else depends on them.
 
-Trained are the parameters that require a gradient, that the choices do not leave out, and that the embedding hangs on.
+Trained are the parameters that require a gradient, that the choices keep, and that the embedding depends on.
 All else stays as it is, byte for byte: a head that no loss reaches, and statistics of a BatchNorm that is not trained.
 """
 
@@ -25,16 +25,16 @@ Model = TypeVar("Model", bound=nn.Module)
 
 MEASURED = 64  # images on which is measured how far other outputs moved
 
-_SEEN = 2  # images on which is seen what hangs on what
+_SEEN = 2  # images on which is seen what depends on what
 
 
 def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Model, tuple[str, ...]]:
     """A copy of ``model`` in which what is trained, and nothing else, requires a gradient; and the names of its other
-    outputs that hang on that too.
+    outputs that depend on that too.
 
     Raises:
         InputError: a pattern matches nothing; a weight to train is not float32; the model does not take the images, or
-            its embedding cannot be told or hangs on nothing that is trained.
+            its embedding cannot be told or depends on nothing that is trained.
     """
     student = rk.duplicate(model)
     rk.train_only(student, config.include, config.exclude)
@@ -57,7 +57,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
             parameter.requires_grad_(False)
     if not reached[name]:
         raise InputError(
-            "the student's embedding hangs on no weight that is trained: there is nothing to train"
+            "the student's embedding depends on no weight that is trained: there is nothing to train"
         )
     others = tuple(other for other in outputs if other != name and reached[other] & reached[name])
     return student, others
@@ -74,7 +74,7 @@ def run_named(model: nn.Module, take: EmbeddingOf, inputs: Tensor) -> dict[str, 
 
 
 def _reached(student: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, set[nn.Parameter]]:
-    """The parameters that each output hangs on: those that its gradient reaches, as in training."""
+    """The parameters that each output depends on: those that its gradient reaches, as in training."""
     found: dict[str, set[nn.Parameter]] = {}
     for name, output in outputs.items():
         student.zero_grad(set_to_none=True)

@@ -59,7 +59,7 @@ def call_example(function: Callable[..., Any], args: Any) -> Any:
     elif not all(known):  # torch adds no tensor with numbers to one without
         args = map_aggregate(args, lambda leaf: on_meta(leaf) if isinstance(leaf, Tensor) else leaf)
     result = None
-    with suppress(Exception), torch.no_grad():  # whatever an operator says to sizes that do not fit
+    with suppress(Exception), torch.no_grad():  # an operator may raise anything for sizes that do not fit
         result = function(*args)
     return result
 

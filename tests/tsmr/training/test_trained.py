@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
 
 
 class Heads(nn.Module):
-    """A trunk with BatchNorms, an embedding, a quality that hangs on the trunk, and a mask of its own weights."""
+    """A trunk with BatchNorms, an embedding, a quality that depends on the trunk, and a mask of its own weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,13 +116,13 @@ def test_other_outputs_that_hang_on_trained_weights_are_told(
     result = apply_tsmr(heads, teacher, rec, config=TSMRConfig(**CONFIG))
     assert set(result.report.other_outputs) == {"quality"}
     assert result.report.other_outputs["quality"] > 1e-3
-    assert "output 'quality' of the student hangs on weights that are trained" in caplog.text
+    assert "output 'quality' of the student depends on weights that are trained" in caplog.text
     caplog.clear()
     write_report(result.report, tmp_path / "page.html")
     assert "Other outputs" in (tmp_path / "page.html").read_text()
     only = apply_tsmr(heads, teacher, rec, config=TSMRConfig(**CONFIG, include=("fc",)))
     assert only.report.other_outputs == {}
-    assert "hangs on" not in caplog.text
+    assert "depends on" not in caplog.text
 
 
 def test_the_measure_is_that_of_the_outputs(rec: Path, teacher: nn.Module, heads: Heads) -> None:
@@ -143,8 +143,8 @@ def test_the_measure_is_that_of_the_outputs(rec: Path, teacher: nn.Module, heads
             "include='fcc' matches no trainable tensor; did you mean",
         ),
         ({"exclude": ("*running*",)}, InputError, r"exclude='\*running\*' matches no trainable tensor"),
-        ({"exclude": ("*",)}, InputError, "hangs on no weight that is trained"),
-        ({"include": ("quality*",)}, InputError, "hangs on no weight that is trained"),
+        ({"exclude": ("*",)}, InputError, "depends on no weight that is trained"),
+        ({"include": ("quality*",)}, InputError, "depends on no weight that is trained"),
         ({"include": ("fc",), "block": "dbb"}, NothingToDoError, r"block=None \(--block plain\) trains it"),
         ({"student_output": "mask"}, InputError, "the student gives mask .* a map is pooled"),
         ({"student_output": "quality"}, InputError, "the student gives quality .* no embedding"),

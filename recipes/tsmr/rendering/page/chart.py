@@ -1,6 +1,6 @@
 """One chart as SVG paths: scales, ticks, lines.
 
-A chart here is drawn by hand because that is less than what a plotting library would have to be talked out of: its
+A chart is drawn here by hand, which takes less code than turning off what a plotting library adds: its
 colours are CSS classes, which follow the reader's light or dark scheme, its text stays text, and the same numbers give
 the same bytes.
 """
@@ -101,7 +101,7 @@ def nice_step(about: float) -> float:
 
 @dataclass(frozen=True)
 class Mark:
-    """A path, the CSS classes that it is drawn in, and what is told of it when it is pointed at."""
+    """A path, its CSS classes, and its tooltip."""
 
     path: str
     style: str
