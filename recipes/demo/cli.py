@@ -49,13 +49,14 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from recipes.faces.judging.evaluation import tar_name
+
     before, after, teacher = (report["evaluation"][name] for name in ("deployed", "improved", "teacher"))
     table = Table("people never seen in training", "before", "after", "teacher", box=box.SIMPLE)
     rows = [("accuracy", [figures["accuracy"] for figures in (before, after, teacher)])]
     for far in before["tar_at_far"]:
-        rows.append(
-            (f"TAR at FAR {far}", [figures["tar_at_far"][far] for figures in (before, after, teacher)])
-        )
+        values = [figures["tar_at_far"][far] for figures in (before, after, teacher)]
+        rows.append((tar_name(float(far)), values))
     for name, values in rows:
         if None not in values:
             table.add_row(name, *(f"{value:.2%}" for value in values))
