@@ -45,6 +45,12 @@ def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             place = folder / name / person
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{number}.png").write_bytes(picture(sum(map(ord, person)), 16))
+    for number, name in enumerate(("photos", "photos", "query", "gallery")):
+        for person in ("anna", "ben", "carla"):
+            place = folder / name / person
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.png").write_bytes(picture(sum(map(ord, person)), 16))
+    monkeypatch.setattr("recipes.faces.judging.pairs.COMPARED", 40)  # a thousand sets take most of the time
     monkeypatch.chdir(folder)
     for known in (FACTORS, JUDGES, LOGGERS, LOSSES):
         monkeypatch.setattr(known, "_known", {thing: known[thing] for thing in known})

@@ -44,7 +44,7 @@ ROOMS = {
         "outputs",
         "cli",
     ],
-    "recipes.faces": ["record_index", "records", "images", "embedding", "sets", "judging", "options", "cli"],
+    "recipes.faces": ["records", "images", "embedding", "sets", "judging", "options", "cli"],
     "recipes.tsmr": [
         "choices",
         "stages",

@@ -17,6 +17,8 @@ import torch
 from pages import lay
 from torch import nn
 
+import recipes.faces as faces
+import recipes.tsmr as tsmr
 import reparam_kit as rk
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +39,7 @@ NO_VERB = re.compile(
 def examples() -> list[tuple[str, str]]:
     """List module and qualified name of all that has an example in its docstring."""
     found = []
-    for path in sorted(path for top in ("reparam_kit",) for path in (ROOT / top).rglob("*.py")):
+    for path in sorted(path for top in ("reparam_kit", "recipes") for path in (ROOT / top).rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         found += [(module, name) for name, text in _docstrings(ast.parse(path.read_text())) if _shows(text)]
     return found
@@ -61,7 +63,7 @@ def _shows(text: str) -> bool:
 def test_an_example_runs(module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay(tmp_path, monkeypatch)
     thing: Any = import_module(module)
-    known = {name.rpartition(".")[2]: thing for name, thing in PUBLIC.items()}
+    known = {name: getattr(package, name) for package in (tsmr, faces, rk) for name in package.__all__}
     torch_names = {"torch": torch, "nn": nn, "np": np, "rk": rk, "Path": Path}
     namespace = {**known, **torch_names, **vars(thing), "__name__": "example"}
     for part in name.split("."):

@@ -275,5 +275,5 @@ def _along(palette: Array, position: Array) -> Array:
 
 
 def _colour(rgb: list[float]) -> Array:
-    """One colour for all faces, ``(1, 3, 1, 1)``."""
+    """Return one colour for all faces, ``(1, 3, 1, 1)``."""
     return np.array(rgb, np.float32)[None, :, None, None]

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 
 def student() -> nn.Module:
-    """The small network that is deployed: 64-d embedding, 0.12 M parameters, 3 M multiplications a picture."""
+    """Return the small network that is deployed: 64-d embedding, 0.12 M parameters, 3 M multiplications a picture."""
     return _FaceNet(widths=(16, 32, 48, 64), depths=(0, 1, 1, 1), embedding=64)
 
 
 def teacher() -> nn.Module:
-    """The larger network that the student learns from: 128-d embedding, 0.5 M parameters."""
+    """Return the larger network that the student learns from: 128-d embedding, 0.5 M parameters."""
     return _FaceNet(widths=(24, 32, 64, 128), depths=(0, 1, 2, 2), embedding=128)
 
 

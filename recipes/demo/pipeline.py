@@ -125,7 +125,7 @@ def _people(count: int, pictures: int, rng: np.random.Generator) -> tuple[Pictur
 
 
 def _pairs(count: int, rng: np.random.Generator) -> PairSet:
-    """``count`` pairs, every other one of the same person, of people who are in no other set."""
+    """Return ``count`` pairs, every other one of the same person, of people who are in no other set."""
     people = count // 4
     first = rng.integers(people, size=count)
     same = np.arange(count) % 2 == 0
@@ -142,7 +142,7 @@ def _png(picture: Pictures) -> bytes:
 
 
 def _contact_sheet(pictures: Pictures, of_each: int, people: int = 8) -> Image.Image:
-    """A row for each of the first people."""
+    """Draw a row for each of the first people."""
     columns = min(of_each, 12)
     rows = pictures[: people * of_each].reshape(-1, of_each, SIZE, SIZE, 3)[:, :columns]
     sheet = rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * SIZE, 3)

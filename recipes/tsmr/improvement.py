@@ -67,7 +67,8 @@ def improve(
         ReparamError: the file is written and good, but its page cannot be.
 
     ```python
-    improved = improve("deployed.onnx", "teacher.onnx", "train.rec", "better.onnx", val="lfw.bin")
+    config = TSMRConfig(stages=(Stage(epochs=1, cosine=1.0),), batch_size=8)
+    improved = improve("deployed.onnx", "teacher.onnx", "train.rec", "improved.onnx", val="lfw.bin", config=config)
     print(improved.report.comparisons[0].deciding)
     ```
     """
@@ -131,7 +132,7 @@ def _verified(student: Named, output: Path) -> Verification | None:
 def _names(
     student: Named, teachers: object, data: object, val: object, output: Path, page: Path
 ) -> dict[str, str]:
-    """What the page calls the files of a run: by their paths from where it lies, if they are there or below."""
+    """Return what the page calls the files of a run: by their paths from where it lies, if they are there or below."""
 
     def name(value: object) -> str:
         if not isinstance(value, str | Path):

@@ -72,7 +72,7 @@ class Progress:
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Pass]:
-        """A pass over ``total`` images. Its line is written when the block ends well."""
+        """Show a pass over ``total`` images. Its line is written when the block ends well."""
         begun = self.begin(name, total)
         try:
             yield begun

@@ -323,7 +323,7 @@ def test_identity_ranges_that_float32_rounds(
     offsets = np.repeat(at, [1, *sizes, *[1] * len(sizes)])
     # Millions of records share a few images. Read from text, the index alone would take seconds.
     path.with_suffix(".idx").touch()
-    monkeypatch.setattr("recipes.faces.records.read_index", lambda _: (np.arange(stop), offsets))
+    monkeypatch.setattr("recipes.faces.records.reading.read_index", lambda _: (np.arange(stop), offsets))
     faces = FaceRecords(path)
     assert (len(faces), faces.num_identities) == (end - 1, len(sizes))
     for k, begin in enumerate(starts[:-1].tolist()):

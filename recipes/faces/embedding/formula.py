@@ -32,7 +32,7 @@ _PIXEL = _Value((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def parse_formula(text: str) -> tuple[Triple, Triple]:
-    """``mean`` and ``std``, so that ``text`` is ``(x - mean) / std``.
+    """Return ``mean`` and ``std``, so that ``text`` is ``(x - mean) / std``.
 
     Raises:
         InputError: it does not parse, or is no line in ``x``.

@@ -20,7 +20,8 @@ _SIZE = 112
 def similarity_transform(
     points: npt.NDArray[np.floating], target: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The turn, scale and shift ``[2, 3]`` that bring ``points`` ``[N, 2]`` nearest to ``target``, in least squares.
+    """Return the rotation, scale and shift ``[2, 3]`` that bring ``points`` ``[N, 2]`` nearest to ``target``, in least
+    squares.
 
     Source: S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", TPAMI 1991,
     equations 40 to 42.
@@ -38,7 +39,7 @@ def similarity_transform(
 def align(
     image: npt.NDArray[np.uint8], points: npt.NDArray[np.floating], where: str
 ) -> npt.NDArray[np.uint8]:
-    """The crop uint8 ``[112, 112, 3]`` of a face ``[H, W, 3]``, black where it reaches outside the image.
+    """Return the crop uint8 ``[112, 112, 3]`` of a face ``[H, W, 3]``, black where it reaches outside the image.
 
     Args:
         image: RGB or any other three channels.

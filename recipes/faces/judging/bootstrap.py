@@ -32,7 +32,7 @@ def interval(drawn: Floats, level: float = 0.95) -> Interval:
 
 
 def probability_of_chance(differences: Floats) -> float:
-    """How probable a difference as large is, either way, if there were none: of the differences drawn, ``[B]``."""
+    """Say how probable a difference as large is, either way, if there were none: of the differences drawn, ``[B]``."""
     against = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (1 + against) / (1 + len(differences)))
 
@@ -57,7 +57,7 @@ def resampled_pairs(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Floats]:
-    """:func:`pair_figures` of each model on the same sets drawn: for each ``[B, len(fars) + 2]``.
+    """Return :func:`pair_figures` of each model on the same sets drawn: for each ``[B, len(fars) + 2]``.
 
     Args:
         models: scores of the pairs by each model, ``[N]``.
@@ -98,7 +98,7 @@ def resampled_means(
 
 
 def _draw(strata: _Ints, resamples: int, random: np.random.Generator) -> Iterator[_Ints]:
-    """How many times each example is in each set, int64 ``[N]``; as many of each stratum as there are."""
+    """Count how many times each example is in each set, int64 ``[N]``; as many of each stratum as there are."""
     members_of = [np.flatnonzero(strata == number) for number in range(int(strata.max()) + 1)]
     rows = max(1, _CELLS // len(strata))
     for start in range(0, resamples, rows):

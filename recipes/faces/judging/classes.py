@@ -89,6 +89,7 @@ class ClassesJudge(Judge, name="classes"):
 
     >>> judge = ClassesJudge("photos")
     >>> judge.judge("deployed.onnx", "imagenet")["top-1"].value
+    1.0
     """
 
     def __init__(

@@ -83,7 +83,9 @@ class PairsJudge(Judge, name="pairs"):
 
     >>> judge = PairsJudge("lfw.bin")
     >>> before, after = judge.judge("deployed.onnx"), judge.judge("better.onnx")
-    >>> judge.compare(before, after).deciding.interval
+    >>> comparison = judge.compare(before, after)
+    >>> comparison.decides, comparison.deciding.interval is not None
+    ('accuracy', True)
     """
 
     def __init__(

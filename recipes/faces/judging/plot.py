@@ -21,12 +21,16 @@ _FORMATS = (".svg", ".png")
 
 
 def draw_roc(evaluations: Mapping[str, Evaluation]) -> Figure:
-    """One curve for each evaluation, under its name, from one false accept on.
+    """Draw one curve for each evaluation, under its name, from one false accept on.
 
     The curves are steps: between two thresholds that decide differently there is none.
 
     Raises:
         InputError: matplotlib is not installed.
+
+    >>> figure = draw_roc({"deployed": evaluate("deployed.onnx", "lfw.bin")})
+    >>> figure.axes[0].get_xlabel()
+    'false accept rate'
     """
     figure = _figure_class()(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -49,6 +53,10 @@ def save_roc(path: str | os.PathLike[str], evaluations: Mapping[str, Evaluation]
 
     Raises:
         InputError: the name ends in neither, matplotlib is not installed, or the folder cannot be written to.
+
+    >>> save_roc("roc.svg", {"deployed": evaluate("deployed.onnx", "lfw.bin")})
+    >>> Path("roc.svg").exists()
+    True
     """
     path = Path(path)
     check_roc(path)

@@ -22,10 +22,13 @@ Ints = npt.NDArray[np.int64]
 
 
 def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
-    """Cosine similarity of embeddings, row by row: ``[N, D]`` and ``[N, D]`` to float64 ``[N]``.
+    """Return the cosine similarity of embeddings, row by row: ``[N, D]`` and ``[N, D]`` to float64 ``[N]``.
 
     Raises:
         InputError: an embedding is zero or not finite: it has no direction.
+
+    >>> similarity([[1.0, 0.0], [1.0, 1.0]], [[2.0, 0.0], [1.0, -1.0]]).tolist()
+    [1.0, 0.0]
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -39,7 +42,7 @@ def similarity(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
 
 
 def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> Ints:
-    """The fold ``0 .. F - 1`` of each of N pairs, int64 ``[N]``.
+    """Return the fold ``0 .. F - 1`` of each of N pairs, int64 ``[N]``.
 
     Args:
         same: bool ``[N]``.
@@ -69,7 +72,9 @@ def fold_numbers(same: npt.ArrayLike, folds: int | npt.ArrayLike) -> Ints:
 
 
 def _dealt(same: npt.NDArray[np.bool_], numbers: Ints) -> Ints:
-    """``numbers`` for the pairs in the order of how many of their kind stand before them, as a share of the kind."""
+    """Return ``numbers`` for the pairs in the order of how many of their kind stand before them, as a share of the
+    kind.
+    """
     rank = np.where(same, np.cumsum(same), np.cumsum(~same)) - 0.5
     share = rank / np.where(same, same.sum(), (~same).sum())
     dealt = np.empty_like(numbers)
@@ -80,7 +85,7 @@ def _dealt(same: npt.NDArray[np.bool_], numbers: Ints) -> Ints:
 def kfold_accuracy(
     scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10, times: Ints | None = None
 ) -> tuple[float, float, Floats]:
-    """LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
+    """Apply LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
     The folds are not shuffled, as the sets' makers intend: a set's folds share no person; a set that is ordered by kind
     is dealt out (:func:`fold_numbers`). The candidates are the
@@ -99,6 +104,10 @@ def kfold_accuracy(
 
     Raises:
         InputError: a score is not finite, or ``folds`` does not cut the pairs.
+
+    >>> accuracy, std, threshold = kfold_accuracy([0.9, 0.1, 0.8, 0.2], [True, False, True, False], folds=2)
+    >>> accuracy, std
+    (1.0, 0.0)
     """
     scores, same = _checked(scores, same)
     order = _falling(scores)
@@ -116,7 +125,7 @@ def kfold_accuracy(
 
 
 def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = None) -> float:
-    """Separation of genuine and impostor scores: ``(mean - mean) / sqrt((variance + variance) / 2)``.
+    """Return the separation of genuine and impostor scores: ``(mean - mean) / sqrt((variance + variance) / 2)``.
 
     It uses every score, where accuracy and TAR see only the few near a threshold, and so tells two models or inputs
     apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal. Each pair counts as often as
@@ -127,6 +136,9 @@ def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = Non
 
     Raises:
         InputError: a score is not finite, or there is no genuine or no impostor pair.
+
+    >>> round(d_prime([0.8, 0.6, 0.1, -0.1], [True, True, False, False]), 3)
+    7.0
     """
     scores, same = _checked(scores, same)
     require_both_kinds(same)
@@ -138,7 +150,7 @@ def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = Non
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """False and true accept rates at every threshold that decides differently.
+    """Return false and true accept rates at every threshold that decides differently.
 
     Args:
         scores: ``[N]``, with K distinct values.
@@ -150,13 +162,17 @@ def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Flo
 
     Raises:
         InputError: a score is not finite, or there is no genuine or no impostor pair.
+
+    >>> far, tar, thresholds = roc([0.9, 0.4, 0.1], [True, True, False])
+    >>> tar.tolist()
+    [0.0, 0.5, 1.0, 1.0]
     """
     genuine, impostors, thresholds = _both_kinds(scores, same)
     return impostors / impostors[-1], genuine / genuine[-1], thresholds
 
 
 def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
-    """The highest true accept rate at a threshold that accepts at most the share ``far`` of the impostor pairs.
+    """Return the highest true accept rate at a threshold that accepts at most the share ``far`` of the impostor pairs.
 
     A threshold cannot part equal scores: a score whose impostors do not all fit under ``far`` is not accepted, nor are
     the genuine pairs that share it. There is no interpolation between thresholds.
@@ -170,6 +186,9 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
 
     Raises:
         InputError: a score is not finite, or there is no genuine or no impostor pair.
+
+    >>> tar_at_far([0.9, 0.4, 0.6, 0.1], [True, True, False, False], far=0.5)
+    1.0
     """
     return tar_at_fars(scores, same, [far])[0]
 
@@ -177,7 +196,9 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
 def tar_at_fars(
     scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float], times: Ints | None = None
 ) -> list[float]:
-    """:func:`tar_at_far` for each of ``fars``, sorting the scores once; each pair counts as often as ``times`` says."""
+    """Return :func:`tar_at_far` for each of ``fars``, sorting the scores once; each pair counts as often as
+    ``times`` says.
+    """
     genuine, impostors, _ = _both_kinds(scores, same, times)
     tars = []
     for far in fars:
@@ -188,7 +209,7 @@ def tar_at_fars(
 
 
 def accepts_allowed(far: float, impostors: int) -> int:
-    """How many of ``impostors`` pairs may be accepted at a false accept rate of at most ``far``."""
+    """Say how many of ``impostors`` pairs may be accepted at a false accept rate of at most ``far``."""
     return int(np.floor(far * impostors + 1e-9))  # 0.29 * 100 is 28.999...
 
 

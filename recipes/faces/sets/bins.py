@@ -94,7 +94,7 @@ class _Dtype:
 
 
 def _stand_ins() -> dict[str, Callable[..., object]]:
-    """What is called where a pickle calls each name that it may."""
+    """Return what is called where a pickle calls each name that it may."""
     names: dict[str, Callable[..., object]] = {
         "_codecs.encode": _Latin1(),
         "numpy.ndarray": lambda: None,

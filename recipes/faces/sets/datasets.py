@@ -55,15 +55,15 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 
     @abstractmethod
     def encoded(self, index: int) -> tuple[bytes, int]:
-        """The image as it is stored, and its label."""
+        """Return the image as it is stored, and its label."""
 
     @abstractmethod
     def label(self, index: int) -> int:
-        """The label of image ``index``, which is not read for it; -1: not known."""
+        """Return the label of image ``index``, which is not read for it; -1: not known."""
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """What messages call image ``index``."""
+        """Return what messages call image ``index``."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         data, label = self.encoded(index)
@@ -100,6 +100,11 @@ class FaceRecords(Faces):
     Raises:
         InputError: as :class:`RecordFile` and :class:`Faces`. Items also raise it for an image whose label differs from
             those of its file's identity ranges.
+
+    >>> faces = FaceRecords("train.rec")
+    >>> image, label, index = faces[5]
+    >>> image.shape, label, index
+    (torch.Size([3, 16, 16]), 1, 5)
     """
 
     def __init__(self, path: str | os.PathLike[str] | RecordFile, size: int | None = None) -> None:
@@ -145,6 +150,10 @@ class FaceParts(Faces):
 
     Raises:
         InputError: as :class:`FaceRecords`.
+
+    >>> faces = FaceParts(["train.rec"])
+    >>> len(faces), faces.num_identities
+    (16, 4)
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]], size: int | None = None) -> None:
@@ -193,6 +202,10 @@ class FaceFiles(Faces):
         names: a path for each image.
         labels: a number or a text for each image; one that is a negative whole number, or its text, is not known.
         size: as :class:`Faces`.
+
+    >>> faces = FaceFiles(Path("photos"), ["anna/0.png", "ben/0.png"], ["anna", "ben"])
+    >>> faces.num_identities, faces.label(1)
+    (2, 1)
     """
 
     def __init__(
@@ -254,6 +267,10 @@ def read_faces(
     Raises:
         InputError: there is no such file, no image in it, or it is malformed; a line of a list names no file. The
             message names file and line.
+
+    >>> image, label, index = read_faces("train.rec")[0]
+    >>> image.shape, image.dtype, label
+    (torch.Size([3, 16, 16]), torch.uint8, 0)
     """
     path = Path(path)
     if images is not None and (path.is_dir() or _is_rec(path)):

@@ -16,7 +16,8 @@ _SHOWN = 8
 
 
 def find_people(root: Path) -> tuple[list[str], list[str], str]:
-    """The images below the folders of ``root``, sorted by name: each one's path in ``root``, its person, and a report.
+    """Return the images below the folders of ``root``, sorted by name: each one's path in ``root``, its person, and a
+    report.
 
     A person is a folder of ``root`` with all that is below it. Links are followed, and each folder is read once for a
     person, so that a link to a folder above it leads nowhere.

@@ -49,6 +49,15 @@ class TemplateSet:
         first, second: the templates of each pair, int64 ``[N]``.
         same: bool ``[N]``.
         folds: the number of each pair's fold, int64 ``[N]``, where the set's makers say which is which.
+
+    >>> one = np.arange(2)
+    >>> same = np.array([False])
+    >>> templates = TemplateSet(
+    ...     [Path("a.png"), Path("b.png")], template=one, media=one, weights=None, points=None,
+    ...     first=one[:1], second=one[1:], same=same, folds=None,
+    ... )
+    >>> len(templates)
+    1
     """
 
     files: list[Path]
@@ -66,7 +75,7 @@ class TemplateSet:
 
 
 def is_template_set(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is a list in YTF's format or the folder of an IJB set."""
+    """Say whether ``path`` is a list in YTF's format or the folder of an IJB set."""
     path = Path(path)
     if path.is_dir():
         return _ijb_meta(path) is not None
@@ -92,6 +101,14 @@ def read_templates(
 
     Raises:
         InputError: a list is missing or malformed (the message names the line), or a video has no frame.
+
+    >>> for number in (1, 2):
+    ...     video = Path(f"aligned_images_DB/anna/{number}")
+    ...     video.mkdir(parents=True)
+    ...     _ = (video / "1.jpg").write_bytes(Path("photos/anna/0.png").read_bytes())
+    >>> _ = Path("splits.txt").write_text("split, pair, first, second, same\\n1, 1, anna/1, anna/2, 1\\n")
+    >>> len(read_templates("splits.txt"))
+    1
     """
     path = Path(path)
     folder = None if images is None else Path(images)
@@ -136,7 +153,7 @@ def _read_ytf(path: Path, images: Path) -> TemplateSet:
 
 
 def _frames(video: Path) -> list[Path]:
-    """The first frames by their numbers: frame 10 does not come before frame 9."""
+    """Return the first frames by their numbers: frame 10 does not come before frame 9."""
     files = [file for file in video.glob("*") if file.suffix.lower() in SUFFIXES]
     if not files:
         raise InputError(f"the video {video} has no frame: name the folder of person/video/*.jpg")
@@ -184,7 +201,7 @@ def _read_ijb(meta: Path, crops: Path, images: Path | None, detector_score: bool
 
 
 def _landmarks(path: Path, names: list[str]) -> npt.NDArray[np.float32]:
-    """x1 y1 .. x5 y5 score of each image, float32 ``[M, 11]``."""
+    """Read x1 y1 .. x5 y5 score of each image, float32 ``[M, 11]``."""
     lines = read_lines(path)
     if len(lines) != len(names):
         raise InputError(f"{path} has {len(lines)} lines for {len(names)} images")
@@ -220,7 +237,7 @@ def _template_pairs(path: Path, known: Ints) -> tuple[Ints, Ints, npt.NDArray[np
 
 
 def pool_templates(embedder: Embedder, templates: TemplateSet, flip: bool = False) -> npt.NDArray[np.float32]:
-    """The unit embedding of each template, float32 ``[T, D]``, whatever the D of the net.
+    """Return the unit embedding of each template, float32 ``[T, D]``, whatever the D of the net.
 
     One batch of images and the T sums are all that is held. A template is the sum over its media of their mean, and so
     the sum of its embeddings, each divided by the number of images of its media.
@@ -270,7 +287,7 @@ class Crops:
 
 
 def score_templates(pooled: npt.NDArray[np.float32], templates: TemplateSet) -> npt.NDArray[np.float64]:
-    """Cosine similarity of each pair of templates, float64 ``[N]``, a chunk of pairs at a time."""
+    """Return the cosine similarity of each pair of templates, float64 ``[N]``, a chunk of pairs at a time."""
     scores = np.empty(len(templates))
     for start in range(0, len(scores), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -42,7 +42,7 @@ class Line:
 
 
 def iterate_lines(path: Path, separator: str | None = None) -> Iterator[Line]:
-    """The lines of a text file that are not empty, read as they are asked for.
+    """Yield the lines of a text file that are not empty, read as they are asked for.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ def iterate_lines(path: Path, separator: str | None = None) -> Iterator[Line]:
 
 
 def read_lines(path: Path, separator: str | None = None) -> list[Line]:
-    """All of :func:`iterate_lines`.
+    """Return all of :func:`iterate_lines`.
 
     Raises:
         InputError: as there, or the file is empty.
@@ -75,7 +75,7 @@ def read_lines(path: Path, separator: str | None = None) -> list[Line]:
 
 
 def whole(word: str, line: Line) -> int:
-    """The number that ``word`` of ``line`` is.
+    """Return the number that ``word`` of ``line`` is.
 
     Raises:
         InputError: it is not a whole number.

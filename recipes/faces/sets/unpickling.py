@@ -45,7 +45,7 @@ class Unpickler:
         self._pushed = 0
 
     def load(self) -> object:
-        """The object that is pickled.
+        """Return the object that is pickled.
 
         Raises:
             UnsafeFileError: a name is not among ``names``.
@@ -143,7 +143,7 @@ class Unpickler:
         self._push({b"00": False, b"01": True}.get(line, int(line)))
 
     def _string(self) -> None:
-        """As python 2 wrote bytes: in quotes, with escapes."""
+        """Read a string as Python 2 wrote bytes: in quotes, with escapes."""
         line = self._line()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
             raise ValueError("text without its quotes")

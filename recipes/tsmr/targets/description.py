@@ -39,7 +39,7 @@ _NO_CODE = {
 
 
 def described(value: object, known: Iterable[str] = ()) -> object:
-    """``value``, a module or anything else, as what ``fingerprint`` takes.
+    """Return ``value``, a module or anything else, as what ``fingerprint`` takes.
 
     A name stands for the code of the packages ``known``, as for that of those that are always known.
     """
@@ -54,7 +54,7 @@ class _Description:
         self._named: list[FunctionType | type] = []  # code that was met and not yet looked at
 
     def code(self) -> Iterator[object]:
-        """The functions and classes that the values so far lead to. A list of them, because they lead on and on."""
+        """Yield the functions and classes that the values so far lead to, and those that these lead to."""
         while self._named:
             met = self._named.pop()
             yield self._class(met) if isinstance(met, type) else self._function(met)
@@ -169,7 +169,7 @@ class _Description:
         return [self.of(type(value)), self.of(held), reduced]
 
     def _reduced(self, value: object) -> object:
-        """What pickle would keep of an object whose class says how, such as a ``functools.partial``."""
+        """Return what pickle would keep of an object whose class says how, such as a ``functools.partial``."""
         if type(value).__reduce__ is object.__reduce__ and type(value).__reduce_ex__ is object.__reduce_ex__:
             return None
         try:
@@ -179,7 +179,7 @@ class _Description:
         return self.of(parts)
 
     def _name(self, value: object) -> str:
-        """With its module where that stands for the code; other code is told, the same when its file is renamed."""
+        """Name it with its module where that stands for the code; else alone, so that its file may be renamed."""
         name = str(getattr(value, "__qualname__", getattr(value, "__name__", None)))
         return f"{getattr(value, '__module__', None)}.{name}" if self._by_name(value) else name
 
@@ -201,7 +201,9 @@ def _enclosed(function: FunctionType) -> Iterator[object]:
 
 
 def _read(function: FunctionType, known: frozenset[str]) -> Iterator[tuple[str, object]]:
-    """What the names in a function mean: globals of its own, and parts of the modules that it names or imports."""
+    """Return what the names in a function mean: globals of its own, and parts of the modules that it names or
+    imports.
+    """
     code, given = function.__code__, function.__globals__
     names = sorted(set(_names(code)))
     imported = [
@@ -231,7 +233,7 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _imports(code: CodeType) -> Iterator[str]:
-    """The names of modules that a function imports when it runs."""
+    """Yield the names of modules that a function imports when it runs."""
     if _IMPORT in code.co_code[::2]:
         yield from (str(step.argval) for step in get_instructions(code) if step.opcode == _IMPORT)
     for constant in code.co_consts:

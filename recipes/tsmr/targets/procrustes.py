@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def procrustes(products: Tensor) -> Tensor:
-    """The orthogonal map of rows ``x`` ``[N, D]`` nearest to rows ``y`` ``[N, T]``: ``x @ map`` is near ``y``.
+    """Return the orthogonal map of rows ``x`` ``[N, D]`` nearest to rows ``y`` ``[N, T]``: ``x @ map`` is near ``y``.
 
     Orthonormal rows, or columns where T is smaller than D (Schönemann, Psychometrika 1966).
 

@@ -44,7 +44,7 @@ def write_checkpoint(path: Path, origin: dict[str, Any], state: dict[str, Any]) 
 
 
 def read_checkpoint(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
-    """The state that ``write_checkpoint`` wrote for the same ``origin``, on the CPU; None where there is no
+    """Return the state that ``write_checkpoint`` wrote for the same ``origin``, on the CPU; None where there is no
     file.
 
     Raises:
@@ -93,7 +93,7 @@ def whole(path: str | Path | None) -> Iterator[None]:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """What is nested in ``value`` under names such as ``stages.0.cosine``."""
+    """Return what is nested in ``value`` under names such as ``stages.0.cosine``."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield from _leaves(part, f"{name}.{key}" if name else key)

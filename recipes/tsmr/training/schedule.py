@@ -38,7 +38,7 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def running_average(student: nn.Module, decay: float) -> AveragedModel:
-    """A copy of ``student`` that follows it by ``update_parameters``, with its buffers as they are.
+    """Return a copy of ``student`` that follows it by ``update_parameters``, with its buffers as they are.
 
     The decay starts small and reaches ``decay`` as steps are taken, so that a short run is not an average with
     its start.

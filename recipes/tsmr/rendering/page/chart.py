@@ -52,7 +52,7 @@ class Axis:
     def around(
         cls, values: Values, label: str = "", percent: bool = False, whole: tuple[float, float] | None = None
     ) -> Axis:
-        """A linear axis with a little room around ``values``, and none beyond ``whole``."""
+        """Return a linear axis with a little room around ``values``, and none beyond ``whole``."""
         low, high = float(np.min(values)), float(np.max(values))
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = low - room, high + room
@@ -61,7 +61,7 @@ class Axis:
         return cls(low, high, label, percent=percent)
 
     def place(self, values: Values | float) -> npt.NDArray[np.float64]:
-        """``0..1`` along the axis; what lies beyond its ends is put on them."""
+        """Return ``0..1`` along the axis; what lies beyond its ends is put on them."""
         low, high, numbers = self.low, self.high, np.asarray(values, np.float64)
         if self.log:
             low, high = math.log10(low), math.log10(high)
@@ -94,7 +94,7 @@ class Axis:
 
 
 def nice_step(about: float) -> float:
-    """1, 2 or 5 times a power of ten, not below ``about``."""
+    """Return 1, 2 or 5 times a power of ten, not below ``about``."""
     power = 10.0 ** math.floor(math.log10(about))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= about * (1 - 1e-9))
 
@@ -157,31 +157,31 @@ class Chart:
         return np.round(self.bottom - (self.bottom - self.top) * self.y.place(values), 1)
 
     def line(self, x: Values, y: Values, style: str, name: str = "", steps: bool = False) -> None:
-        """A line through points; ``steps`` goes on level until the next point."""
+        """Draw a line through points; ``steps`` goes on level until the next point."""
         self.marks.append(Mark(self._path(x, y, steps), f"line {style}"))
         self._name(style, name)
 
     def area(self, edges: Values, heights: Values, style: str, name: str = "") -> None:
-        """A histogram: ``heights [N]`` between ``edges [N + 1]``, down to the lower end of ``y``."""
+        """Draw a histogram: ``heights [N]`` between ``edges [N + 1]``, down to the lower end of ``y``."""
         heights = np.append(heights, self.y.low)
         path = f"M{_number(self.across(edges)[0])} {_number(self.bottom)}L{self._path(edges, heights, True)[1:]}Z"
         self.marks.append(Mark(path, f"area {style}"))
         self._name(style, name)
 
     def dots(self, x: Values, y: Values, style: str, told: Sequence[str] = (), name: str = "") -> None:
-        """A dot at each point: a line of no length with round ends."""
+        """Draw a dot at each point: a line of no length with round ends."""
         for i, (a, b) in enumerate(zip(self.across(x), self.down(y), strict=True)):
             self.marks.append(Mark(f"M{_number(a)} {_number(b)}h0", f"dot {style}", told[i] if told else ""))
         self._name(style, name)
 
     def stick(self, x: float, style: str, low: float | None = None, high: float | None = None) -> None:
-        """An upright line at ``x``, from ``low`` to ``high`` or through the whole chart."""
+        """Draw an upright line at ``x``, from ``low`` to ``high`` or through the whole chart."""
         ends = (self.bottom if low is None else self.down(low), self.top if high is None else self.down(high))
         path = f"M{_number(self.across(x))} {_number(ends[0])}V{_number(ends[1])}"
         self.marks.append(Mark(path, f"line {style}"))
 
     def level(self, y: float, style: str, name: str = "") -> None:
-        """A line across the whole chart at ``y``."""
+        """Draw a line across the whole chart at ``y``."""
         path = f"M{_number(self.left)} {_number(self.down(y))}H{_number(self.right)}"
         self.marks.append(Mark(path, f"line {style}"))
         self._name(style, name)
