@@ -38,6 +38,8 @@ def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(folder / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
     records = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
     write_records(folder / "train.rec", records, (16, 16))
+    write_records(folder / "people.rec", records, (16, 16))
+    write_records(folder / "others.rec", [(-1, picture(100 + i, 16)) for i in range(6)])
     images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
     write_pairs(folder / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
     for number, name in enumerate(("photos", "photos", "query", "gallery")):

@@ -40,13 +40,12 @@ if TYPE_CHECKING:
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs
     from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
     from recipes.faces.judging.evaluation import Evaluation as Evaluation
-    from recipes.faces.judging.judge import Comparison as Comparison
-    from recipes.faces.judging.judge import Figure as Figure
     from recipes.faces.judging.judge import Judge as Judge
-    from recipes.faces.judging.judge import Verdict as Verdict
     from recipes.faces.judging.pairs import PairsJudge as PairsJudge
     from recipes.faces.judging.pairs import evaluate as evaluate
     from recipes.faces.judging.pairs import read_set as read_set
+    from recipes.faces.judging.people import PeopleJudge as PeopleJudge
+    from recipes.faces.judging.people import PeopleVerdict as PeopleVerdict
     from recipes.faces.judging.plot import draw_roc as draw_roc
     from recipes.faces.judging.plot import save_roc as save_roc
     from recipes.faces.judging.protocols import d_prime as d_prime
@@ -62,6 +61,9 @@ if TYPE_CHECKING:
     from recipes.faces.judging.several import judge_models as judge_models
     from recipes.faces.judging.table import comparison_table as comparison_table
     from recipes.faces.judging.table import figures_table as figures_table
+    from recipes.faces.judging.verdict import Comparison as Comparison
+    from recipes.faces.judging.verdict import Figure as Figure
+    from recipes.faces.judging.verdict import Verdict as Verdict
     from recipes.faces.records import Record as Record
     from recipes.faces.records import RecordFile as RecordFile
     from recipes.faces.records import write_records as write_records

@@ -41,6 +41,22 @@ if TYPE_CHECKING:
     help="Images to search. Both have Market-1501's names, or are folders of people.",
 )
 @click.option(
+    "--people",
+    type=click.Path(path_type=Path),
+    help="Labelled faces, a folder of people, a list or a .rec: TAR over all pairs, rank-1 and TPIR.",
+)
+@click.option(
+    "--impostors",
+    type=click.Path(path_type=Path),
+    help="Faces of many others for --people: TAR at thresholds that their pairs set.",
+)
+@click.option(
+    "--alike",
+    metavar="MODEL PRESET",
+    nargs=2,
+    help="A strong model and its input: pairs of --impostors that it takes for one person are left out.",
+)
+@click.option(
     "--judge", "others", metavar="KIND:PATH", multiple=True, help="A judge of another package, or again."
 )
 @click.option("--against", metavar="OTHER", help="Compare each MODEL with this one, example by example.")
@@ -70,7 +86,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Sets drawn for 95 % intervals; 1000 is usual.",
+    help="Sets drawn for 95 % intervals; 1000 is usual, and what --people has.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images run at once."
@@ -92,7 +108,7 @@ def evaluate(
     as_json: bool,
     **judged: Any,
 ) -> None:
-    """Judge each MODEL, by pairs of faces, labelled images, or searches; two are also compared.
+    """Judge each MODEL, by pairs of faces, people, labelled images, or searches; two are also compared.
 
     MODEL is a .onnx file, which runs in onnxruntime, a .pt file, or package.module:factory with --weights FILE.
 

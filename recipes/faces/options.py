@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.faces.judging.classes import ClassesJudge
-from recipes.faces.judging.judge import Judge
+from recipes.faces.judging.judge import COMPARED, Judge
 from recipes.faces.judging.pairs import PairsJudge, read_set
+from recipes.faces.judging.people import PeopleJudge
 from recipes.faces.judging.reading import read_judge
 from recipes.faces.judging.retrieval import RetrievalJudge
 from recipes.faces.judging.several import Candidate
+
+_PARTS = (  # an option, what it is of, and what is said where that is missing
+    ("roc", "pairs", "--roc draws the curves of --pairs, which is not given"),
+    *(
+        (name, "pairs", "--images, --detector-score, --flip and --folds are for --pairs, which is not given")
+        for name in ("images", "detector_score", "flip", "folds")
+    ),
+    ("query", "gallery", "--query is searched in --gallery: give both"),
+    ("gallery", "query", "--query is searched in --gallery: give both"),
+    ("impostors", "people", "--impostors sets thresholds for the faces of --people, which is not given"),
+    ("alike", "impostors", "--alike says which of --impostors are of one person, which are not given"),
+)
 
 
 def candidates(
@@ -65,6 +79,9 @@ def judges(
     classes: Path | None,
     query: Path | None,
     gallery: Path | None,
+    people: Path | None,
+    impostors: Path | None,
+    alike: tuple[str, str] | None,
     others: tuple[str, ...],
     *,
     flip: bool,
@@ -79,14 +96,7 @@ def judges(
     Raises:
         InputError: a set cannot be read, an option is given without the one that it belongs to, or nothing is left.
     """
-    if pairs is None and roc is not None:
-        raise rk.InputError("--roc draws the curves of --pairs, which is not given")
-    if pairs is None and (images or detector_score or flip or folds):
-        raise rk.InputError(
-            "--images, --detector-score, --flip and --folds are for --pairs, which is not given"
-        )
-    if (query is None) != (gallery is None):
-        raise rk.InputError("--query is searched in --gallery: give both")
+    _require_wholes(locals())
     found: dict[str, Judge] = {}
     drawn: dict[str, Any] = {"bootstrap": bootstrap, "batch_size": batch_size, "progress": True}
     if pairs is not None:
@@ -96,7 +106,20 @@ def judges(
         found[str(classes)] = ClassesJudge(classes, **drawn)
     if query is not None and gallery is not None:
         found[f"{query} in {gallery}"] = RetrievalJudge(query, gallery, **drawn)
+    if people is not None:
+        drawn["bootstrap"] = bootstrap or COMPARED
+        says: dict[str, Any] = {} if alike is None else {"alike": alike[0], "alike_input": alike[1]}
+        name = f"people of {people}" + (f", thresholds of {impostors}" if impostors else "")
+        found[name] = PeopleJudge(people, impostors, **says, **drawn)
     found |= {other: read_judge(other) for other in others}
     if not found:
-        raise rk.InputError("nothing to judge by: give --pairs, --classes, or --query and --gallery")
+        raise rk.InputError(
+            "nothing to judge by: give --pairs, --people, --classes, or --query and --gallery"
+        )
     return found
+
+
+def _require_wholes(given: Mapping[str, Any]) -> None:
+    for option, whole, told in _PARTS:
+        if given[option] and given[whole] is None:
+            raise rk.InputError(told)

@@ -204,10 +204,18 @@ TEACHERS = {
     "{w}/text.onnx": "text.onnx is not an ONNX model",
     "{w}/nan_teacher.onnx": "the teacher's embedding of training image 0 is zero or not finite",
 }
+PEOPLE = {
+    "--people nowhere.rec": "nowhere.rec: no such file",
+    "--people {w}/pairs.bin": "pairs.bin is a verification set",
+    "--people {w}/faces.rec --impostors nowhere.rec": "nowhere.rec: no such file",
+    "--impostors {w}/faces.rec": "--impostors sets thresholds for the faces of --people, which is not given",
+    "--people {w}/faces.rec --alike m.onnx raw": "--alike says which of --impostors are of one person",
+}
 COMMANDS = {
     **{f"inspect {model}": (2, says) for model, says in IN_ONNX.items()},
     **OUT,
     **{f"evaluate {{w}}/face.onnx --input raw --pairs {rest}": (2, says) for rest, says in PAIRS.items()},
+    **{f"evaluate {{w}}/face.onnx --input raw {rest}": (2, says) for rest, says in PEOPLE.items()},
     **{f"evaluate {rest} --pairs {{w}}/pairs.bin": (2, says) for rest, says in EVALUATE.items()},
     **{f"{TSMR}--teacher {{w}}/teacher.onnx --data {rest}": (2, says) for rest, says in DATA.items()},
     **{f"{TSMR}--data {{w}}/faces.rec --teacher {rest}": (2, says) for rest, says in TEACHERS.items()},

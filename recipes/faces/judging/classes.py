@@ -23,7 +23,8 @@ import torch
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
 from recipes.faces.judging.evaluation import guess
-from recipes.faces.judging.judge import Comparison, Difference, Judge, Model, Verdict
+from recipes.faces.judging.judge import Judge, Model
+from recipes.faces.judging.verdict import Comparison, Difference, Verdict
 from recipes.faces.sets.datasets import Faces, read_faces
 from reparam_kit import InputError, fingerprint
 

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, all_presets, input_preset
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
-from recipes.faces.judging.judge import Judge, Model, Verdict
+from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
 from recipes.faces.judging.protocols import similarity
 from recipes.faces.judging.reading import read_judge
+from recipes.faces.judging.verdict import Verdict
 from recipes.faces.sets.pairs import PairSet, read_pairs
 from recipes.faces.sets.templates import TemplateSet
 from reparam_kit import InputError

@@ -11,15 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.faces.judging.bootstrap import Interval, interval, resampled_pairs
-from recipes.faces.judging.judge import (
-    Figure,
-    Verdict,
-)
 from recipes.faces.judging.protocols import (
     d_prime,
     kfold_accuracy,
     tar_at_fars,
 )
+from recipes.faces.judging.verdict import Figure, Verdict
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 ACCURACY, SEPARATION = "accuracy", "d'"

@@ -9,19 +9,17 @@ Source: P. J. Grother, M. L. Ngan, K. K. Hanaoka, "Face Recognition Vendor Test 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recipes.faces.judging.all_pairs import LOWEST, Floats, Ints, alike, shares_above
 from reparam_kit import InputError
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-_BLOCK = 2048  # images searched at once
+_CELLS = 1 << 22  # similarities computed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,20 +27,17 @@ class Searches:
     """What searching a gallery gave.
 
     Attributes:
-        hits: whether the person of each searched image came first, bool ``[M]``.
-        scores: similarity to the own person's image in the gallery, float64 ``[M]``.
+        scores: of each searched image whose person came first its similarity to that person's image in the gallery, of
+            another one ``LOWEST``; rising, float64 ``[M]``.
         people: whose image each is, int64 ``[M]``.
-        strangers: similarity of each image of the set to the most alike person but its own, float64 ``[N]``.
+        strangers: similarity of each image of the set to the most alike person but its own, falling, float64 ``[N]``.
         stranger_people: whose image each of these is, int64 ``[N]``.
-        count: number of people.
     """
 
-    hits: npt.NDArray[np.bool_]
     scores: Floats
     people: Ints
     strangers: Floats
     stranger_people: Ints
-    count: int
 
 
 def search(rows: Tensor, people: Ints) -> Searches:
@@ -62,43 +57,42 @@ def search(rows: Tensor, people: Ints) -> Searches:
         )
     gallery = rows[torch.from_numpy(first)]
     own, best_other = np.empty(len(rows)), np.empty(len(rows))
-    for start in range(0, len(rows), _BLOCK):
-        alike = rows[start : start + _BLOCK] @ gallery.T
-        at = torch.from_numpy(people[start : start + _BLOCK])[:, None]
-        own[start : start + _BLOCK] = alike.gather(1, at)[:, 0].double()
-        best_other[start : start + _BLOCK] = alike.scatter(1, at, -torch.inf).amax(dim=1).double()
-    searched = np.ones(len(rows), bool)
-    searched[first] = False
-    return Searches(
-        hits=(own > best_other)[searched],
-        scores=own[searched],
-        people=people[searched],
-        strangers=best_other,
-        stranger_people=people,
-        count=len(known),
-    )
+    block = max(1, _CELLS // len(gallery))
+    for start in range(0, len(rows), block):
+        found = alike(rows[start : start + block], gallery)
+        at = torch.from_numpy(people[start : start + block])[:, None]
+        own[start : start + block] = found.gather(1, at)[:, 0]
+        best_other[start : start + block] = found.scatter(1, at, LOWEST).amax(dim=1)
+    scores = np.delete(np.where(own > best_other, own, LOWEST), first)
+    rising, falling = np.argsort(scores, kind="stable"), np.argsort(-best_other, kind="stable")
+    return Searches(scores[rising], np.delete(people, first)[rising], best_other[falling], people[falling])
 
 
 def rank_one(searches: Searches, times: Floats | None = None) -> float:
     """The share of searched images whose person came first; each person counts as often as ``times`` says."""
-    weights = _weights(searches.people, times)
-    return float(weights[searches.hits].sum() / weights.sum())
+    return _shares(searches, [LOWEST], times)[0]
 
 
-def true_positive_rate(searches: Searches, fpir: float, times: Floats | None = None) -> float:
-    """The share of searched images whose person came first and above a threshold.
+def true_positive_rates(
+    searches: Searches, fpirs: Sequence[float], times: Floats | None = None
+) -> list[float]:
+    """The share of searched images whose person came first and above the threshold of each rate.
 
-    The threshold lets at most the share ``fpir`` of the strangers through. NaN where that is less than one of them.
+    A threshold lets at most the share ``fpir`` of the strangers through. NaN where that is less than one of them.
     """
-    weights = _weights(searches.stranger_people, times)
-    order = np.argsort(-searches.strangers, kind="stable")
-    accepted = np.cumsum(weights[order])
-    if fpir * accepted[-1] < 1:
-        return float("nan")
-    refused = int(np.searchsorted(accepted, fpir * accepted[-1] * (1 + 1e-9), "right"))
-    bound = searches.strangers[order[refused]] if refused < len(order) else -np.inf
-    counted = _weights(searches.people, times)
-    return float(counted[searches.hits & (searches.scores > bound)].sum() / counted.sum())
+    accepted = np.cumsum(_weights(searches.stranger_people, times))
+    bounds = []
+    for fpir in fpirs:
+        refused = int(np.searchsorted(accepted, fpir * accepted[-1] + 1e-9, "right"))
+        bound = searches.strangers[refused] if refused < len(accepted) else LOWEST
+        bounds.append(bound if fpir * accepted[-1] + 1e-9 >= 1 else np.nan)
+    return _shares(searches, bounds, times)
+
+
+def _shares(searches: Searches, bounds: Sequence[float], times: Floats | None) -> list[float]:
+    weights = _weights(searches.people, times)
+    found: list[float] = shares_above(searches.scores, weights, np.array(bounds)).tolist()
+    return found
 
 
 def _weights(people: Ints, times: Floats | None) -> Floats:

@@ -16,20 +16,13 @@ from recipes.faces.embedding.inputs import InputPreset, input_preset
 from recipes.faces.images.decoding import decode_image
 from recipes.faces.judging.bootstrap import interval, probability_of_chance, resampled_pairs
 from recipes.faces.judging.evaluation import ACCURACY, FARS, Evaluation, judge_scores
-from recipes.faces.judging.judge import (
-    COMPARED,
-    Comparison,
-    Judge,
-    Model,
-    Verdict,
-    comparison,
-    require_same,
-)
+from recipes.faces.judging.judge import COMPARED, Judge, Model
 from recipes.faces.judging.protocols import (
     fold_numbers,
     require_both_kinds,
     similarity,
 )
+from recipes.faces.judging.verdict import Comparison, Verdict, comparison, require_same
 from recipes.faces.sets.pairs import PairSet, read_pairs
 from recipes.faces.sets.templates import (
     Crops,

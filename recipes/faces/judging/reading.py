@@ -10,6 +10,7 @@ from typing import TypeAlias
 from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
 from recipes.faces.judging.judge import JUDGES, Judge
 from recipes.faces.judging.pairs import PairsJudge
+from recipes.faces.judging.people import PeopleJudge as PeopleJudge
 from recipes.faces.judging.retrieval import RetrievalJudge as RetrievalJudge
 from recipes.faces.sets.pairs import PairSet
 from recipes.faces.sets.templates import TemplateSet
@@ -22,7 +23,7 @@ def read_judge(judged: Judged) -> Judge:
 
     Args:
         judged: a judge; a verification set, or the path of one; or the name of a kind of judge and what it reads, such
-            as ``"classes:photos"`` or ``"retrieval:query,bounding_box_test"``.
+            as ``"classes:photos"``, ``"people:people.rec"`` or ``"retrieval:query,bounding_box_test"``.
 
     Raises:
         UnsafeFileError, InputError: as the judge.

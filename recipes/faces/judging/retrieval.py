@@ -21,7 +21,8 @@ import numpy.typing as npt
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
 from recipes.faces.images.decoding import decode_image, read_image
-from recipes.faces.judging.judge import Judge, Model, Verdict
+from recipes.faces.judging.judge import Judge, Model
+from recipes.faces.judging.verdict import Verdict
 from recipes.faces.sets.searches import JUNK, Shots, read_shots
 from reparam_kit import InputError, fingerprint
 

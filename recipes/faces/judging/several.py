@@ -11,9 +11,10 @@ from typing import Any, cast
 
 from recipes.faces.embedding.inputs import InputPreset
 from recipes.faces.judging.evaluation import Evaluation
-from recipes.faces.judging.judge import Comparison, Judge, Model, Verdict
+from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.pairs import PairsJudge
 from recipes.faces.judging.plot import check_roc, save_roc
+from recipes.faces.judging.verdict import Comparison, Verdict
 from reparam_kit import InputError, suggestion
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
-from recipes.faces.judging.judge import Comparison, Difference, Figure, Verdict
+from recipes.faces.judging.verdict import Comparison, Difference, Figure, Verdict
 from reparam_kit import printable
 
 
 def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool = False) -> Table:
     """A row for each figure, a column for each model; with ``notes``, also how it was asked, and what is missing."""
     first = next(iter(verdicts.values()))
-    table = Table(printable(title), *map(printable, verdicts), box=box.SIMPLE)
+    table = Table(Column(printable(title), no_wrap=True), *map(printable, verdicts), box=box.SIMPLE)
     above = [verdict.notes() if notes else {} for verdict in verdicts.values()]
     rows: dict[str, list[str]] = {name: [row.get(name, "") for row in above] for name in above[0]}
     for figure in first.figures:
@@ -29,7 +29,7 @@ def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool 
 def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
     """A row for each figure of two models: both, the difference, its interval and the probability of chance."""
     shown = (*map(printable, names), "difference", "95 % interval", "probability of chance")
-    table = Table("", *shown, box=box.SIMPLE)
+    table = Table(Column("", no_wrap=True), *shown, box=box.SIMPLE)
     for difference in comparison.differences:
         if difference.value is not None:
             name = difference.before.name

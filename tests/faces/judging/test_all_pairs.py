@@ -8,15 +8,15 @@ import torch
 
 from recipes.faces.judging import all_pairs
 from recipes.faces.judging.all_pairs import (
+    alike_pairs,
     genuine_pairs,
     impostor_pairs,
-    measurable,
     numbered,
-    separation,
+    shown,
     true_accept_rates,
     unit_rows,
 )
-from recipes.faces.judging.protocols import d_prime, tar_at_far
+from recipes.faces.judging.protocols import tar_at_far
 from reparam_kit import InputError
 
 
@@ -33,7 +33,7 @@ def faces(
 def every_pair(rows: torch.Tensor, people: np.ndarray) -> list[tuple[float, int, int]]:
     vectors = rows.numpy()
     return [
-        (float(np.float32(vectors[i] @ vectors[j])), int(people[i]), int(people[j]))
+        (round(float(vectors[i] @ vectors[j]) * 2**20) / 2**20, int(people[i]), int(people[j]))
         for i in range(len(vectors))
         for j in range(i + 1, len(vectors))
     ]
@@ -52,7 +52,7 @@ def slow_tar(pairs: list[tuple[float, int, int]], far: float, times: np.ndarray)
     return sum(weight for score, weight in genuine if score > bound) / sum(weight for _, weight in genuine)
 
 
-@pytest.mark.parametrize("block", [7, 2048])
+@pytest.mark.parametrize("block", [23, 2048])
 @pytest.mark.parametrize("far", [0.3, 0.1, 0.01, 0.002])
 def test_rates_are_those_of_walking_down_every_pair(
     monkeypatch: pytest.MonkeyPatch, block: int, far: float
@@ -64,15 +64,14 @@ def test_rates_are_those_of_walking_down_every_pair(
     assert len(genuine.scores) + impostors.pairs == len(pairs)
     (rate,) = true_accept_rates(genuine, impostors, [far])
     assert rate == pytest.approx(slow_tar(pairs, far, np.ones(17)))
-    scores = np.concatenate([genuine.scores, impostors.scores])
-    same = np.arange(len(scores)) < len(genuine.scores)
-    assert rate == pytest.approx(tar_at_far(scores, same, far))
-    assert separation(genuine, impostors) == pytest.approx(d_prime(scores, same))
+    assert rate == pytest.approx(tar_at_far([s for s, _, _ in pairs], [p == q for _, p, q in pairs], far))
+    apart = [score for score, p, q in pairs if p != q]
+    assert impostors.moments == pytest.approx((np.mean(apart), np.var(apart)))
 
 
 def test_a_person_counts_as_often_as_he_was_drawn() -> None:
     rows, people = faces(seed=1)
-    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people, highest=0.4)
     times = np.random.default_rng(2).multinomial(genuine.count, np.ones(genuine.count) / genuine.count)
     times = times.astype(float)
     for far in (0.3, 0.1, 0.01):
@@ -81,28 +80,47 @@ def test_a_person_counts_as_often_as_he_was_drawn() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 20, 150])
-def test_keeping_the_most_alike_changes_no_rate_that_they_show(
-    monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    monkeypatch.setattr(all_pairs, "_BLOCK", 9)
+def test_keeping_the_most_alike_changes_no_rate(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(all_pairs, "_BLOCK", 25)
     rows, people = faces(seed=3)
-    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people)
-    few = impostor_pairs(rows, people, most)
-    np.testing.assert_array_equal(few.scores, impostors.scores[:most])
-    assert (few.pairs, few.mean, few.variance) == (impostors.pairs, impostors.mean, impostors.variance)
-    fars = measurable([0.3, 0.1, 0.03, 0.01, 0.003, 1e-4], few)
-    assert all(far * few.pairs < most for far in fars)
-    np.testing.assert_array_equal(
-        true_accept_rates(genuine, few, fars), true_accept_rates(genuine, impostors, fars)
-    )
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people, highest=1.0)
+    assert len(impostors.scores) == impostors.pairs
+    few = impostor_pairs(rows, people, most=most)
+    np.testing.assert_array_equal(few.scores, impostors.scores[: len(few.scores)])
+    assert 0 < len(few.scores) <= most
+    fars = [1.0, 0.3, 0.1, 0.03, 0.01, 0.003]
+    rates = true_accept_rates(genuine, impostors, fars)
+    np.testing.assert_array_equal(true_accept_rates(genuine, few, fars), rates)
+    assert rates[0] == 1
 
 
-def test_a_rate_is_measurable_where_enough_impostors_lie_above() -> None:
-    rows, people = faces()
-    impostors = impostor_pairs(rows, people)
-    far = 30 / impostors.pairs
-    assert measurable([1e-9, far, 0.5], impostors, above=30) == [0.5, far]
-    assert measurable([0.99 / impostors.pairs, 1 / impostors.pairs], impostors) == [1 / impostors.pairs]
+def test_of_people_drawn_a_threshold_beyond_the_kept_pairs_is_that_of_all() -> None:
+    rows, people = faces(seed=3)
+    genuine, few = genuine_pairs(rows, people), impostor_pairs(rows, people, most=30)
+    times = np.random.default_rng(2).multinomial(genuine.count, np.ones(genuine.count) / genuine.count)
+    drawn = times.astype(float)
+    low, high = true_accept_rates(genuine, few, [0.005, 0.3], (drawn, drawn))
+    assert low == pytest.approx(slow_tar(every_pair(rows, people), 0.005, drawn))
+    passed = genuine.scores > few.threshold(0.3)
+    assert high == pytest.approx(drawn[genuine.people[passed]].sum() / drawn[genuine.people].sum())
+
+
+@pytest.mark.parametrize("block", [25, 2048])
+def test_pairs_left_out_are_not_there(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(all_pairs, "_BLOCK", block)
+    rows, people = faces(seed=4)
+    whole = impostor_pairs(rows, people, highest=1.0)
+    apart = alike_pairs(rows, 0.6)
+    kept = impostor_pairs(rows, people, apart, highest=1.0)
+    np.testing.assert_array_equal(kept.scores, whole.scores[whole.scores <= 0.6])
+    assert 0 < kept.pairs < whole.pairs
+    times = np.arange(float(len(kept.per_person)))
+    assert kept.total(times) == times[kept.people].prod(axis=1).sum()
+
+
+def test_a_rate_is_shown_where_enough_impostors_lie_above() -> None:
+    assert [shown(far, 3000, 30) for far in (0.00999, 0.01, 0.5)] == [False, True, True]
+    assert [shown(far, 3000) for far in (0.99 / 3000, 1 / 3000)] == [False, True]
 
 
 def test_scores_that_tie_are_not_told_apart() -> None:
