@@ -10,6 +10,7 @@
 - ``read_set(path)``: either of them
 - ``input_preset(name)``, ``InputPreset``: from RGB 0..255 to what a net was trained on
 - ``Embedder(model, preset)``: images to embeddings float32 ``[N, D]``
+- ``item_image(item, where)``, ``item_label(item, where)``: image and label of whatever item a dataset gives
 - ``Judge``, ``Verdict``, ``Figure``, ``Comparison``: from a model and data to figures, and two models compared
 - ``PairsJudge``, ``ClassesJudge``, ``RetrievalJudge``: the judges there are; ``read_judge(path)`` finds one
 - ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from recipes.faces.embedding.inputs import input_preset as input_preset
     from recipes.faces.images.augment import Augmentation as Augmentation
     from recipes.faces.images.decoding import decode_image as decode_image
+    from recipes.faces.images.items import item_image as item_image
+    from recipes.faces.images.items import item_label as item_label
     from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
     from recipes.faces.judging.comparison import better_input as better_input
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs

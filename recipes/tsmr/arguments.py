@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 
 from recipes.faces import Judge, PairSet, TemplateSet
 from recipes.tsmr.config import TSMRConfig
@@ -40,8 +41,9 @@ def _require(name: str, value: Any, called: str) -> None:
             "the path of an .onnx file, a module, or a list of these",
         ),
         "data": (
-            isinstance(value, _PATH) or (hasattr(value, "__len__") and hasattr(value, "__getitem__")),
-            "what read_faces opens, or a dataset of (image, label, index)",
+            isinstance(value, _PATH) or _is_dataset(value),
+            "what read_faces opens, or a dataset with a length whose items are (image, label), dicts or images"
+            + (": the dataset of the loader" if isinstance(value, DataLoader) else ""),
         ),
         "val": (
             isinstance(value, (*_PATH, PairSet, TemplateSet, Judge)),
@@ -53,6 +55,10 @@ def _require(name: str, value: Any, called: str) -> None:
         raise InputError(f"{called} is of type {type(value).__name__}: give {wanted}")
     if isinstance(value, _PATH):
         _require_name(called, value)
+
+
+def _is_dataset(value: Any) -> bool:
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, Mapping)
 
 
 def _require_name(called: str, path: str | Path) -> None:

@@ -48,6 +48,7 @@ from recipes.tsmr.training.ingredients import (
     first_images,
     require_fit,
     score_teachers,
+    tell_input,
     warn_of_import,
     warn_of_input,
 )
@@ -155,7 +156,8 @@ def gather(
     _require_second_views(config)
     device_of(model)
     judges = read_judges(val)
-    require_fit(model, views, judges)
+    require_fit(model, views, judges, config)
+    tell_input(views)
     embedders = tuple(
         Embedder(t, preset, embedding=name)
         for t, preset, name in zip(teachers, presets, embeddings, strict=True)
@@ -289,7 +291,7 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
     def inputs(images: int) -> Iterator[Tensor]:
         order = islice(epoch_order(len(views), config.flip, config.seed), images)
         for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
-            yield preset(batch.to(device))
+            yield preset.prepare(batch.to(device))
 
     student = rk.duplicate(model)
     if config.restore_bn:

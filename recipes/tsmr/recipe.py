@@ -60,14 +60,15 @@ def apply_tsmr(
     first writes files, and its result is the one that counts.
 
     Args:
-        model: face net, images float32 ``[N, 3, H, W]`` to embeddings ``[N, D]``. It is not changed, and
+        model: face net, images float32 ``[N, C, H, W]`` to embeddings ``[N, D]``. It is not changed, and
             trained on the device that its parameters are on. Only what its embedding depends on is trained; other
             outputs that depend on that too are named in the report.
         teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
             fixes another image size, the images are scaled for it.
-        data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset of ``(image uint8
-            [3, H, W] RGB, label, index)`` without augmentation. Only losses that learn from identities use the
-            labels; a negative one says that the person is not known.
+        data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset without augmentation,
+            whose items are ``(image, label)``, dicts or images (``recipes.faces.item_image``): uint8 are pixels, to
+            which presets are applied, floating point is taken as already normalised. Only losses that learn from
+            identities use the labels; a negative one says that the person is not known.
         val: a judge, a verification set or its path, or what ``recipes.faces.read_judge`` takes; or several, of
             which the first decides and the others are reported.
         config: all choices.

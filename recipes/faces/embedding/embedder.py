@@ -19,10 +19,15 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from recipes.faces.embedding.inputs import InputPreset
-from recipes.faces.embedding.signature import EmbeddingOf, Signature, Taken, read_signature
+from recipes.faces.embedding.signature import (
+    EmbeddingOf,
+    Signature,
+    Taken,
+    channels_advice,
+    read_signature,
+)
+from recipes.faces.images.items import Item, item_image
 from reparam_kit import InputError, evaluating, first_line, open_session
-
-Image = npt.NDArray[np.uint8] | torch.Tensor | tuple[torch.Tensor, int, int]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -30,14 +35,14 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 class Embedder:
     """A face net with its input preset.
 
-    The net takes float32 ``[N, 3, H, W]``. The embedding is its output with several numbers an image, ``[N, D]`` or
-    such as ``[N, D, 1, 1]``; where several outputs are of that kind, it has to be named.
+    The net takes float32 ``[N, C, H, W]``, C being 3 or 1. The embedding is its output with several numbers an image,
+    ``[N, D]`` or such as ``[N, D, 1, 1]``; where several outputs are of that kind, it has to be named.
 
     Args:
         model: a module, which runs in eval mode on the device and in the dtype of its parameters and is given back in
             the mode it was in; or the path of an ``.onnx`` file, which onnxruntime runs on the CPU. A file with a fixed
             batch size is given batches of that size.
-        preset: what the net expects of its pixels.
+        preset: what the net expects of its pixels, which are uint8; images in floating point are taken as they are.
         batch_size: images run at once, unless the file says otherwise.
         embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
             ``1`` and so on in a tuple. None: there is only one that can be.
@@ -66,17 +71,20 @@ class Embedder:
         self._embedding_of = EmbeddingOf(run.signature, embedding, who)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed one batch of RGB images in 0..255, uint8 or floating ``[N, 3, H, W]``: float32 ``[N, D]`` on the CPU.
+        """Embed one batch of images ``[N, C, H, W]``: float32 ``[N, D]`` on the CPU.
+
+        Args:
+            images: pixels in 0..255, uint8, RGB or of one channel; or floating point, already normalised.
 
         Raises:
-            InputError: the size of the images is not the one that the file has fixed; or no output is an embedding
-                each, or several are and none is named.
+            InputError: channels or size of the images are not those that the file has fixed; or no output is an
+                embedding each, or several are and none is named.
         """
         return self.rows(images).cpu()
 
     def rows(self, images: torch.Tensor) -> torch.Tensor:
         """As a call, where the model runs."""
-        return self._embedding_of(self._run(self.preset(images)), len(images)).float()
+        return self._embedding_of(self._run(self.preset.prepare(images)), len(images)).float()
 
     def on(self, device: torch.device) -> Embedder:
         """This one where its module is on ``device``, or is none; otherwise one of a copy there."""
@@ -87,11 +95,12 @@ class Embedder:
             copy.deepcopy(model).to(device), self.preset, self.batch_size, self.embedding, self.progress
         )
 
-    def embed(self, images: Iterable[Image], flip: bool = False) -> npt.NDArray[np.float32]:
-        """Embed RGB images of one size, batch by batch: float32 ``[N, D]``, not normalised.
+    def embed(self, images: Iterable[Item], flip: bool = False) -> npt.NDArray[np.float32]:
+        """Embed images of one size, batch by batch: float32 ``[N, D]``, not normalised.
 
         Args:
-            images: uint8 arrays ``[H, W, 3]``, uint8 tensors ``[3, H, W]``, or a dataset's ``(tensor, label, index)``.
+            images: the items of a dataset: uint8 arrays ``[H, W, 3]``, uint8 tensors ``[3, H, W]``, ``(tensor, label,
+                index)`` and what else :func:`recipes.faces.images.items.item_image` takes.
             flip: add the embedding of each mirrored image, as InsightFace's protocol does.
 
         Raises:
@@ -102,7 +111,7 @@ class Embedder:
             raise InputError("there is no image to embed")
         return torch.cat(rows).numpy()
 
-    def batches(self, images: Iterable[Image], flip: bool = False) -> Iterator[torch.Tensor]:
+    def batches(self, images: Iterable[Item], flip: bool = False) -> Iterator[torch.Tensor]:
         """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True)
@@ -115,28 +124,23 @@ class Embedder:
                 progress.advance(task, len(batch))
 
 
-def _batches(images: Iterable[Image], size: int) -> Iterator[torch.Tensor]:
-    """uint8 ``[N, 3, H, W]``."""
-    remaining = map(_planes, images)
+def _batches(items: Iterable[Item], size: int) -> Iterator[torch.Tensor]:
+    """``[N, C, H, W]``, all of one kind."""
+    remaining = (item_image(item, f"image {number}") for number, item in enumerate(items))
     sizes: set[tuple[int, ...]] = set()
+    kinds: set[torch.dtype] = set()
     while batch := list(islice(remaining, size)):
         sizes |= {tuple(image.shape) for image in batch}
+        kinds |= {image.dtype for image in batch}
         if len(sizes) > 1:
             raise InputError(
-                f"images of the sizes {sorted(sizes)} [3, H, W] cannot be one set: align the faces first"
+                f"images of the sizes {sorted(sizes)} [C, H, W] cannot be one set: align the faces first"
+            )
+        if len(kinds) > 1:
+            raise InputError(
+                "images of uint8 and of floating point cannot be one set: presets are of uint8 alone"
             )
         yield torch.stack(batch)
-
-
-def _planes(image: Image) -> torch.Tensor:
-    if isinstance(image, np.ndarray):
-        # Copied, because it may be read-only or a reversed view, which torch does not take.
-        planes = torch.from_numpy(image.copy()).movedim(-1, 0)
-    else:
-        planes = image[0] if isinstance(image, tuple) else image
-    if planes.dtype != torch.uint8 or planes.ndim != 3 or len(planes) != 3:
-        raise InputError(f"an image of {planes.dtype} {list(planes.shape)} is not uint8 RGB in 0..255")
-    return planes
 
 
 class _ModuleRunner:
@@ -155,9 +159,9 @@ class _ModuleRunner:
             with evaluating(self._model), torch.no_grad():
                 output = self._model(filled.to(like.device, like.dtype))
         except RuntimeError as error:
-            raise InputError(
-                f"the model fails on images {list(images.shape)}: {first_line(error)}"
-            ) from error
+            reason = first_line(error)
+            advice = channels_advice(images.shape[1]) if "channels" in reason else ""
+            raise InputError(f"the model fails on images {list(images.shape)}: {reason}{advice}") from error
         if len(filled) == len(images):
             return output
         return tree_map_only(torch.Tensor, lambda rows: rows[: len(images)], output)

@@ -47,17 +47,21 @@ class Signature:
         return shape[2], shape[3]
 
     def require_images(self, who: str, dtypes: Sequence[str] = ("float32",)) -> None:
-        """Raise InputError unless one batch of RGB images ``[N, 3, H, W]`` is taken, in one of ``dtypes``."""
+        """Raise InputError unless one batch of images ``[N, C, H, W]``, C 1 or 3, is taken, in one of ``dtypes``."""
         advice = self._advice(dtypes)
         if advice is not None:
             inputs = ", ".join(map(str, self.inputs)) or "nothing"
             raise InputError(f"{who} takes {inputs}; a face net takes one {dtypes[0]} [N, 3, H, W]: {advice}")
 
     def require_size(self, who: str, images: Sequence[int], what: str) -> None:
-        """Raise InputError where a height or width is fixed that ``what``, of shape ``[3, H, W]``, does not have."""
+        """Raise InputError where channels, height or width are fixed, and those of ``what`` ``[C, H, W]`` differ."""
         wanted = self.inputs[0].shape
         if wanted is None:
             return
+        if wanted[1] not in (None, images[0]):
+            raise InputError(
+                f"{who} takes {wanted[1]} channels, and {what} of {images[0]}{channels_advice(images[0])}"
+            )
         fixed = wanted[2:]
         if any(size not in (None, have) for size, have in zip(fixed, images[1:], strict=True)):
             text = " x ".join("any" if size is None else str(size) for size in fixed)
@@ -74,13 +78,20 @@ class Signature:
         shape = given.shape
         if shape is not None and len(shape) != 4:
             return "export the net with its images as they come from a batch"
-        if shape is not None and shape[1] not in (None, 3):
-            return _CHANNELS_LAST if shape[3] == 3 else "it is for images of another kind"
+        if shape is not None and shape[1] not in (None, 1, 3):
+            return _CHANNELS_LAST if shape[3] in (1, 3) else "it is for images of another kind"
         if given.dtype not in dtypes:
             if given.dtype in ("float16", "bfloat16", "double"):
                 return "convert it to float32 first"
             return "leave the conversion from integers out of the file, and say it as the input preset"
         return None
+
+
+def channels_advice(channels: int) -> str:
+    """What to do where a net takes other images than those of so many channels, with a colon before."""
+    if channels == 1:
+        return ": repeat the channel in the dataset (image.expand(3, -1, -1)) for a net that takes RGB"
+    return ": an input such as 'insightface-grey' makes one channel of RGB" if channels == 3 else ""
 
 
 def read_signature(model: str | Path | nn.Module) -> Signature | None:

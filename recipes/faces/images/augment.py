@@ -53,10 +53,11 @@ class Augmentation:
                 raise InputError(f"{field.name}={getattr(self, field.name)} is not a probability, 0 to 1")
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """The changed image, uint8 ``[3, H, W]``, of one that is left as it is. The same seed gives the same image.
+        """The changed image ``[C, H, W]`` of one that is left as it is. The same seed gives the same image.
 
         Args:
-            image: uint8 ``[3, H, W]`` RGB, on any device.
+            image: uint8, RGB or of one channel, on any device; of floating point, which is already normalised, ``flip``
+                and ``low_resolution`` make sense.
             seed: what decides; for training, a number that epoch and image give.
         """
         random = _Random(seed)
@@ -73,7 +74,7 @@ class Augmentation:
         return image
 
     def batch(self, images: Tensor, seeds: Iterable[int]) -> Tensor:
-        """Each image of a batch uint8 ``[N, 3, H, W]`` with its own seed."""
+        """Each image of a batch ``[N, C, H, W]`` with its own seed."""
         return torch.stack([self(image, seed) for image, seed in zip(images, seeds, strict=True)])
 
 
@@ -119,6 +120,8 @@ def _colour(image: Tensor, random: _Random) -> Tensor:
 
 
 def _luminance(image: Tensor) -> Tensor:
+    if len(image) == 1:
+        return image[0]
     return (image * image.new_tensor(_GREY).view(3, 1, 1)).sum(0)
 
 
@@ -131,7 +134,8 @@ def _low_resolution(image: Tensor, random: _Random) -> Tensor:
         mode="bilinear",
         antialias=True,
     )
-    return _pixels(interpolate(small, (height, width), mode="bilinear")[0])
+    blurred = interpolate(small, (height, width), mode="bilinear")[0]
+    return _pixels(blurred) if image.dtype == torch.uint8 else blurred
 
 
 def _occlusion(image: Tensor, random: _Random) -> Tensor:

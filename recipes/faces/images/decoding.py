@@ -74,7 +74,7 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
                 if image.format == "PNG":  # Pillow decodes without a look at the checksums
                     Image.open(io.BytesIO(data), formats=("PNG",)).verify()
                 multiplied, upright = _is_multiplied(image), _upright(image)
-                return _rgb(upright.convert("RGBa") if multiplied else upright, image.format == "PNG")
+                return rgb_pixels(upright.convert("RGBa") if multiplied else upright, image.format == "PNG")
     except UnidentifiedImageError as error:  # its own text is about a Python object
         if not data:
             raise InputError(f"{where} is empty: it has no bytes") from error
@@ -106,7 +106,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else image
 
 
-def _rgb(image: Image.Image, png: bool) -> npt.NDArray[np.uint8]:
+def rgb_pixels(image: Image.Image, png: bool = False) -> npt.NDArray[np.uint8]:
+    """A Pillow image of any mode as RGB ``[H, W, 3]``; ValueError for one of 32-bit numbers."""
     if image.mode.startswith("I;16") or (png and image.mode == "I"):  # "I": Pillow before 11
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import torch
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
+from recipes.faces.images.items import Item, Items, item_image, item_label
 from recipes.faces.judging.evaluation import guess
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.verdict import Comparison, Difference, Verdict
@@ -31,14 +32,6 @@ from reparam_kit import InputError, fingerprint
 Outputs = Literal["auto", "logits", "embeddings"]
 
 _TOP = (1, 5)
-
-
-class Labelled(Protocol):
-    """Images with labels: items are ``(image uint8 [3, H, W] RGB, label, ...)``."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,7 +88,7 @@ class ClassesJudge(Judge, name="classes"):
 
     def __init__(
         self,
-        images: Labelled | str | os.PathLike[str],
+        images: Items | str | os.PathLike[str],
         *,
         outputs: Outputs = "auto",
         batch_size: int = 64,
@@ -104,7 +97,7 @@ class ClassesJudge(Judge, name="classes"):
         classes: int | None = None,
         progress: bool = False,
     ) -> None:
-        self._set: Labelled = read_faces(images) if isinstance(images, str | os.PathLike) else images
+        self._set: Items = read_faces(images) if isinstance(images, str | os.PathLike) else images
         self._outputs, self._batch_size, self._bootstrap, self._decides = (
             outputs,
             batch_size,
@@ -114,7 +107,10 @@ class ClassesJudge(Judge, name="classes"):
         self._progress = progress
         known = self._set
         self._labels = np.array(
-            [known.label(i) if isinstance(known, Faces) else int(known[i][1]) for i in range(len(known))],
+            [
+                known.label(i) if isinstance(known, Faces) else item_label(known[i], f"image {i}")
+                for i in range(len(known))
+            ],
             np.int64,
         )
         unknown = np.flatnonzero(self._labels < 0)
@@ -169,9 +165,9 @@ class ClassesJudge(Judge, name="classes"):
             differences.append(Difference(difference.before, difference.after, difference.interval, chance))
         return Comparison(tuple(differences), drawn.decides, f"{drawn.method}; McNemar's exact test")
 
-    def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
+    def images(self, count: int) -> Sequence[Item]:
         """The first images of the set."""
-        return [self._set[i][0].permute(1, 2, 0).numpy() for i in range(min(count, len(self._set)))]
+        return [self._image(i) for i in range(min(count, len(self._set)))]
 
     def sample(self, limit: int) -> ClassesJudge:
         """Judge about ``limit`` images: as many of each class, of classes spread evenly if they are many."""
@@ -197,11 +193,13 @@ class ClassesJudge(Judge, name="classes"):
 
     @cached_property
     def _content(self) -> list[str]:
-        return [fingerprint([self._set[i][0], int(label)]) for i, label in enumerate(self._labels)]
+        return [fingerprint([self._image(i), int(label)]) for i, label in enumerate(self._labels)]
 
     def _images(self) -> Iterator[torch.Tensor]:
-        for i in range(len(self._set)):
-            yield self._set[i][0]
+        return map(self._image, range(len(self._set)))
+
+    def _image(self, index: int) -> torch.Tensor:
+        return item_image(self._set[index], f"image {index}")
 
 
 def by_class_means(

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recipes.faces.embedding.embedder import Embedder
-from recipes.faces.embedding.inputs import InputPreset, all_presets, input_preset
+from recipes.faces.embedding.inputs import InputPreset, all_presets, grey_presets, input_preset
+from recipes.faces.images.items import item_image
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
@@ -30,7 +32,7 @@ def compare_inputs(
     inputs: Sequence[str | InputPreset] = (),
     embedding: str | None = None,
 ) -> dict[str, Verdict]:
-    """A model's figures under every input preset, by preset, the best first.
+    """A model's figures under every input preset for nets that take RGB, by preset, the best first.
 
     Best is the largest :attr:`Verdict.separation`, of pairs d'. A wrong channel order or normalisation can cost as
     little as two tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score:
@@ -41,7 +43,7 @@ def compare_inputs(
         model: a module, or the path of an ``.onnx`` file.
         judge: a judge, or a verification set or its file. At most ``limit`` of its examples are used.
         limit: number of examples, of pairs at least 4.
-        inputs: presets of one's own to try besides.
+        inputs: presets of one's own to try besides; where one is for nets that take greys, so are the others.
         embedding: as in :func:`evaluate`.
 
     Raises:
@@ -49,7 +51,10 @@ def compare_inputs(
     """
     few = read_judge(judge).sample(limit)
     results: dict[str, Verdict] = {}
-    tried = {preset.name: preset for preset in (*all_presets(), *map(input_preset, inputs))}
+    own = {preset.name: preset for preset in map(input_preset, inputs)}
+    usual = grey_presets() if any(preset.grey for preset in own.values()) else all_presets()
+    # What is normalised already is the same under every preset.
+    tried = own if own and not takes_presets(few) else {preset.name: preset for preset in usual} | own
     for name, preset in tried.items():
         try:
             results[name] = few.judge(model, preset, embedding)
@@ -58,6 +63,11 @@ def compare_inputs(
     if not results:
         raise failure
     return dict(sorted(results.items(), key=lambda item: item[1].separation.goodness, reverse=True))
+
+
+def takes_presets(judge: Judge) -> bool:
+    """Whether what is judged are pixels; False of images that are normalised already."""
+    return all(item_image(image, "image 0").dtype == torch.uint8 for image in judge.images(1))
 
 
 def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from recipes.faces.embedding.inputs import InputPreset
+from recipes.faces.images.items import Item
 from recipes.faces.judging.bootstrap import Interval, interval, probability_of_chance, resampled_means
 from recipes.faces.judging.verdict import GROUPS, Comparison, Verdict, comparison, require_same
 from reparam_kit import Registry, fingerprint
@@ -83,8 +84,8 @@ class Judge(ABC):
         what = "groups of examples" if GROUPS in before.outcomes else "examples"
         return comparison(before, after, found, f"{what} drawn {COMPARED:,} times")
 
-    def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
-        """The first images, at most ``count``, uint8 ``[H, W, 3]`` RGB: what a model's input is held against."""
+    def images(self, count: int) -> Sequence[Item]:
+        """The first images, at most ``count``, such as uint8 ``[H, W, 3]`` RGB: what an input is held against."""
         return []
 
     def sample(self, limit: int) -> Judge:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
-from recipes.faces.images.decoding import decode_image
+from recipes.faces.images.items import Item, item_image
 from recipes.faces.judging.bootstrap import interval, probability_of_chance, resampled_pairs
 from recipes.faces.judging.evaluation import ACCURACY, FARS, Evaluation, judge_scores
 from recipes.faces.judging.judge import COMPARED, Judge, Model
@@ -155,7 +156,7 @@ class PairsJudge(Judge, name="pairs"):
         }
         return comparison(before, after, found, f"pairs drawn within fold and kind, {sets:,} times")
 
-    def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
+    def images(self, count: int) -> Sequence[Item]:
         """The first images of the set."""
         shown = (
             Crops(self.pairs) if isinstance(self.pairs, TemplateSet) else _Decoded(self.pairs, self._where)
@@ -175,7 +176,9 @@ class PairsJudge(Judge, name="pairs"):
         if isinstance(known, TemplateSet):
             parts: Mapping[str, Any] = {**vars(known), "files": [str(file) for file in known.files]}
         else:
-            parts = {"images": known.images, "same": known.same}
+            given = (known.images[i] for i in range(len(known.images)))
+            shown = [image if isinstance(image, bytes) else item_image(image, "an image") for image in given]
+            parts = {"images": shown, "same": known.same}
         return fingerprint([self.name, parts, known.folds, self._asked, self._flip, self._decides])
 
 
@@ -241,8 +244,8 @@ class _Decoded:
     def __len__(self) -> int:
         return len(self._pairs.images)
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[Tensor]:
         names = self._pairs.names
-        for i, image in enumerate(self._pairs.images):
+        for i in range(len(self)):
             place = names[i] if names else f"{self._name}: image {i % 2} of pair {i // 2}"
-            yield decode_image(image, place)
+            yield item_image(self._pairs.images[i], place)

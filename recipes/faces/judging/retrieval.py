@@ -10,9 +10,8 @@ wrong ones first, so that a net that gives everything the same embedding finds n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ import numpy.typing as npt
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
-from recipes.faces.images.decoding import decode_image, read_image
+from recipes.faces.images.items import Item, Items
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.verdict import Verdict
-from recipes.faces.sets.searches import JUNK, Shots, read_shots
+from recipes.faces.sets.searches import JUNK, Shots, label_shots, read_shots
 from reparam_kit import InputError, fingerprint
 
 Floats = npt.NDArray[np.float64]
@@ -70,8 +69,8 @@ class RetrievalJudge(Judge, name="retrieval"):
     """Judges by searching queries in a gallery: rank-1, rank-5, rank-10 and mAP.
 
     Args:
-        query, gallery: folders, see :func:`recipes.faces.sets.searches.read_shots`, or what it gives. Where both name
-            the same files, no image finds itself.
+        query, gallery: folders, see :func:`recipes.faces.sets.searches.read_shots`, or labelled datasets, see
+            :func:`recipes.faces.sets.searches.label_shots`. Where both hold the same images, none finds itself.
         batch_size: images run at once.
         bootstrap: sets of people drawn for the intervals; 0: no intervals.
         decides: the figure that decides.
@@ -83,17 +82,15 @@ class RetrievalJudge(Judge, name="retrieval"):
 
     def __init__(
         self,
-        query: Shots | str | os.PathLike[str],
-        gallery: Shots | str | os.PathLike[str],
+        query: Shots | Items | str | os.PathLike[str],
+        gallery: Shots | Items | str | os.PathLike[str],
         *,
         batch_size: int = 64,
         bootstrap: int = 0,
         decides: str = "mAP",
         progress: bool = False,
     ) -> None:
-        self._query, self._gallery = (
-            shots if isinstance(shots, Shots) else read_shots(shots) for shots in (query, gallery)
-        )
+        self._query, self._gallery = _shots(query), _shots(gallery)
         self._batch_size, self._bootstrap, self._decides = batch_size, bootstrap, decides
         self._progress = progress
         numbers = {
@@ -103,7 +100,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         self._who = np.array([numbers[person] for person in self._query.people])
         self._whose = np.array([numbers[person] for person in self._gallery.people])
         self._junk = np.array([person == JUNK for person in self._gallery.people])
-        self._files = np.array([str(file) for file in self._gallery.files])
+        self._names = np.array(self._gallery.names)
         if not any(self._right(i).any() for i in range(len(self._query))):
             raise InputError(
                 "no query has an image of its person in the gallery, by another camera if these are known"
@@ -123,7 +120,10 @@ class RetrievalJudge(Judge, name="retrieval"):
         """Search every query, by the cosine similarity of embeddings."""
         preset = input_preset(input)
         embedder = Embedder(model, preset, self._batch_size, embedding, self._progress)
-        query, gallery = (_unit(embedder.embed(_Decoded(shots))) for shots in (self._query, self._gallery))
+        query, gallery = (
+            _unit(embedder.embed(map(shots.image, range(len(shots)))))
+            for shots in (self._query, self._gallery)
+        )
         first, precision, people = [], [], []
         for start in range(0, len(query), _QUERIES):
             for i, alike in enumerate(query[start : start + _QUERIES] @ gallery.T, start=start):
@@ -152,7 +152,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         """Which gallery images count for a query: no junk, nor the same person by the same camera, nor itself."""
         camera = self._query.cameras[query]
         seen = (self._whose == self._who[query]) & (self._gallery.cameras == camera) & (camera >= 0)
-        counted: npt.NDArray[np.bool_] = ~self._junk & ~seen & (self._files != str(self._query.files[query]))
+        counted: npt.NDArray[np.bool_] = ~self._junk & ~seen & (self._names != self._query.names[query])
         return counted
 
     def _right(self, query: int) -> npt.NDArray[np.bool_]:
@@ -161,9 +161,9 @@ class RetrievalJudge(Judge, name="retrieval"):
         right: npt.NDArray[np.bool_] = self._counted(query) & (self._whose == self._who[query])
         return right
 
-    def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
+    def images(self, count: int) -> Sequence[Item]:
         """The first queries."""
-        return list(islice(_Decoded(self._query), count))
+        return [self._query.image(i) for i in range(min(count, len(self._query)))]
 
     def sample(self, limit: int) -> RetrievalJudge:
         """Search about ``limit`` images, of as many people as that allows, among each other's."""
@@ -173,13 +173,13 @@ class RetrievalJudge(Judge, name="retrieval"):
             return self
         count = max(2, round(len(people) * limit / total))
         chosen = {people[i] for i in np.linspace(0, len(people) - 1, count).round().astype(int)}
-        few = [_of(shots, chosen) for shots in (self._query, self._gallery)]
+        few = [shots.of(chosen) for shots in (self._query, self._gallery)]
         return RetrievalJudge(*few, batch_size=self._batch_size, decides=self._decides)
 
     def identity(self) -> str:
         """Names and contents of all images."""
         parts = [
-            [shots.people, shots.cameras, [fingerprint(read_image(f)) for f in shots.files]]
+            [shots.people, shots.cameras, [fingerprint(shots.image(i)) for i in range(len(shots))]]
             for shots in (self._query, self._gallery)
         ]
         return fingerprint([self.name, parts, self._decides])
@@ -207,19 +207,7 @@ def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return unit
 
 
-def _of(shots: Shots, people: set[str]) -> Shots:
-    chosen = [i for i, person in enumerate(shots.people) if person in people]
-    return Shots([shots.files[i] for i in chosen], [shots.people[i] for i in chosen], shots.cameras[chosen])
-
-
-class _Decoded:
-    """Images, read as they are asked for."""
-
-    def __init__(self, shots: Shots) -> None:
-        self._files = shots.files
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        return (decode_image(read_image(file), str(file)) for file in self._files)
+def _shots(given: Shots | Items | str | os.PathLike[str]) -> Shots:
+    if isinstance(given, Shots):
+        return given
+    return read_shots(given) if isinstance(given, str | os.PathLike) else label_shots(given)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.faces.images.decoding import read_image
+from recipes.faces.images.items import Items
 from recipes.faces.sets.bins import read_bin
 from recipes.faces.sets.pair_lists import ListedPair, read_cfp, read_pair_list
 from reparam_kit import InputError, atomic_file, require_file
@@ -21,7 +22,7 @@ class PairSet:
     """Pairs of face images and whether each pair shows one person.
 
     Attributes:
-        images: 2N encoded images; pair ``i`` is ``images[2 * i]`` and ``images[2 * i + 1]``.
+        images: 2N images, encoded or as datasets give them; pair ``i`` is ``images[2 * i]`` and ``images[2 * i + 1]``.
         same: bool ``[N]``.
         folds: the number of each pair's fold, int64 ``[N]``, where the set's makers say which is which.
         names: what messages call each of the 2N images, where they came from files of their own.
@@ -30,7 +31,7 @@ class PairSet:
         InputError: the lengths do not match, or there is no pair.
     """
 
-    images: list[bytes]
+    images: Items
     same: npt.NDArray[np.bool_]
     folds: npt.NDArray[np.int64] | None = None
     names: list[str] | None = None
@@ -70,10 +71,13 @@ def write_pairs(path: str | os.PathLike[str], pairs: PairSet) -> None:
     The format has no place for folds: readers cut it into consecutive ones.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        InputError: an image is not encoded; the folder does not exist or cannot be written to.
     """
+    encoded = [pairs.images[i] for i in range(len(pairs.images))]
+    if not all(isinstance(image, bytes) for image in encoded):
+        raise InputError(f"{path} holds encoded images, and those of the pairs are not encoded")
     with atomic_file(Path(path)) as file:
-        pickle.dump((pairs.images, pairs.same.tolist()), file, protocol=4)
+        pickle.dump((encoded, pairs.same.tolist()), file, protocol=4)
 
 
 def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> PairSet:

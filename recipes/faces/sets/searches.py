@@ -9,36 +9,71 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from recipes.faces.images.decoding import SUFFIXES
+from recipes.faces.images.items import Items, item_image, item_label
 from recipes.faces.sets.folders import find_people
-from reparam_kit import InputError
+from reparam_kit import InputError, fingerprint
 
 JUNK = "-1"
 _MARKET = re.compile(r"(-1|[0-9]{4})_c([0-9]+)s[0-9]+_[0-9]+_[0-9]+\.\w+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shots:
     """Images of people.
 
     Attributes:
-        files: the images.
+        images: items of a dataset, paths among them.
         people: the name of each one's person; ``"-1"`` is junk.
         cameras: the number of each one's camera, int64 ``[N]``; -1: not known.
+        names: which image each is: no image finds another one of its name.
     """
 
-    files: list[Path]
+    images: Items
     people: list[str]
     cameras: npt.NDArray[np.int64]
+    names: list[str]
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.people)
+
+    def image(self, index: int) -> Tensor:
+        """Image ``index``, as :func:`item_image`."""
+        return item_image(self.images[index], f"image {index}")
+
+    def of(self, people: set[str]) -> Shots:
+        """The shots of these people alone."""
+        chosen = [i for i, person in enumerate(self.people) if person in people]
+        return Shots(
+            [self.images[i] for i in chosen],
+            [self.people[i] for i in chosen],
+            self.cameras[chosen],
+            [self.names[i] for i in chosen],
+        )
+
+
+def label_shots(images: Items) -> Shots:
+    """The shots of a labelled dataset: -1 is junk; the key "camera" of a dict is the camera.
+
+    Raises:
+        InputError: an item has no image, or a label or camera that is no whole number.
+    """
+    people, cameras, names = [], [], []
+    for index in range(len(images)):
+        item, where = images[index], f"image {index}"
+        people.append(str(max(item_label(item, where), -1)))
+        camera = item.get("camera", -1) if isinstance(item, Mapping) else -1
+        cameras.append(item_label((None, camera), f"the camera of {where}"))
+        names.append(fingerprint(item_image(item, where)))
+    return Shots(images, people, np.array(cameras, np.int64), names)
 
 
 def read_shots(path: str | os.PathLike[str]) -> Shots:
@@ -57,7 +92,7 @@ def read_shots(path: str | os.PathLike[str]) -> Shots:
     if images and all(named):
         people = [match[1] for match in named if match]
         cameras = [int(match[2]) for match in named if match]
-        return Shots(images, people, np.array(cameras, np.int64))
+        return _files(images, people, np.array(cameras, np.int64))
     if images:
         strange = images[named.index(None)]
         raise InputError(
@@ -67,4 +102,8 @@ def read_shots(path: str | os.PathLike[str]) -> Shots:
     names, people, passed_over = find_people(path)
     if not names:
         raise InputError(f"{path} holds no images of people{passed_over and f'; {passed_over}'}")
-    return Shots([path / name for name in names], people, np.full(len(names), -1, np.int64))
+    return _files([path / name for name in names], people, np.full(len(names), -1, np.int64))
+
+
+def _files(files: list[Path], people: list[str], cameras: npt.NDArray[np.int64]) -> Shots:
+    return Shots(files, people, cameras, [str(file) for file in files])

@@ -23,7 +23,7 @@ def perturb(
     PGD (Madry et al., ICLR 2018).
 
     Args:
-        images: ``[N, 3, H, W]`` in 0..255, uint8 or floating.
+        images: ``[N, C, H, W]`` in 0..255, uint8 or floating.
         error: images to a number, differentiable.
         choices: radius and steps.
         processes: those that share the batch: the random start of each image is that of one batch of all.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.faces import Faces
+from recipes.faces import Faces, item_label
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import Targets
 from recipes.tsmr.targets.views import Images, Part, Views
@@ -84,4 +84,5 @@ def identity_labels(images: Images) -> npt.NDArray[np.int64]:
     length = len(images)  # type: ignore[arg-type]
     if isinstance(images, Faces):
         return np.fromiter(map(images.label, range(length)), np.int64, length)
-    return np.fromiter((images[index][1] for index in range(length)), np.int64, length)
+    labels = (item_label(images[index], f"training image {index}") for index in range(length))
+    return np.fromiter(labels, np.int64, length)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from recipes.faces import PairSet
 from recipes.tsmr.targets.examples import identity_labels
 from recipes.tsmr.targets.views import Images, Part
-from reparam_kit import InputError, extra
-
-with extra("faces", "pairs of people held out need Pillow"):
-    from PIL import Image
+from reparam_kit import InputError
 
 _HELD_OUT = 0.2  # of the people
 _PAIRS_EACH = 10  # genuine pairs of one person, at most
@@ -54,17 +48,11 @@ def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
         other = of[(number + 1 + rng.integers(len(of) - 1)) % len(of)]
         pairs += [(first, second), (first, int(rng.choice(other)))]
     kept = np.flatnonzero(~np.isin(labels, people[held]))
-    encoded = [_png(images[row][0]) for pair in pairs for row in pair]
-    return Part(images, kept, labels), PairSet(encoded, np.arange(len(pairs)) % 2 == 0)
+    shown = Part(images, np.array(pairs).reshape(-1), labels)
+    return Part(images, kept, labels), PairSet(shown, np.arange(len(pairs)) % 2 == 0)
 
 
 def _pairs_within(rows: npt.NDArray[np.int64], rng: np.random.Generator) -> list[tuple[int, int]]:
     first, second = np.triu_indices(len(rows), k=1)
     chosen = rng.permutation(len(first))[:_PAIRS_EACH]
     return [(int(rows[first[i]]), int(rows[second[i]])) for i in chosen]
-
-
-def _png(image: Tensor) -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(data, "PNG")
-    return data.getvalue()

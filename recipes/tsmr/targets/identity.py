@@ -141,7 +141,7 @@ class _Stamp:
             return None
         if not last:
             return None
-        digest.update(repr(tuple(images[0][0].shape)).encode())
+        digest.update(repr(tuple(Views(images).shape)).encode())
         return cls(digest.hexdigest(), last + _SETTLED < now)
 
 

@@ -41,7 +41,7 @@ class Shown(NamedTuple):
     """A batch of images as they are shown.
 
     Attributes:
-        images: uint8 ``[N, 3, H, W]``.
+        images: ``[N, C, H, W]``, uint8 or already normalised.
         number: of each image, int64 ``[N]``.
         column: which of its stored views it is, int64 ``[N]``.
         blended: with another image, so that nobody is on it: bool ``[N]``.
@@ -140,7 +140,7 @@ class Showing:
         return [self.taught, self.seed, self.flip, asdict(self.augment)]
 
     def stored(self, index: Iterable[int], batch_size: int, workers: int) -> Iterator[Shown]:
-        """Images ``index`` in all views of ``columns``: uint8 ``[N, V, 3, H, W]``."""
+        """Images ``index`` in all views of ``columns``: ``[N, V, C, H, W]``."""
         return self._batches(((at, self.columns) for at in index), batch_size, workers)
 
     def _draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
@@ -174,7 +174,7 @@ Key = tuple[int, tuple[Draw, ...]]
 
 
 class _Drawn(Dataset[Shown]):
-    """``drawn[index, draws]`` is these views of an image: ``images`` is uint8 ``[n, 3, H, W]``."""
+    """``drawn[index, draws]`` is these views of an image: ``images`` is ``[n, C, H, W]``."""
 
     def __init__(self, views: Views, augment: Augment, flip: bool) -> None:
         self._views = views

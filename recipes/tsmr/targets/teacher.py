@@ -40,8 +40,13 @@ class Scaled(InputPreset):
     size: tuple[int, int] = (112, 112)
 
     def __call__(self, images: Tensor) -> Tensor:
-        scaled = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
-        return super().__call__(scaled)
+        return super().__call__(self._scaled(images))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return self(images) if images.dtype == torch.uint8 else self._scaled(images)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return F.interpolate(images.float(), self.size, mode="bilinear", antialias=True)
 
 
 def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size) -> InputPreset:

@@ -11,70 +11,70 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from recipes.faces import item_image
+from recipes.faces.images.items import Item
 from reparam_kit import InputError, ReparamError, first_line
 
-Images = Dataset[tuple[Tensor, int, int]]
+Images = Dataset[Item]
 View = tuple[int, bool]
-Item = TypeVar("Item")
+Given = TypeVar("Given")
 _Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def _image(item: object) -> Tensor:
-    """The image of the first ``item`` of a dataset, of which nobody knows yet what it is."""
-    image = item[0] if isinstance(item, list | tuple) and item else item
-    if (
-        image is item
-        or not isinstance(image, Tensor)
-        or image.dtype != torch.uint8
-        or image.shape[:-2] != (3,)
-    ):
-        what = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(
-            f"training image 0 is {what}: an item of the data is (image torch.uint8 [3, H, W] RGB, label, index)"
-        )
-    return image
-
-
 class Views(Dataset[tuple[Tensor, int, bool]]):
-    """``views[index, mirrored]`` is ``(image uint8 [3, H, W], index, mirrored)``, of a dataset ``(image,
-    label, index)``.
+    """``views[index, mirrored]`` is ``(image [C, H, W], index, mirrored)``, of a dataset of any items that
+    ``recipes.faces.item_image`` takes.
+
+    Attributes:
+        images: the dataset.
+        shape: of each image, ``[C, H, W]``.
+        dtype: uint8 of pixels, to which input presets are applied; or float32 of what is already normalised.
 
     Raises:
-        InputError: there is no image, the first item is of another kind, or its image differs when it is read
-            again. Items raise it where an image is not uint8 of the first one's shape.
+        InputError: there is no image, the first item is none, or its image differs when it is read again. Items
+            raise it where an image is not as the first one.
     """
 
     def __init__(self, images: Images) -> None:
         self.images = images
         if not len(self):
             raise InputError("the training data has no image")
-        first = _image(images[0])
-        self.shape = first.shape
-        if not torch.equal(first, images[0][0]):
+        first = _image(images, 0)
+        self.shape, self.dtype = first.shape, first.dtype
+        if not torch.equal(first, _image(images, 0)):
             raise InputError(
                 "the training data gives another image each time it is asked for image 0: the teacher's embeddings are "
                 "computed once, so leave augmentation out of the dataset (flip and augment change images)"
             )
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the images are pixels, and not normalised yet."""
+        return self.dtype == torch.uint8
 
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
     def __getitem__(self, view: View) -> tuple[Tensor, int, bool]:
         index, mirrored = view
-        image = self.images[index][0]
-        if image.dtype != torch.uint8 or image.shape != self.shape:
+        image = _image(self.images, index)
+        if image.dtype != self.dtype or image.shape != self.shape:
             raise InputError(
-                f"training image {index} is {image.dtype} {list(image.shape)}; all must be torch.uint8 and of the size "
-                f"of image 0, {list(self.shape)}: align the faces first"
+                f"training image {index} is {image.dtype} {list(image.shape)}; all must be as image 0, {self.dtype} "
+                f"{list(self.shape)}: align the faces first"
             )
         return (image.flip(-1) if mirrored else image), index, mirrored
 
     def batches(self, order: Iterable[View], batch_size: int, workers: int) -> Iterator[_Batch]:
-        """Batches ``(images uint8 [N, 3, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
+        """Batches ``(images [N, C, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
         return as_from_here(DataLoader(self, batch_size, sampler=order, num_workers=workers))
 
 
-def as_from_here(loader: Iterable[Item]) -> Iterator[Item]:
+def _image(images: Images, index: int) -> Tensor:
+    return item_image(images[index], f"training image {index}")
+
+
+def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
     """What a worker process raises, without the trace that torch puts before the message."""
     try:
         yield from loader
@@ -91,7 +91,7 @@ def as_from_here(loader: Iterable[Item]) -> Iterator[Item]:
         ) from None
 
 
-class Part(Dataset[tuple[Tensor, int, int]]):
+class Part(Dataset[Item]):
     """Some of the images of a dataset, with their people numbered anew; a negative label is still not known."""
 
     def __init__(self, images: Images, chosen: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
@@ -104,7 +104,7 @@ class Part(Dataset[tuple[Tensor, int, int]]):
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        return self.images[int(self.chosen[index])][0], int(self.labels[index]), index
+        return _image(self.images, int(self.chosen[index])), int(self.labels[index]), index
 
 
 def epoch_order(length: int, flip: bool, seed: int) -> Iterator[View]:

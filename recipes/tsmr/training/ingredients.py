@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from recipes.faces import InputPreset, Judge, Verdict, better_input, input_preset
+from recipes.faces import InputPreset, Judge, Verdict, better_input, input_preset, item_image
 from recipes.faces.embedding.signature import read_signature
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
+from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, check_import
 
@@ -19,13 +21,16 @@ CHECKED = 300  # examples on which inputs and teachers are tried before training
 Teacher = str | Path | nn.Module
 
 
-def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge]) -> None:
-    """Raise InputError where the student's file takes other images than there are, or those of a judge differ in size.
+def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge], config: TSMRConfig) -> None:
+    """Raise InputError where the student's file takes other images than there are, those of a judge differ in size, or
+    the choices make no sense for them.
 
     Teachers are not asked: where a file fixes another size, the images are scaled for it.
     """
-    training = tuple(views.shape)
-    judged = [tuple(shown_images(judge, 1).shape[1:]) for judge in judges if judge.images(1)]
+    preset = input_preset(config.student_input)
+    training = preset.prepared_shape(views.shape, views.pixels)
+    shown = [shown_images(judge, 1) for judge in judges if judge.images(1)]
+    judged = [preset.prepared_shape(images.shape[1:], images.dtype == torch.uint8) for images in shown]
     signature = read_signature(model)
     if signature is not None:
         signature.require_images("the student")
@@ -35,9 +40,43 @@ def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge]) -> None
     for shape in judged:
         if shape != training:
             raise InputError(
-                f"the training images are {training[1]} x {training[2]} pixels (height x width) and the validation "
-                f"images {shape[1]} x {shape[2]}: align the faces of both alike"
+                f"the training images are {_size(training)} and the validation images {_size(shape)}: align the faces "
+                "of both alike"
             )
+    if not views.pixels:
+        _require_normalised(config)
+
+
+def _size(shape: torch.Size) -> str:
+    channels = "" if shape[0] == 3 else " of one channel"
+    return f"{shape[1]} x {shape[2]} pixels (height x width){channels}"
+
+
+def _require_normalised(config: TSMRConfig) -> None:
+    """Raise InputError where a choice is about pixels of 0..255, and the images are normalised already."""
+    changes = [name for name in ("crop", "colour", "occlusion") if getattr(config.augment, name)]
+    if changes:
+        raise InputError(
+            f"augment={changes[0]} is made of black, light or noise in pixels of 0..255, and the training images are "
+            "floating point, already normalised: give uint8, or leave it out (flip and low_resolution work)"
+        )
+    attacks = [name for name in config.losses if "perturbed" in LOSSES[name].needs]
+    if attacks:
+        raise InputError(
+            f"the loss {attacks[0]!r} moves pixels of 0..255 by attack.radius, and the training images are floating "
+            "point, already normalised: give uint8, or leave it out"
+        )
+
+
+def tell_input(views: Views) -> None:
+    """Say in one line that presets are not applied, where the images are normalised already."""
+    if not views.pixels:
+        low, high = torch.aminmax(views[0, False][0])
+        hint = "; are they pixels? Then give uint8" if low >= 0 and high > 16 else ""
+        LOGGER.warning(
+            f"the training images are floating point ({low:.3g} to {high:.3g} in image 0): they are taken as already "
+            f"normalised, and input presets are not applied to them{hint}"
+        )
 
 
 def score_teachers(
@@ -85,16 +124,16 @@ def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:
     Raises VerificationError where the two differ by more than rounding.
     """
     if isinstance(model, fx.GraphModule) and "onnx" in model.meta:
-        note = check_import(model, input_preset(preset)(first_images(views, 3)))
+        note = check_import(model, input_preset(preset).prepare(first_images(views, 3)))
         if note is not None:
             LOGGER.warning(note)
 
 
 def first_images(views: Views, count: int) -> Tensor:
-    """The first training images, at most ``count``: uint8 ``[N, 3, H, W]``."""
+    """The first training images, at most ``count``: ``[N, C, H, W]``."""
     return torch.stack([views[i, False][0] for i in range(min(count, len(views)))])
 
 
 def shown_images(judge: Judge, count: int) -> Tensor:
-    """The first images of a judge, at most ``count``: uint8 ``[N, 3, H, W]``."""
-    return torch.stack([torch.from_numpy(image.copy()).movedim(-1, 0) for image in judge.images(count)])
+    """The first images of a judge, at most ``count``: ``[N, C, H, W]``."""
+    return torch.stack([item_image(image, "a validation image") for image in judge.images(count)])

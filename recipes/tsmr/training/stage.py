@@ -74,7 +74,9 @@ class StageRun:
         self._optimizer = torch.optim.AdamW(decay_groups(self._parameters, config.weight_decay), fused=True)
         self._step = DistributedDataParallel(step) if processes.count > 1 else step
         self._step.train()
-        hold_statistics(student, lambda: step.preset(examples.views[0, False][0][None].to(self._device)))
+        hold_statistics(
+            student, lambda: step.preset.prepare(examples.views[0, False][0][None].to(self._device))
+        )
 
     @property
     def parts(self) -> dict[str, torch.optim.Optimizer]:

@@ -43,7 +43,7 @@ class Step(nn.Module):
         """See the class.
 
         Args:
-            images: uint8 ``[N, 3, H, W]``.
+            images: ``[N, C, H, W]``, uint8 or already normalised.
             known: of these images, see ``recipes.tsmr.targets.examples.Examples.known``.
         """
         gather, turn = self.processes.gather, self.objective.turn
@@ -67,15 +67,18 @@ class Step(nn.Module):
         """The student's embeddings of images that were changed to where it is furthest from its teacher."""
 
         def error(images: Tensor) -> Tensor:
-            return distances(self.objective.turn.map(self._embed(images)), teacher).mean()
+            return distances(self.objective.turn.map(self._run(self.preset(images))), teacher).mean()
 
         with evaluating(self.student):
             changed = perturb(images, error, self.config.attack, self.processes)
-        return self._embed(changed)
+        return self._run(self.preset(changed))
 
     def _embed(self, images: Tensor) -> Tensor:
+        return self._run(self.preset.prepare(images))
+
+    def _run(self, inputs: Tensor) -> Tensor:
         # About 1.5 times as fast as channels first, where most convolutions are 1x1 and depthwise.
-        inputs = self.preset(images).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.bf16):
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.config.bf16):
             output = self.student(inputs)
-        return self.embedding_of(output, len(images)).float()
+        return self.embedding_of(output, len(inputs)).float()

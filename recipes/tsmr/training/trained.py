@@ -49,7 +49,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
     device = next(student.parameters()).device
     take = EmbeddingOf(read_signature(student), config.student_output, "the student")
     with evaluating(student), torch.enable_grad():
-        outputs = run_named(student, take, input_preset(config.student_input)(images.to(device)))
+        outputs = run_named(student, take, input_preset(config.student_input).prepare(images.to(device)))
         name = take.choose(outputs, len(images))
         reached = _reached(student, outputs)
     for parameter in student.parameters():
@@ -88,7 +88,7 @@ def _reached(student: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, set
 def changed_outputs(
     old: nn.Module, new: nn.Module, names: Sequence[str], images: Tensor, config: TSMRConfig
 ) -> dict[str, float]:
-    """How far each of the outputs ``names`` moved on ``images``, uint8 ``[N, 3, H, W]``: ``|new - old| / |old|``."""
+    """How far each of the outputs ``names`` moved on ``images`` ``[N, C, H, W]``: ``|new - old| / |old|``."""
     if not names:
         return {}
     preset = input_preset(config.student_input)
@@ -97,7 +97,7 @@ def changed_outputs(
     def run(model: nn.Module) -> dict[str, Tensor]:
         device = next(model.parameters()).device
         with evaluating(model), torch.no_grad():
-            return run_named(model, take, preset(images.to(device)))
+            return run_named(model, take, preset.prepare(images.to(device)))
 
     before, after = run(old), run(new)
     return {name: _relative(before[name], after[name]) for name in names}

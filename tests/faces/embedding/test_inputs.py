@@ -156,3 +156,48 @@ def test_a_package_brings_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name, says in {"broken": "has no attribute 'NOTHING'", "nonsense": "is no formula"}.items():
         with pytest.raises(InputError, match=f"the input preset '{name}' cannot be loaded: .*{says}"):
             input_preset(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["insightface", "insightface-bgr", "insightface-grey", "x / 255", "x / 255, grey"]
+)
+def test_one_channel(name: str) -> None:
+    grey = torch.randint(256, (2, 1, 4, 5), dtype=torch.uint8)
+    preset = input_preset(name)
+    wanted = input_preset(name.removesuffix("-grey").removesuffix(", grey"))(grey.expand(-1, 3, -1, -1))[
+        :, :1
+    ]
+    torch.testing.assert_close(preset(grey), wanted)
+    if preset.grey:
+        torch.testing.assert_close(preset(grey.expand(-1, 3, -1, -1)), wanted)
+    assert input_preset(preset.formula).grey == preset.grey
+
+
+def test_grey_is_the_luminance() -> None:
+    image = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert float(input_preset("raw-grey")(image)) == pytest.approx(0.299 * 10 + 0.587 * 20 + 0.114 * 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("imagenet, grey", "did you mean 'imagenet-grey'"),
+        ("imagenet-grey", "'imagenet-grey' is grey, and has other numbers"),
+        ("x / [1, 2, 3], grey", "is grey, and has other numbers"),
+    ],
+)
+def test_grey_with_numbers_for_colours_is_refused(name: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        input_preset(name)
+
+
+def test_one_channel_and_numbers_for_colours_are_refused() -> None:
+    with pytest.raises(InputError, match="'imagenet' has other numbers for red, green and blue"):
+        input_preset("imagenet")(torch.zeros(1, 1, 2, 2))
+
+
+def test_what_is_normalised_is_left_alone() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(input_preset("imagenet").prepare(images), images)
+    pixels = images.to(torch.uint8)
+    assert torch.equal(input_preset("imagenet").prepare(pixels), input_preset("imagenet")(pixels))

@@ -139,3 +139,14 @@ def test_inputs_may_differ_and_sizes_may_not(models, pairs: PairSet, tmp_path: P
     write_pairs(tmp_path / "set.bin", pairs)
     with pytest.raises(InputError, match="embeddings of 6 and 192 numbers cannot be compared"):
         cross_evaluate(models[0], nn.Flatten(), tmp_path / "set.bin")
+
+
+def test_a_net_that_takes_greys_is_tried_with_greys(pairs: PairSet) -> None:
+    class Grey(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[1] == 1
+            return x.flatten(1)
+
+    assert set(compare_inputs(Grey(), pairs, inputs=["x / 255, grey"])) == {
+        *("insightface-grey", "raw-grey", "x / 255, grey")
+    }

@@ -64,7 +64,8 @@ def test_batches_are_the_same_with_any_number_of_workers(rec: Path, workers: int
     [
         ([], "no image"),
         ([torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3, 5, 4, dtype=torch.uint8)], "image 1 is"),
-        ([torch.zeros(3, 4, 4)], r"image 0 is torch.float32 \[3, 4, 4\]"),
+        ([torch.zeros(3, 4, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)], "image 1 is torch.uint8"),
+        ([torch.zeros(2, 4, 4)], r"image 0 is torch.float32 \[2, 4, 4\]"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(images: list[Tensor], says: str) -> None:
