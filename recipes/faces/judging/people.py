@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
+from recipes.faces.images.items import Items
 from recipes.faces.judging.all_pairs import Ints, alike_pairs, unit_rows
 from recipes.faces.judging.bootstrap import interval, probability_of_chance
-from recipes.faces.judging.classes import Labelled
 from recipes.faces.judging.evaluation import SEPARATION
 from recipes.faces.judging.judge import COMPARED, Judge, Model
 from recipes.faces.judging.portraits import Portraits, require_one_size, require_pairs
@@ -116,8 +116,8 @@ class PeopleJudge(Judge, name="people"):
 
     def __init__(
         self,
-        people: Labelled | str | os.PathLike[str],
-        impostors: Labelled | str | os.PathLike[str] | None = None,
+        people: Items | str | os.PathLike[str],
+        impostors: Items | str | os.PathLike[str] | None = None,
         *,
         alike: Model | npt.NDArray[Any] | None = None,
         alike_input: str | InputPreset = "insightface",

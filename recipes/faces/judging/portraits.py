@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
+from recipes.faces.images.items import Items
 from recipes.faces.judging.all_pairs import Ints
-from recipes.faces.judging.classes import Labelled
 from recipes.faces.sets.datasets import Faces, read_faces
 from reparam_kit import InputError, fingerprint
 
@@ -28,15 +28,15 @@ class Portraits:
         passed_over: how many more ``images`` has, whose it is not known.
     """
 
-    images: Labelled
+    images: Items
     chosen: Ints
     people: Ints
     passed_over: int = 0
 
     @classmethod
-    def read(cls, given: Labelled | str | os.PathLike[str], *, strangers: bool = False) -> Portraits:
+    def read(cls, given: Items | str | os.PathLike[str], *, strangers: bool = False) -> Portraits:
         """Open a set; of images without a label each is ``strangers``' own, or else passed over."""
-        images: Labelled = read_faces(given) if isinstance(given, str | os.PathLike) else given
+        images: Items = read_faces(given) if isinstance(given, str | os.PathLike) else given
         count = len(images)
         labels = np.array(
             [images.label(i) if isinstance(images, Faces) else int(images[i][1]) for i in range(count)],
