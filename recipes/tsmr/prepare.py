@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -30,7 +30,7 @@ from recipes.faces import (
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.objective.loss import SECOND, Start
+from recipes.tsmr.objective.loss import SECOND, Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.progress import LOGGER, Progress
@@ -38,6 +38,7 @@ from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, identity_labels
 from recipes.tsmr.targets.gathering import Net, gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
+from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.teacher import refuse_constant, teacher_preset
 from recipes.tsmr.targets.views import Images, Views, epoch_order
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
@@ -340,9 +341,17 @@ def gathered(
     if "old" in needs(config):
         embed = Embedder(given.model, input_preset(config.student_input), embedding=config.student_output)
         old = Net(embed, fingerprints.student, "deployed model")
-    return gather_examples(
+    examples = gather_examples(
         given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress
     )
+    if not any(LOSSES[name].paired for name in config.losses):
+        return examples
+    partners = Partners.find(examples.targets, examples.old, len(given.views), config.seed)
+    progress.say(
+        f"pairs to show together: {len(partners.alike):,} of one person as the teacher says, "
+        f"{len(partners.confused):,} of two that the student takes for alike"
+    )
+    return replace(examples, partners=partners)
 
 
 def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
@@ -367,5 +376,6 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     turn.fit(student, teacher)
     objective = Objective(turn, config)
     device = device_of(model)
-    objective.start(Start(student.shape[1], teacher.shape[1], examples, config, device))
+    sample = Batch(student, teacher=teacher)
+    objective.start(Start(student.shape[1], teacher.shape[1], examples, config, device, sample))
     return objective.to(device)

@@ -5,5 +5,6 @@ The modules are imported for the losses that they define, which are summed in th
 
 from recipes.tsmr.objective import embeddings as embeddings
 from recipes.tsmr.objective import margins as margins
+from recipes.tsmr.objective import pairs as pairs
 
 from recipes.tsmr.objective import adversarial as adversarial  # isort: skip

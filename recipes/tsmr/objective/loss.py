@@ -38,6 +38,9 @@ class Batch:
         perturbed: as ``mapped``, of adversarially changed images.
         second: as ``student``, of a second view of the same images, mirrored and changed in another way.
         second_teacher: as ``teacher``, of the second view.
+        index: number of each image in the data, int64 ``[N]``.
+        earlier_index, earlier_student, earlier_teacher: of earlier batches, ``[Q]``, ``[Q, D]`` and ``[Q, T]``, of
+            length 1 and without gradients; Q from 0 to 4,096.
     """
 
     student: Tensor
@@ -49,6 +52,10 @@ class Batch:
     perturbed: Tensor = field(default_factory=_absent)
     second: Tensor = field(default_factory=_absent)
     second_teacher: Tensor = field(default_factory=_absent)
+    index: Tensor = field(default_factory=_absent)
+    earlier_index: Tensor = field(default_factory=_absent)
+    earlier_student: Tensor = field(default_factory=_absent)
+    earlier_teacher: Tensor = field(default_factory=_absent)
 
     def __post_init__(self) -> None:
         for name in [name for name, value in vars(self).items() if value is None]:
@@ -81,6 +88,7 @@ class Start:
         examples: the training images with what is known of them.
         config: the choices of the run.
         device: where the run trains.
+        sample: "student" and "teacher" of some images, before training.
     """
 
     size: int
@@ -88,6 +96,7 @@ class Start:
     examples: Examples
     config: TSMRConfig
     device: torch.device
+    sample: Batch
 
 
 class Loss(nn.Module):
@@ -104,6 +113,8 @@ class Loss(nn.Module):
         name: by which a stage asks for it; a class without one is a base of others.
         title: what reports call it; the first sentence of the docstring unless given.
         needs: of ``Batch``, what it reads besides ``student``.
+        paired: whether half of each batch is to be pairs of images that are hard to tell, see
+            ``recipes.tsmr.targets.partners``.
 
     Raises:
         InputError: the class has a name that is taken, or needs what there is not.
@@ -118,6 +129,7 @@ class Loss(nn.Module):
     name: ClassVar[str]
     title: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    paired: ClassVar[bool] = False
 
     def __init_subclass__(
         cls, name: str | None = None, title: str | None = None, needs: set[str] | frozenset[str] | None = None

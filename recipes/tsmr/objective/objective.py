@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.objective.earlier import Earlier
 from recipes.tsmr.objective.loss import Batch, Loss, Start
 from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.stages import LOSSES, Stage
@@ -13,6 +14,7 @@ from recipes.tsmr.targets.description import described
 from reparam_kit import InputError, fingerprint
 
 _OURS = ("recipes", "reparam_kit")
+_EARLIER = frozenset({"earlier_index", "earlier_student", "earlier_teacher"})
 
 
 def needs(config: TSMRConfig) -> frozenset[str]:
@@ -41,11 +43,14 @@ class Objective(nn.Module):
         self.turn = turn
         self.losses: dict[str, Loss] = {name: LOSSES[name]() for name in config.losses}
         self.parts = nn.ModuleDict(self.losses)
+        self.earlier: Earlier | None = None
         self.active: dict[str, Loss] = {}
         self.weights: dict[str, float] = {}
 
     def start(self, start: Start) -> None:
         """Start every loss."""
+        if needs(self.config) & _EARLIER:
+            self.earlier = Earlier(start.size, start.teacher_size)
         for loss in self.losses.values():
             loss.start(start)
 
@@ -61,7 +66,13 @@ class Objective(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """What the losses of the stage need, see ``Batch``."""
-        return frozenset().union(*(loss.needs for loss in self.active.values()))
+        kept = frozenset() if self.earlier is None else frozenset({"index", "teacher"})
+        return kept.union(*(loss.needs for loss in self.active.values()))
+
+    @property
+    def paired(self) -> bool:
+        """Whether a loss of the stage asks for pairs that are hard to tell."""
+        return any(loss.paired for loss in self.active.values())
 
     def seed(self, seed: int) -> None:
         """Decide what the losses draw at random from here on."""
@@ -90,6 +101,8 @@ class Objective(nn.Module):
 
     def after_step(self, batch: Batch) -> None:
         """Let every loss of the stage follow a batch."""
+        if self.earlier is not None:
+            self.earlier.add(batch.index, batch.student, batch.teacher)
         for loss in self.active.values():
             loss.after_step(batch)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.faces import Faces, item_label
+from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import Targets
 from recipes.tsmr.targets.views import Images, Part, Views
@@ -29,12 +30,14 @@ class Examples:
         labels: identity of each image, int64 ``[N]``; negative where it is not known. None unless a loss needs
             them.
         old: embeddings of the model as it was deployed; None unless a loss needs them.
+        partners: pairs to show together; None unless a loss asks for them.
     """
 
     showing: Showing
     targets: Targets
     labels: npt.NDArray[np.int64] | None = None
     old: Targets | None = None
+    partners: Partners | None = None
 
     @property
     def views(self) -> Views:
@@ -47,10 +50,11 @@ class Examples:
         return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
 
     def known(self, shown: Shown, *others: Shown) -> dict[str, Tensor]:
-        """What is known of images as shown: "teacher" ``[N, T]``, where a loss needs them "labels" ``[N]`` and "old"
-        ``[N, D]``, and of other views of the same images "second" ``[N, 3, H, W]`` and "second_teacher" ``[N, T]``.
+        """What is known of images as shown: "index" ``[N]``, "teacher" ``[N, T]``, where a loss needs them "labels"
+        ``[N]`` and "old" ``[N, D]``, and of other views of the same images "second" ``[N, 3, H, W]`` and
+        "second_teacher" ``[N, T]``.
         """
-        known = {"teacher": self.targets.rows(shown)}
+        known = {"index": shown.number, "teacher": self.targets.rows(shown)}
         if self.labels is not None:
             labels = torch.from_numpy(self.labels[shown.number.numpy()])
             known["labels"] = labels.masked_fill(shown.blended, -1)

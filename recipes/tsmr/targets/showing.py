@@ -15,6 +15,7 @@ from recipes.faces.images.augment import Augmentation
 from recipes.tsmr.choices import Taught
 from recipes.tsmr.config import Augment, TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.views import Views, as_from_here, epoch_order
 
 _UNCHANGED = Augment()
@@ -99,13 +100,20 @@ class Showing:
         *,
         processes: Processes = _ALONE,
         views: int = 1,
+        partners: Partners | None = None,
         pin_memory: bool = False,
     ) -> Iterator[tuple[Shown, ...]]:
         """The full batches of epoch ``epoch``, from 1, that are this process's: ``views``, 1 or 2, of each image.
 
-        With ``pin_memory`` they lie where a GPU fetches them while it computes.
+        Of ``partners``, half of each batch are pairs. With ``pin_memory`` they lie where a GPU fetches them while it
+        computes.
         """
-        order = epoch_order(len(self), self.flip, self._seed(epoch))
+        seed = self._seed(epoch)
+        order = (
+            epoch_order(len(self), self.flip, seed)
+            if partners is None
+            else partners.order(len(self), processes.count * batch_size, self.flip, seed)
+        )
         keys = ((index, self._draws(epoch, mirrored)[:views]) for index, mirrored in order)
         share = processes.share(keys, batch_size)
         for shown in self._batches(share, batch_size, workers, pin_memory):

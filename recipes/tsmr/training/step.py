@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from recipes.faces.embedding.signature import EmbeddingOf, read_signature
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.attack import perturb
+from recipes.tsmr.objective.earlier import Earlier
 from recipes.tsmr.objective.embeddings import distances
 from recipes.tsmr.objective.loss import Batch
 from recipes.tsmr.objective.objective import Objective
@@ -46,7 +48,7 @@ class Step(nn.Module):
             images: ``[N, C, H, W]``, uint8 or already normalised.
             known: of these images, see ``recipes.tsmr.targets.examples.Examples.known``.
         """
-        gather, turn = self.processes.gather, self.objective.turn
+        gather, turn, earlier = self.processes.gather, self.objective.turn, self.objective.earlier
         student = gather(self._embed(images))
         teacher = gather(known["teacher"])
         turn.observe(student, teacher)
@@ -56,6 +58,10 @@ class Step(nn.Module):
             "target": lambda: turn.unmap(teacher),
             "labels": lambda: gather(known["labels"]),
             "old": lambda: gather(known["old"]),
+            "index": lambda: gather(known["index"]),
+            "earlier_index": lambda: cast("Earlier", earlier).index,
+            "earlier_student": lambda: cast("Earlier", earlier).student,
+            "earlier_teacher": lambda: cast("Earlier", earlier).teacher,
             "perturbed": lambda: turn.map(gather(self._perturbed(images, known["teacher"]))),
             "second": lambda: gather(self._embed(known["second"])),
             "second_teacher": lambda: gather(known["second_teacher"]),

@@ -134,6 +134,7 @@ class Trainer:
             config.workers,
             processes=self.processes,
             views=2 if self.objective.needs & SECOND else 1,
+            partners=self.examples.partners if self.objective.paired else None,
             pin_memory=next(self.student.parameters()).is_cuda,
         )
 

@@ -216,7 +216,7 @@ class People:
 def test_a_stage_trains_only_what_it_uses() -> None:
     config = TSMRConfig(stages=(Stage(cosine=1.0, margin=1.0), Stage(cosine=1.0, adversarial=0.1)))
     made = Objective(Turn(4, 6), config)
-    made.start(Start(4, 6, cast("Any", People()), config, torch.device("cpu")))
+    made.start(Start(4, 6, cast("Any", People()), config, torch.device("cpu"), Batch(torch.eye(4))))
     for stage, trained in zip(config.stages, ({"parts.margin.centres"}, set()), strict=True):
         made.begin(stage)
         assert {key for key, parameter in made.named_parameters() if parameter.requires_grad} == trained

@@ -1,0 +1,109 @@
+"""Losses of pairs, against their formulas one pair at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recipes.tsmr import Batch, Start, TSMRConfig
+from recipes.tsmr.objective.earlier import LENGTH, Earlier
+from recipes.tsmr.objective.pairs import _PULL, _PUSH, _TEMPERATURE, NamedPairs, Neighbours
+from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
+
+
+def faces(images: int, size: int, seed: int) -> Tensor:
+    """Two images of each person, one after the other."""
+    random = torch.Generator().manual_seed(seed)
+    who = torch.randn(images // 2, size, generator=random).repeat_interleave(2, 0)
+    return F.normalize(who + 0.3 * torch.randn(images, size, generator=random), dim=1)
+
+
+STUDENT, TEACHER = 3 * faces(40, 16, 0), faces(40, 256, 1)
+BATCH = Batch(
+    STUDENT[:12],
+    index=torch.arange(12),
+    teacher=TEACHER[:12],
+    earlier_index=torch.arange(8, 40),
+    earlier_student=F.normalize(STUDENT[8:], dim=1),
+    earlier_teacher=TEACHER[8:],
+)
+
+
+def started(kind: type[NamedPairs] | type[Neighbours]) -> NamedPairs | Neighbours:
+    loss = kind()
+    sample = Batch(STUDENT, teacher=TEACHER)
+    loss.start(Start(16, 256, cast("Any", None), TSMRConfig(), torch.device("cpu"), sample))
+    return loss
+
+
+def pairs_of(row: int) -> list[tuple[float, float]]:
+    """Of an image of the batch with each other: what the student says, in its own spread, and the teacher."""
+    index = [*range(12), *range(8, 40)]
+    theirs = Spread.of(TEACHER)
+    unit = F.normalize(STUDENT, dim=1)
+    unrelated = [
+        float(unit[a] @ unit[b])
+        for a in range(12)
+        for b in index
+        if a != b and float(theirs.standard(TEACHER[a] @ TEACHER[b])) < DIFFERENT
+    ]
+    mean, std = torch.tensor(unrelated).mean(), torch.tensor(unrelated).std()
+    return [
+        (float((unit[row] @ unit[b] - mean) / std), float(theirs.standard(TEACHER[row] @ TEACHER[b])))
+        for b in index
+        if b != row
+    ]
+
+
+def test_pairs_are_named_by_the_teacher() -> None:
+    wanted, named = 0.0, 0
+    for row in range(12):
+        known = pairs_of(row)
+        one = [math.exp(_PULL * (MARGIN - ours)) for ours, theirs in known if theirs > ALIKE]
+        two = [math.exp(_PUSH * (ours - MARGIN)) for ours, theirs in known if theirs < DIFFERENT]
+        named += len(one)
+        wanted += (math.log1p(sum(one)) / _PULL + math.log1p(sum(two)) / _PUSH) / 12
+    assert named >= 12
+    assert float(started(NamedPairs)(BATCH)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_neighbours_are_a_distribution() -> None:
+    wanted = 0.0
+    for row in range(12):
+        ours, theirs = (torch.tensor(values) / _TEMPERATURE for values in zip(*pairs_of(row), strict=True))
+        wanted += float(F.kl_div(ours.log_softmax(0), theirs.softmax(0), reduction="sum")) / 12
+    assert float(started(Neighbours)(BATCH)) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [NamedPairs, Neighbours])
+def test_a_student_that_says_what_the_teacher_says_is_better_than_another(kind: Any) -> None:
+    loss = started(kind)
+
+    def of(student: Tensor) -> float:
+        earlier = F.normalize(student[8:], dim=1)
+        return float(loss(Batch(**{**vars(BATCH), "student": student[:12], "earlier_student": earlier})))
+
+    assert (
+        of(TEACHER)
+        < of(STUDENT)
+        < of(STUDENT[torch.randperm(40, generator=torch.Generator().manual_seed(0))])
+    )
+
+
+def test_the_last_embeddings_are_remembered_and_the_oldest_forgotten() -> None:
+    memory = Earlier(4, 6)
+    assert (len(memory.index), len(memory.student), len(memory.teacher)) == (0, 0, 0)
+    for start in range(0, LENGTH + 600, 300):
+        index = torch.arange(start, start + 300)
+        memory.add(index, index[:, None] + torch.ones(300, 4), index[:, None].expand(300, 6).float())
+    assert len(memory.index) == LENGTH
+    assert torch.equal(memory.teacher[:, 0].long(), memory.index)
+    torch.testing.assert_close(memory.student.norm(dim=1), torch.ones(LENGTH))
+    other = Earlier(4, 6)
+    other.load_state_dict(memory.state_dict())
+    assert torch.equal(other.index, memory.index)
