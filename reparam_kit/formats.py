@@ -106,7 +106,7 @@ def save(model: nn.Module, path: str | Path) -> None:
             raise InputError(
                 f"{path}: the model cannot be pickled: {first_line(error)}; write its state_dict: a .safetensors"
             ) from error
-        except (RuntimeError, SafetensorError) as error:  # what a full disk comes to in these two writers
+        except (RuntimeError, SafetensorError) as error:  # which these two writers raise on a full disk
             raise InputError(f"{path} cannot be written, is the disk full? {first_line(error)}") from error
 
 

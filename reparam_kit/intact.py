@@ -45,7 +45,7 @@ def homes_of_shifts(model: nn.Module, stand_ins: dict[str, Foldable]) -> dict[st
 def _parted(model: nn.Module, homes: dict[str, str]) -> set[str]:
     """Return the layers whose output is not the input of their BatchNorm, as far as tracing tells.
 
-    What tracing of the whole does not reach may be told by the smallest module that holds both.
+    Where the whole model cannot be traced, the smallest module that holds both is.
     """
     if not homes:
         return set()

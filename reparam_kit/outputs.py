@@ -87,7 +87,7 @@ def _folders(path: Path) -> set[Any]:
 
 
 def _key(path: Path) -> Any:
-    """Return the same for two paths that are one file, be it there or not."""
+    """Return the same for two paths that are one file, whether it exists or not."""
     real = _real(path)
     try:
         info = real.stat()

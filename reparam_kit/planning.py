@@ -1,4 +1,4 @@
-"""What expanding a model comes to, before anything is copied: the branches at each site, their cost, or a reason."""
+"""What expanding a model would do, before anything is copied: the branches at each site, their cost, or a reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from reparam_kit.sites import Site, inspect
 
 @dataclass(frozen=True)
 class Plan:
-    """What a block comes to at one site: the branches it adds, or the reason why there are none.
+    """What a block becomes at one site: the branches it adds, or the reason why there are none.
 
     ``extra_macs`` is what they add to a forward pass on the example inputs, in multiply-accumulates: multiplying the
     sum out (``norm="scale"`` and ``"none"``; it does not grow with the batch) or running every branch

@@ -1,6 +1,6 @@
-"""What surgery has made of a model, as text: enough to do the same to another copy of the model as it was.
+"""How a model was expanded, as text: enough to expand another copy of it in the same way.
 
-So a file of tensors and text is all that an expanded model needs to be stored, beside the code of the net.
+So an expanded model is stored as tensors and text, beside the code of the net.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def record(model: nn.Module) -> dict[str, Any]:
 
 
 def repeat(model: Model, recorded: Mapping[str, Any], tensors: Iterable[Tensor]) -> Model:
-    """Return a copy of ``model`` with what ``record`` told of another; its new parameters are those of a fresh start.
+    """Return a copy of ``model`` expanded as ``record`` says of another; its new parameters have start values.
 
     Args:
         model: the model as it was.
-        recorded: what a file says that ``record`` told, which may be anything.
+        recorded: what a file holds as the output of ``record``; it may be anything.
         tensors: the parameters and buffers that the file has for the copy.
 
     Raises:

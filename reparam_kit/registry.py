@@ -1,4 +1,4 @@
-"""What is found by its name: of this project, of installed packages, and of a file of the user's."""
+"""Registries of what is found by its name: in this project, in installed packages, and in a file of the user's."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def duplicate(model: Model) -> Model:
 
 
 def blank(module: Model) -> Model:
-    """Return an instance to be filled once all references to it can be told."""
+    """Return an instance to be filled once all references to it are known."""
     return module.__class__.__new__(module.__class__)
 
 

@@ -77,9 +77,7 @@ class Group(click.Group):
 
 
 def _refuse_empty(args: list[str]) -> None:
-    """Refuse an empty value: it is what a variable of the shell comes to that is not set; as a path it is the current
-    folder.
-    """
+    """Refuse an empty value: a shell variable that is not set gives one, and as a path it is the current folder."""
     for before, word in pairwise(["", *args]):
         if not word or re.fullmatch(r"--[\w-]+=", word):
             where = word or before

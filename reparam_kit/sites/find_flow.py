@@ -1,8 +1,8 @@
 """Dataflow by running an example: for models that cannot be traced, as a check of those that can, and to count work.
 
 Hooks see modules, a function mode sees every call on a tensor between them, and a dispatch mode what runs in
-compiled TorchScript. Outputs of layers are held weakly: one that is alive when the model has returned is kept by
-someone, be it as an output of the model.
+compiled TorchScript. Outputs of layers are held weakly: one that is alive when the model has returned is kept
+somewhere, for example as an output of the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.sites.flow import CONVOLUTIONS, TRANSPOSED, WHOLE, Flow, owners, untouched
 
 _OPERATORS = {torch.ops.aten.convolution.default, torch.ops.aten._convolution.default}
-"""What a convolution in TorchScript comes to; the seventh argument says whether it is transposed."""
+"""The operators that a convolution in TorchScript calls; the seventh argument says whether it is transposed."""
 
 
 def observe(model: nn.Module, example_inputs: Inputs) -> Flow:
@@ -70,7 +70,7 @@ def _alone(model: nn.Module) -> Iterator[None]:
 
 
 class _Watch:
-    """Takes note of every call that is made on the way, be it of a module, a function or an operator."""
+    """Notes every call of a module, a function or an operator while the model runs."""
 
     def __init__(self, model: nn.Module) -> None:
         self.flow = Flow.of(model)

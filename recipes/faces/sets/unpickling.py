@@ -67,7 +67,7 @@ class Unpickler:
 
     def _take(self, count: int) -> bytes:
         if not 0 <= count <= self._size - self._at:
-            raise ValueError(f"the file ends before the {count} bytes that are told")
+            raise ValueError(f"the file ends before the {count} bytes that it announces")
         self._at += count
         return self._file.read(count)
 

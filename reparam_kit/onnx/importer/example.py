@@ -46,7 +46,7 @@ def input_example(info: TypeProto.Tensor, rows: int | None, size: int) -> Tensor
 
 
 def call_example(function: Callable[..., Any], args: Any) -> Any:
-    """Make one for ``function(*args)``, where ``args`` may hold graph nodes; ``None`` where it cannot be told.
+    """Make one for ``function(*args)``, where ``args`` may hold graph nodes; ``None`` where it is not known.
 
     Raises :class:`InputError` where it would be a tensor with numbers, and too large.
     """

@@ -106,7 +106,7 @@ class Op:
         return None if value is None else tuple(self._builder.read(value).reshape(-1).tolist())
 
     def known(self, numbers: tuple[Any, ...] | fx.Node | None) -> tuple[Any, ...]:
-        """Return what :meth:`numbers` are, or for the example input would be; nothing where that cannot be told."""
+        """Return what :meth:`numbers` are, or for the example input would be; nothing where that is not known."""
         return tuple(example(numbers) or ()) if isinstance(numbers, fx.Node) else numbers or ()
 
     def setting(self, name: str, index: int) -> tuple[Any, ...] | fx.Node | None:
