@@ -1,40 +1,20 @@
-"""A block of your own: as text, in Python, and with a factor that is yours too.
+"""A block of your own: as text, and in Python. A factor of your own is in `own_factor.py`.
 
 Run it with `python examples/own_block.py`; it takes a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import reparam_kit as rk
-from reparam_kit.algebra import Geometry
-from reparam_kit.algebra.factors import Avg, Conv, Fixed
-
-
-@dataclass(frozen=True)
-class Blur(Fixed, name="blur"):
-    """A binomial filter, not trained: (1 2 1)/4 along each axis. The parser knows it by its name from here on."""
-
-    def taps(self, site: Geometry) -> tuple[int, ...]:
-        """Three in each dimension."""
-        return (3,) * len(site.taps)
-
-    def filter(self, taps: tuple[int, ...]) -> Tensor:
-        """The filter, float64."""
-        weight = torch.ones((), dtype=torch.float64)
-        for _ in taps:
-            weight = weight[..., None] * torch.tensor([1, 2, 1], dtype=torch.float64) / 4
-        return weight
-
+from reparam_kit.algebra.factors import Avg, Conv
 
 BLOCKS = {
     "text": "conv(k) + 2 * conv(1) >> avg(k)",
     "python": Conv("k") + (Conv(1) >> Conv("k")) + 2 * (Conv(1) >> Avg("k")),  # >> binds looser here
-    "own factor": "conv(k) + conv(1) >> blur",
+    "by a preset's name": "dbb",
 }
 
 

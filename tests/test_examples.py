@@ -7,22 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from recipes.faces.judging.judge import JUDGES
 from recipes.tsmr.stages import LOSSES
+from reparam_kit.algebra import FACTORS
 
+SHORT = ("own_factor", "own_judge", "own_loss")
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        LOSSES, "_known", {loss: LOSSES[loss] for loss in LOSSES}
-    )  # what it defines is forgotten
+    for registry in (FACTORS, JUDGES, LOSSES):  # what it defines is forgotten
+        monkeypatch.setattr(registry, "_known", {name: registry[name] for name in registry})
     text = path.read_text()
     if "sklearn" in text:
         pytest.importorskip(
             "sklearn", reason="scikit-learn, of the extra `test`, has the data of this example"
         )
     assert "assert " in text
-    assert len(text.splitlines()) < (40 if path.stem == "own_loss" else 80)
+    assert len(text.splitlines()) < (40 if path.stem in SHORT else 80)
     runpy.run_path(str(path), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) > 2
