@@ -37,7 +37,9 @@ def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(folder / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
     write(folder / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
     records = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
-    write_records(folder / "train.rec", records, (16, 16))
+    for name in ("train.rec", "people.rec"):
+        write_records(folder / name, records, (16, 16))
+    write_records(folder / "impostors.rec", [(-1, picture(1000 + i, 16)) for i in range(12)], (16, 16))
     write_records(folder / "people.rec", records, (16, 16))
     write_records(folder / "others.rec", [(-1, picture(100 + i, 16)) for i in range(6)])
     images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]

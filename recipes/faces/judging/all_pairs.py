@@ -92,14 +92,14 @@ class Impostors:
         return mean, float(self.counts @ (self.values - mean) ** 2 / self.pairs)
 
     def threshold(self, far: float) -> float:
-        """The lowest similarity that no more than the share ``far`` of all pairs lies above."""
+        """Return the lowest similarity that no more than the share ``far`` of all pairs lies above."""
         allowed = accepts_allowed(far, self.pairs)
         if allowed >= self.pairs:
             return LOWEST
         return float(self.values[np.searchsorted(self._upto, self.pairs - allowed)])
 
     def total(self, times: Floats) -> float:
-        """The number of pairs where each person counts as often as ``times`` says, float64 ``[P]``."""
+        """Return the number of pairs where each person counts as often as ``times`` says, float64 ``[P]``."""
         images = times * self.per_person
         left_out = times[self.apart].prod(axis=1).sum()
         return float((images.sum() ** 2 - (images**2).sum()) / 2 - left_out)
@@ -122,7 +122,7 @@ def unit_rows(embeddings: npt.ArrayLike) -> Tensor:
 
 
 def levels_of(first: Tensor, second: Tensor) -> Tensor:
-    """How many ``STEP`` the cosine similarities of rows of length 1 are, whole numbers: float64 ``[N, M]``."""
+    """Count how many ``STEP`` the cosine similarities of rows of length 1 are, whole numbers: float64 ``[N, M]``."""
     return ((first / STEP) @ second.T).round_()
 
 
@@ -204,7 +204,7 @@ class _Blocks:
         self._rough = rows.float()
 
     def histogram(self) -> tuple[Ints, Ints]:
-        """The levels that there are, rising, and how many pairs have each."""
+        """Return the levels that there are, rising, and how many pairs have each."""
         counts = torch.zeros(_LEVELS + 1, dtype=torch.int64)
         for ours, theirs in self._places():
             levels = levels_of(self._rows[ours], self._rows[theirs]).int().add_(_ZERO + 1)
@@ -215,7 +215,7 @@ class _Blocks:
         return found.numpy(), counts[1:][found].numpy()
 
     def above(self, bound: int) -> tuple[Tensor, Tensor]:
-        """The pairs above level ``bound``: their levels float64 ``[K]`` and their rows int64 ``[K, 2]``.
+        """Return the pairs above level ``bound``: their levels float64 ``[K]`` and their rows int64 ``[K, 2]``.
 
         Only those that float32 finds near or above it are computed in float64.
         """
@@ -239,7 +239,7 @@ class _Blocks:
                 yield slice(first, first + _BLOCK), slice(second, second + _BLOCK)
 
     def _no_pairs(self, ours: slice, theirs: slice) -> Iterator[Any]:
-        """Where in a block are no pairs of two people, or such as are left out: what a tensor is indexed with."""
+        """Return the index of pairs of a block that are of one person, or are left out."""
         if self._people[theirs.start] <= self._people[ours][-1]:  # else no person has images in both
             yield self._people[ours, None] >= self._people[theirs]
         starts = np.array([ours.start, theirs.start])
@@ -249,13 +249,15 @@ class _Blocks:
 
 
 def alike_pairs(rows: Tensor, bound: float) -> Ints:
-    """The pairs of images more alike than ``bound``, int64 ``[E, 2]``: rows of ``rows`` ``[N, D]``, of length 1."""
+    """Return the pairs of images more alike than ``bound``, int64 ``[E, 2]``: rows of ``rows`` ``[N, D]``, of
+    length 1.
+    """
     blocks = _Blocks(rows, torch.arange(len(rows)), np.empty((0, 2), np.int64))
     return blocks.above(round((bound + 1) / STEP))[1].numpy()
 
 
 def shown(far: float, pairs: int, above: int = 1) -> bool:
-    """Whether the rate ``far`` accepts at least ``above`` of so many impostor pairs."""
+    """Say whether the rate ``far`` accepts at least ``above`` of so many impostor pairs."""
     return accepts_allowed(far, pairs) >= above
 
 
@@ -265,7 +267,7 @@ def true_accept_rates(
     fars: Sequence[float],
     times: tuple[Floats, Floats] | None = None,
 ) -> Floats:
-    """The share of genuine pairs above the threshold of each false accept rate, float64 ``[len(fars)]``.
+    """Return the share of genuine pairs above the threshold of each false accept rate, float64 ``[len(fars)]``.
 
     As :func:`recipes.faces.tar_at_far`: the threshold accepts at most the share ``far`` of the impostor pairs, and
     pairs of equal score are not told apart. NaN where that share is less than a pair.
@@ -300,7 +302,9 @@ def _move(bounds: Floats, impostors: Impostors, fars: Sequence[float], times: Fl
 
 
 def shares_above(rising: Floats, weights: Floats, bounds: Floats) -> Floats:
-    """The share of the weight ``[G]`` of scores ``[G]`` above each bound, ``[F]``; NaN without a bound or a weight."""
+    """Return the share of the weight ``[G]`` of scores ``[G]`` above each bound, ``[F]``; NaN without a bound or a
+    weight.
+    """
     upto = np.append(0, np.cumsum(weights))
     if not upto[-1]:
         return np.full(len(bounds), np.nan)

@@ -23,7 +23,7 @@ ACCURACY, SEPARATION = "accuracy", "d'"
 
 
 def tar_name(far: float) -> str:
-    """What the true accept rate at a false accept rate is called, everywhere."""
+    """Return what the true accept rate at a false accept rate is called, everywhere."""
     return f"TAR at FAR {far:g}"
 
 
@@ -94,7 +94,7 @@ class Evaluation(Verdict):
         return tuple(self[name].goodness for name in names)
 
     def at_chance(self) -> bool:
-        """Whether guessing could give the accuracy, and the scores hardly part the two kinds."""
+        """Say whether guessing could give the accuracy, and the scores hardly part the two kinds."""
         share = max(self.genuine, self.impostors) / self.pairs
         return self.accuracy <= guess(share, self.pairs) and self.separation.goodness < 1
 
@@ -129,7 +129,7 @@ class Evaluation(Verdict):
 
 
 def guess(share: float, examples: int) -> float:
-    """What guessing right with probability ``share`` gives at most, three standard errors above its mean."""
+    """Return what guessing right with probability ``share`` gives at most, three standard errors above its mean."""
     return share + 3 * math.sqrt(share * (1 - share) / examples)
 
 
@@ -144,7 +144,7 @@ def judge_scores(
     bootstrap: int,
     decides: str = ACCURACY,
 ) -> Evaluation:
-    """The figures of scores that are there already.
+    """Return the figures of scores that are there already.
 
     Args:
         scores: ``[N]``.

@@ -69,14 +69,14 @@ def search(rows: Tensor, people: Ints) -> Searches:
 
 
 def rank_one(searches: Searches, times: Floats | None = None) -> float:
-    """The share of searched images whose person came first; each person counts as often as ``times`` says."""
+    """Return the share of searched images whose person came first; each person counts as often as ``times`` says."""
     return _shares(searches, [LOWEST], times)[0]
 
 
 def true_positive_rates(
     searches: Searches, fpirs: Sequence[float], times: Floats | None = None
 ) -> list[float]:
-    """The share of searched images whose person came first and above the threshold of each rate.
+    """Return the share of searched images whose person came first and above the threshold of each rate.
 
     A threshold lets at most the share ``fpir`` of the strangers through. NaN where that is less than one of them.
     """

@@ -52,7 +52,7 @@ class PeopleVerdict(Verdict):
         return self[SEPARATION]
 
     def notes(self) -> dict[str, str]:
-        """The input, and how many pairs were left out."""
+        """Return the input, and how many pairs were left out."""
         return {"input": self.input, **({"pairs left out": f"{self.left_out:,}"} if self.impostors else {})}
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Alike:
     above: float | None
 
     def identity(self) -> str:
-        """A number for it."""
+        """Return a number for it."""
         model = self.model
         said = (
             [type(model).__qualname__, dict(model.state_dict())]
@@ -111,7 +111,8 @@ class PeopleJudge(Judge, name="people"):
 
     >>> judge = PeopleJudge("people.rec", "impostors.rec", alike="teacher.onnx")
     >>> before, after = judge.judge("deployed.onnx", "imagenet"), judge.judge("better.onnx", "imagenet")
-    >>> judge.compare(before, after).deciding.interval
+    >>> judge.compare(before, after).decides
+    "d'"
     """
 
     def __init__(
@@ -199,7 +200,7 @@ class PeopleJudge(Judge, name="people"):
         return comparison(before, after, found, f"{what} drawn {self._bootstrap:,} times")
 
     def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
-        """The first images of people."""
+        """Return the first images of people."""
         return [image.permute(1, 2, 0).numpy() for image in islice(self._people, count)]
 
     def sample(self, limit: int) -> PeopleJudge:
@@ -212,7 +213,9 @@ class PeopleJudge(Judge, name="people"):
         return few
 
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
-        """A judge that leaves out the pairs of impostors that ``teacher`` takes for one person, unless another does."""
+        """Return a judge that leaves out the pairs of impostors that ``teacher`` takes for one person, unless another
+        does.
+        """
         if self._others is None or self._alike is not None or self._told is not None:
             return self
         taught = copy.copy(self)
@@ -221,7 +224,7 @@ class PeopleJudge(Judge, name="people"):
         return taught
 
     def identity(self) -> str:
-        """Every image, whose each is, and who says which impostors are alike."""
+        """Return every image, whose each is, and who says which impostors are alike."""
         others = None if self._others is None else self._others.content
         alike = None if self._alike is None else self._alike.identity()
         said = [alike, self._told, self._decides, self._bootstrap]
@@ -267,7 +270,7 @@ class PeopleJudge(Judge, name="people"):
         return rows, None if self._others is None else unit_rows(embedder.embed(self._others))
 
     def _read(self, rows: npt.NDArray[Any], above: float | None) -> Ints:
-        """The pairs more alike than ``above``, by embeddings of the impostors that are given."""
+        """Return the pairs more alike than ``above``, by embeddings of the impostors that are given."""
         if rows.ndim != 2 or len(rows) != len(self._others or ()):
             raise InputError(
                 f"alike has the shape {list(rows.shape)}: embeddings of {len(self._others or ()):,} impostors are "

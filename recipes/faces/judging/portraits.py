@@ -67,7 +67,7 @@ class Portraits:
         return (len(self) ** 2 - int((self.per_person**2).sum())) // 2
 
     def some(self, count: int) -> Portraits:
-        """All images of people spread evenly, about ``count`` images and at least those of a pair of people."""
+        """Return all images of people spread evenly, about ``count`` images and at least those of a pair of people."""
         order = np.argsort(-self.per_person, kind="stable")
         people = max(2, math.floor(count * len(order) / len(self)))
         taken = order[np.unique(np.linspace(0, len(order) - 1, min(people, len(order))).round().astype(int))]

@@ -19,7 +19,7 @@ Judged: TypeAlias = Judge | PairSet | TemplateSet | str | os.PathLike[str]
 
 
 def read_judge(judged: Judged) -> Judge:
-    """The judge of what is given.
+    """Return the judge of what is given.
 
     Args:
         judged: a judge; a verification set, or the path of one; or the name of a kind of judge and what it reads, such
@@ -27,6 +27,9 @@ def read_judge(judged: Judged) -> Judge:
 
     Raises:
         UnsafeFileError, InputError: as the judge.
+
+    >>> [type(read_judge(path)).__name__ for path in ("lfw.bin", "classes:photos", "retrieval:query,gallery")]
+    ['PairsJudge', 'ClassesJudge', 'RetrievalJudge']
     """
     if isinstance(judged, Judge):
         return judged
@@ -38,7 +41,11 @@ def read_judge(judged: Judged) -> Judge:
 
 
 def read_judges(judged: Judged | Sequence[Judged] | None) -> tuple[Judge, ...]:
-    """The judges of one thing or of several, the first of which decides; none of None."""
+    """Return the judges of one thing or of several, the first of which decides; none of None.
+
+    >>> [type(judge).__name__ for judge in read_judges(["lfw.bin", "classes:photos"])]
+    ['PairsJudge', 'ClassesJudge']
+    """
     if judged is None:
         return ()
     if isinstance(judged, list | tuple):

@@ -47,7 +47,9 @@ Times: TypeAlias = tuple[Floats, Floats]  # how often each person and each impos
 
 
 def tpir_name(fpir: float) -> str:
-    """What the true positive identification rate at a false positive identification rate is called, everywhere."""
+    """Return what the true positive identification rate at a false positive identification rate is called,
+    everywhere.
+    """
     return f"TPIR at FPIR {fpir:g}"
 
 
@@ -90,7 +92,7 @@ class Asked:
         return enough[-1] if enough else SEPARATION
 
     def missing(self, name: str) -> str:
-        """Why a figure has no value."""
+        """Say why a figure has no value."""
         for rate, far, pairs in self.rates:
             if rate == name:
                 return f"not measurable: {far:g} of {pairs:,} impostor pairs is less than one"
@@ -99,12 +101,12 @@ class Asked:
         return f"not measurable: {name.split()[-1]} of {self.searches:,} searches is less than one"
 
     def resampled(self, name: str) -> bool:
-        """Whether people drawn anew show how sure a figure is."""
+        """Say whether people drawn anew show how sure a figure is."""
         tested = [(tpir_name(fpir), fpir, self.searches) for fpir in FPIRS]
         return all(shown(rate, of, _RESAMPLED) for known, rate, of in (*self.rates, *tested) if known == name)
 
     def guessing(self, name: str, people: int) -> float | None:
-        """What guessing could give, three standard errors above its mean; None: not known.
+        """Return what guessing could give, three standard errors above its mean; None: not known.
 
         Not pairs are counted but ``people`` with several images, since pairs of one person are alike.
         """
@@ -137,13 +139,15 @@ class Recognition:
         return cls(genuine_pairs(*people), impostor_pairs(*people), mixed, search(*people))
 
     def asked(self) -> Asked:
-        """What there are pairs enough for."""
+        """Return what there are pairs enough for."""
         return Asked(
             self.own.pairs, None if self.mixed is None else self.mixed.pairs, len(self.searches.strangers)
         )
 
     def figures(self, asked: Asked, times: Times | None = None) -> Floats:
-        """The value of each figure that is asked for, NaN where there is none; everybody once unless ``times`` says."""
+        """Return the value of each figure that is asked for, NaN where there is none; everybody once unless ``times``
+        says.
+        """
         ours = None if times is None else times[0]
         mixed = [far for name, far, _ in asked.rates if name.endswith("mixed")]
         own = [far for name, far, _ in asked.rates if not name.endswith("mixed")]
@@ -153,7 +157,7 @@ class Recognition:
         return np.concatenate([*rates, [self.separation(ours)], found])
 
     def separation(self, times: Floats | None = None) -> float:
-        """d' of genuine and impostor pairs, as :func:`recipes.faces.d_prime`; NaN where they have no spread."""
+        """Return d' of genuine and impostor pairs, as :func:`recipes.faces.d_prime`; NaN where they have no spread."""
         scores, (centre, variance) = self.genuine.scores, self.own.moments
         weights = np.ones(len(scores)) if times is None else times[self.genuine.people]
         if not weights.any():
@@ -163,7 +167,9 @@ class Recognition:
         return float((mean - centre) / np.sqrt(spread)) if spread else float("nan")
 
     def resampled(self, asked: Asked, sets: int, seed: int = 0) -> Floats:
-        """The figures of ``sets`` times as many people and others, drawn with replacement: ``[sets, figures]``."""
+        """Return the figures of ``sets`` times as many people and others, drawn with replacement: ``[sets,
+        figures]``.
+        """
         rng = np.random.default_rng(seed)
         others = 1 if self.mixed is None else len(self.mixed.per_person)
 
@@ -174,7 +180,7 @@ class Recognition:
         return np.stack([self.figures(asked, (draw(people), draw(others))) for _ in range(sets)])
 
     def alike_from(self) -> float:
-        """The similarity above which two faces are alike as those of one person are.
+        """Return the similarity above which two faces are alike as those of one person are.
 
         Nine in ten genuine pairs lie above it, and fewer impostor pairs than the lowest rate that decides.
         """
@@ -193,6 +199,6 @@ def shown_figure(asked: Asked, number: int, values: Floats, drawn: Floats | None
 
 
 def sound_of(drawn: Floats) -> Floats | None:
-    """What was drawn and could be measured; None where that is less than nine in ten."""
+    """Return what was drawn and could be measured; None where that is less than nine in ten."""
     finite = drawn[np.isfinite(drawn)]
     return finite if len(finite) >= _SOUND * len(drawn) else None

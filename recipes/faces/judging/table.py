@@ -12,7 +12,13 @@ from reparam_kit import printable
 
 
 def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool = False) -> Table:
-    """A row for each figure, a column for each model; with ``notes``, also how it was asked, and what is missing."""
+    """Return a row for each figure, a column for each model; with ``notes``, also how it was asked, and what is
+    missing.
+
+    >>> table = figures_table({"deployed": evaluate("deployed.onnx", "lfw.bin")})
+    >>> [column.header for column in table.columns]
+    ['', 'deployed']
+    """
     first = next(iter(verdicts.values()))
     table = Table(Column(printable(title), no_wrap=True), *map(printable, verdicts), box=box.SIMPLE)
     above = [verdict.notes() if notes else {} for verdict in verdicts.values()]
@@ -27,7 +33,13 @@ def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool 
 
 
 def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
-    """A row for each figure of two models: both, the difference, its interval and the probability of chance."""
+    """Return a row for each figure of two models: both, the difference, its interval and the probability of chance.
+
+    >>> judge = PairsJudge("lfw.bin")
+    >>> before, after = judge.judge("deployed.onnx"), judge.judge("better.onnx")
+    >>> [column.header for column in comparison_table(judge.compare(before, after), ("before", "after")).columns]
+    ['', 'before', 'after', 'difference', '95 % interval', 'probability of chance']
+    """
     shown = (*map(printable, names), "difference", "95 % interval", "probability of chance")
     table = Table(Column("", no_wrap=True), *shown, box=box.SIMPLE)
     for difference in comparison.differences:
@@ -57,5 +69,5 @@ def _cell(figure: Figure) -> str:
 
 
 def _signed(figure: Figure, value: float) -> str:
-    """A difference of two values of ``figure``, of shares in percentage points."""
+    """Return a difference of two values of ``figure``, of shares in percentage points."""
     return f"{100 * value:+.2f}" if figure.share else f"{value:+.3f}"

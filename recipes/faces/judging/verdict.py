@@ -31,6 +31,9 @@ class Figure:
         interval: low and high end of its bootstrap interval, 95 %; None where it was not asked for.
         share: whether it is a share, shown in percent.
         missing: why there is no value.
+
+    >>> Figure("TAR at FAR 0.001", 0.9512).shown()
+    '95.12%'
     """
 
     name: str
@@ -48,7 +51,7 @@ class Figure:
         return self.value if self.better == "higher" else -self.value
 
     def shown(self, value: float | None = None) -> str:
-        """The value, or another one of this figure, as text."""
+        """Return the value, or another one of this figure, as text."""
         value = self.value if value is None else value
         if value is None:
             return self.missing or "not measured"
@@ -72,6 +75,10 @@ class Verdict:
 
     Raises:
         InputError: no figure is called ``decides``.
+
+    >>> verdict = Verdict.of_means({"right": np.array([True, False])}, decides="right")
+    >>> verdict["right"].value, verdict.rank()
+    (0.5, (0.5,))
     """
 
     figures: tuple[Figure, ...]
@@ -123,7 +130,7 @@ class Verdict:
         return Verdict(figures=figures, decides=decides, outcomes=kept, **options)
 
     def __getitem__(self, name: str) -> Figure:
-        """The figure of that name."""
+        """Return the figure of that name."""
         found = next((figure for figure in self.figures if figure.name == name), None)
         if found is None:
             raise KeyError(name)
@@ -140,7 +147,7 @@ class Verdict:
         return self.deciding
 
     def rank(self) -> tuple[float, ...]:
-        """What makes one verdict better than another on the same data; compare as tuples.
+        """Return what makes one verdict better than another on the same data; compare as tuples.
 
         The figure that decides, then the others in their order. One without a value counts as the worst.
         """
@@ -148,11 +155,11 @@ class Verdict:
         return (self.deciding.goodness, *others)
 
     def at_chance(self) -> bool:
-        """Whether guessing could give as much."""
+        """Say whether guessing could give as much."""
         return self.guessing is not None and self.deciding.goodness <= self.guessing
 
     def notes(self) -> dict[str, str]:
-        """What a table says besides the figures, such as the input."""
+        """Return what a table says besides the figures, such as the input."""
         return {}
 
     def to_json(self) -> dict[str, Any]:
@@ -171,7 +178,7 @@ class Verdict:
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> Verdict:
-        """What ``state_dict`` was asked of."""
+        """Make the verdict whose ``state_dict`` this is."""
         kind = Verdict if state["kind"] == "Verdict" else Verdict.kinds[state["kind"]]
         options = {name: value for name, value in state.items() if name != "kind"}
         options["figures"] = tuple(Figure(**saved) for saved in state["figures"])
@@ -202,7 +209,7 @@ class Difference:
         return self.after.value - self.before.value
 
     def significant(self, level: float = 0.05) -> Literal["better", "worse"] | None:
-        """Whether the figure got better or worse by more than chance: as probable as ``level`` if there were none.
+        """Say whether the figure got better or worse by more than chance: as probable as ``level`` if there were none.
 
         None: neither can be told, or how probable the difference is was not found.
         """
@@ -242,7 +249,7 @@ class Comparison:
         return next(d for d in self.differences if d.before.name == self.decides)
 
     def worse(self, level: float = 0.05) -> tuple[Difference, ...]:
-        """The differences, of the figure that decides and of the others, that are worse by more than chance.
+        """Return the differences, of the figure that decides and of the others, that are worse by more than chance.
 
         Each is tested by itself at ``level``, without allowing for how many there are: of twenty figures that did not
         change, one may be among them.
@@ -258,7 +265,9 @@ class Comparison:
 def comparison(
     before: Verdict, after: Verdict, found: Mapping[str, tuple[Interval, float]], method: str
 ) -> Comparison:
-    """A comparison of all figures, with the interval and the probability that were ``found`` for some of them."""
+    """Return a comparison of all figures, with the interval and the probability that were ``found`` for some of
+    them.
+    """
     differences = [
         Difference(figure, after[figure.name], *found.get(figure.name, (None, None)))
         for figure in before.figures
