@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from recipes.faces import ClassesJudge, RetrievalJudge, compare_inputs, input_preset
+from recipes.faces import ClassesJudge, PeopleJudge, RetrievalJudge, compare_inputs, input_preset
 from recipes.tsmr import Augment, Stage, TSMRConfig, apply_tsmr
 from reparam_kit import InputError
 
@@ -110,8 +110,9 @@ def test_judges_take_them_too(wrap: Callable[[Tensor], Any], normalised: bool) -
         pytest.skip("PIL images of floats are not read")
     images = input_preset("insightface")(GREYS) if normalised else GREYS
     model, data = net(1, 6, 0), wrap(images)
-    judges = ClassesJudge(data), RetrievalJudge(data, data)
-    plain = ClassesJudge(WRAPPED["pairs"](GREYS)), RetrievalJudge(*2 * [WRAPPED["pairs"](GREYS)])
+    judges = ClassesJudge(data), RetrievalJudge(data, data), PeopleJudge(data)
+    greys = WRAPPED["pairs"](GREYS)
+    plain = ClassesJudge(greys), RetrievalJudge(greys, greys), PeopleJudge(greys)
     for judge, usual in zip(judges, plain, strict=True):
         assert judge.judge(model).to_json() == usual.judge(model).to_json()
         assert isinstance(judge.identity(), str)

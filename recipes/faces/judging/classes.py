@@ -22,11 +22,11 @@ import torch
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
-from recipes.faces.images.items import Item, Items, item_image, item_label
+from recipes.faces.images.items import Item, Items, item_image
 from recipes.faces.judging.evaluation import guess
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.verdict import Comparison, Difference, Verdict
-from recipes.faces.sets.datasets import Faces, read_faces
+from recipes.faces.sets.datasets import read_faces, read_labels
 from reparam_kit import InputError, fingerprint
 
 Outputs = Literal["auto", "logits", "embeddings"]
@@ -105,21 +105,16 @@ class ClassesJudge(Judge, name="classes"):
             decides,
         )
         self._progress = progress
-        known = self._set
-        self._labels = np.array(
-            [
-                known.label(i) if isinstance(known, Faces) else item_label(known[i], f"image {i}")
-                for i in range(len(known))
-            ],
-            np.int64,
-        )
+        self._labels = read_labels(self._set)
         unknown = np.flatnonzero(self._labels < 0)
         if len(unknown):
-            raise InputError(f"image {unknown[0]} has no label ({len(unknown)} of {len(known)} have none)")
+            raise InputError(
+                f"image {unknown[0]} has no label ({len(unknown)} of {len(self._set)} have none)"
+            )
         self._classes = classes or int(self._labels.max(initial=-1)) + 1
         if len(np.unique(self._labels)) < 2:
             raise InputError(
-                f"{len(known)} images show {len(np.unique(self._labels))} classes: two are the fewest"
+                f"{len(self._set)} images show {len(np.unique(self._labels))} classes: two are the fewest"
             )
 
     def judge(

@@ -11,9 +11,9 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from recipes.faces.images.items import Items
+from recipes.faces.images.items import Items, item_image
 from recipes.faces.judging.all_pairs import Ints
-from recipes.faces.sets.datasets import Faces, read_faces
+from recipes.faces.sets.datasets import read_faces, read_labels
 from reparam_kit import InputError, fingerprint
 
 
@@ -37,11 +37,7 @@ class Portraits:
     def read(cls, given: Items | str | os.PathLike[str], *, strangers: bool = False) -> Portraits:
         """Open a set; of images without a label each is ``strangers``' own, or else passed over."""
         images: Items = read_faces(given) if isinstance(given, str | os.PathLike) else given
-        count = len(images)
-        labels = np.array(
-            [images.label(i) if isinstance(images, Faces) else int(images[i][1]) for i in range(count)],
-            np.int64,
-        )
+        labels, count = read_labels(images), len(images)
         known = labels >= 0
         if strangers:
             labels = np.where(known, labels, labels.max(initial=-1) + 1 + np.arange(count))
@@ -54,7 +50,7 @@ class Portraits:
         return len(self.chosen)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.images[int(i)][0] for i in self.chosen)
+        return (item_image(self.images[int(i)], f"image {i}") for i in self.chosen)
 
     @property
     def per_person(self) -> Ints:

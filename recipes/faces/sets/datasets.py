@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
 from recipes.faces.images.decoding import decode_image, fit_image, read_image
+from recipes.faces.images.items import Items, item_label
 from recipes.faces.records import RecordFile
 from recipes.faces.sets.folders import find_people
 from recipes.faces.sets.label_lists import read_label_list
@@ -241,6 +243,21 @@ class FaceFiles(Faces):
             raise IndexError(f"there are {len(self)} images, and no image {index}")
         name = self._names[self._ends[index] : self._ends[index + 1]]
         return os.fsdecode(os.path.join(self._root, name))  # noqa: PTH118 - bytes
+
+
+def read_labels(images: Items) -> npt.NDArray[np.int64]:
+    """The label of every image of a dataset, int64 ``[N]``; negative where it is not known.
+
+    Of face data no image is read; any other dataset is asked for every item.
+
+    Raises:
+        InputError: a label is no whole number.
+    """
+    if isinstance(images, Faces):
+        labels: Iterable[int] = map(images.label, range(len(images)))
+    else:
+        labels = (item_label(images[index], f"image {index}") for index in range(len(images)))
+    return np.fromiter(labels, np.int64, len(images))
 
 
 def read_faces(

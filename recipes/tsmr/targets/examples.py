@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.faces import Faces, item_label
+from recipes.faces.images.items import Items
+from recipes.faces.sets.datasets import read_labels
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import Targets
@@ -79,14 +80,5 @@ class Examples:
 
 
 def identity_labels(images: Images) -> npt.NDArray[np.int64]:
-    """Identity of every image, int64 ``[N]``.
-
-    Of face data no image is read; any other dataset is asked for every item.
-    """
-    if isinstance(images, Part):
-        return images.labels
-    length = len(images)  # type: ignore[arg-type]
-    if isinstance(images, Faces):
-        return np.fromiter(map(images.label, range(length)), np.int64, length)
-    labels = (item_label(images[index], f"training image {index}") for index in range(length))
-    return np.fromiter(labels, np.int64, length)
+    """Identity of every image, int64 ``[N]``: as the labels say, and of a part its own."""
+    return images.labels if isinstance(images, Part) else read_labels(cast("Items", images))
