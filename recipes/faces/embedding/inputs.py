@@ -34,6 +34,10 @@ class InputPreset:
 
     Raises:
         InputError: they are not three finite numbers each, or a ``std`` is 0; or ``grey`` has numbers that differ.
+
+    >>> preset = InputPreset("mine", mean=(127.5,) * 3, std=(128.0,) * 3)
+    >>> preset(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
+    tensor([0.9961, 0.9961, 0.9961])
     """
 
     name: str
@@ -92,13 +96,13 @@ class InputPreset:
         return images.flip(1) if self.bgr else images
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What a net is given of images ``[N, C, H, W]``: uint8 are normalised, floating ones are already."""
+        """Return what a net is given of images ``[N, C, H, W]``: uint8 are normalised, floating ones are already."""
         import torch
 
         return self(images) if images.dtype == torch.uint8 else images.float()
 
     def prepared_shape(self, images: torch.Size, pixels: bool) -> torch.Size:
-        """The shape ``[C, H, W]`` in which a net is given an image of shape ``images``, of ``pixels`` or not."""
+        """Return the shape ``[C, H, W]`` in which a net is given an image of shape ``images``, of ``pixels`` or not."""
         import torch
 
         return torch.Size([1, *images[1:]]) if self.grey and pixels else images

@@ -39,6 +39,11 @@ class Augmentation:
 
     Raises:
         InputError: a value is not a probability.
+
+    >>> image = torch.zeros(3, 112, 112, dtype=torch.uint8)
+    >>> changed = Augmentation(occlusion=1.0)(image, seed=7)
+    >>> changed.shape, bool(changed.any()), bool(image.any())
+    (torch.Size([3, 112, 112]), True, False)
     """
 
     flip: float = 0.5
@@ -53,7 +58,7 @@ class Augmentation:
                 raise InputError(f"{field.name}={getattr(self, field.name)} is not a probability, 0 to 1")
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """The changed image ``[C, H, W]`` of one that is left as it is. The same seed gives the same image.
+        """Return the changed image ``[C, H, W]`` of one that is left as it is. The same seed gives the same image.
 
         Args:
             image: uint8, RGB or of one channel, on any device; of floating point, which is already normalised, ``flip``
@@ -74,7 +79,7 @@ class Augmentation:
         return image
 
     def batch(self, images: Tensor, seeds: Iterable[int]) -> Tensor:
-        """Each image of a batch ``[N, C, H, W]`` with its own seed."""
+        """Return each image of a batch ``[N, C, H, W]`` with its own seed."""
         return torch.stack([self(image, seed) for image, seed in zip(images, seeds, strict=True)])
 
 

@@ -43,7 +43,7 @@ _OTHER_METADATA = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 
 
 def read_image(path: Path) -> bytes:
-    """The encoded image of a file.
+    """Return the encoded image of a file.
 
     Raises:
         InputError: it cannot be read, or is a folder, a pipe or a device.
@@ -55,7 +55,7 @@ def read_image(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
-    """An image as uint8 RGB ``[H, W, 3]``, decoded as the head of this module says.
+    """Return an image as uint8 RGB ``[H, W, 3]``, decoded as the head of this module says.
 
     Args:
         data: the encoded image.
@@ -64,6 +64,9 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
     Raises:
         InputError: it is in no format that is read, is cut short or otherwise damaged, has more than 50 million
             pixels (known before they are decoded), or holds 32-bit numbers.
+
+    >>> decode_image(Path("photos/anna/0.png").read_bytes(), "photos/anna/0.png").shape
+    (16, 16, 3)
     """
     try:
         with warnings.catch_warnings():
@@ -91,7 +94,7 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
 
 
 def _is_multiplied(image: Image.Image) -> bool:
-    """Whether libtiff gives its colours multiplied by its transparency."""
+    """Say whether libtiff gives its colours multiplied by its transparency."""
     return isinstance(image, TiffImageFile) and image.mode == "RGBA" and max(image.tag_v2[_DEPTHS]) == 8
 
 
@@ -107,7 +110,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def rgb_pixels(image: Image.Image, png: bool = False) -> npt.NDArray[np.uint8]:
-    """A Pillow image of any mode as RGB ``[H, W, 3]``; ValueError for one of 32-bit numbers."""
+    """Return a Pillow image of any mode as RGB ``[H, W, 3]``; ValueError for one of 32-bit numbers."""
     if image.mode.startswith("I;16") or (png and image.mode == "I"):  # "I": Pillow before 11
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -125,7 +128,9 @@ def rgb_pixels(image: Image.Image, png: bool = False) -> npt.NDArray[np.uint8]:
 
 
 def fit_image(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """The middle of an image as uint8 ``[size, size, 3]``: its longer side cropped to a square, the square scaled."""
+    """Return the middle of an image as uint8 ``[size, size, 3]``: its longer side cropped to a square, the square
+    scaled.
+    """
     if image.shape[:2] == (size, size):
         return image
     return np.array(ImageOps.fit(Image.fromarray(image), (size, size), Image.Resampling.BICUBIC))

@@ -43,7 +43,7 @@ _LARGEST = 1 << 62  # label
 
 
 def item_image(item: Item, where: str) -> Tensor:
-    """The image of an item: uint8 or float32 ``[C, H, W]`` on the CPU, C being 1 or 3.
+    """Return the image of an item: uint8 or float32 ``[C, H, W]`` on the CPU, C being 1 or 3.
 
     Args:
         item: as the head of this module says.
@@ -69,7 +69,7 @@ def item_image(item: Item, where: str) -> Tensor:
 
 
 def item_label(item: Item, where: str) -> int:
-    """The label of an item; -1 where it has none.
+    """Return the label of an item; -1 where it has none.
 
     Raises:
         InputError: it is not one whole number.
@@ -122,7 +122,7 @@ def _decoded(image: bytes | os.PathLike[str], where: str) -> npt.NDArray[np.uint
 
 
 def _pixels(image: Any, where: str) -> npt.NDArray[np.uint8]:
-    """Of a PIL image: greys ``[H, W]``, all else RGB ``[H, W, 3]``."""
+    """Return the pixels of a PIL image: greys ``[H, W]``, all else RGB ``[H, W, 3]``."""
     from recipes.faces.images.decoding import rgb_pixels
 
     try:
@@ -133,7 +133,7 @@ def _pixels(image: Any, where: str) -> npt.NDArray[np.uint8]:
 
 
 def _channels_first(image: npt.NDArray[Any], where: str) -> Tensor:
-    """Of an array ``[H, W, C]``, or ``[C, H, W]`` where C can be seen to be first."""
+    """Put the channels first of an array ``[H, W, C]``, or ``[C, H, W]`` where C can be seen to be first."""
     if image.dtype.kind not in "biuf":
         raise InputError(f"{where} is an array of {image.dtype}: {_WANTED}")
     # Copied, because it may be read-only or a reversed view, which torch does not take.

@@ -32,7 +32,7 @@ def compare_inputs(
     inputs: Sequence[str | InputPreset] = (),
     embedding: str | None = None,
 ) -> dict[str, Verdict]:
-    """A model's figures under every input preset for nets that take RGB, by preset, the best first.
+    """Return a model's figures under every input preset for nets that take RGB, by preset, the best first.
 
     Best is the largest :attr:`Verdict.separation`, of pairs d'. A wrong channel order or normalisation can cost as
     little as two tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score:
@@ -48,6 +48,10 @@ def compare_inputs(
 
     Raises:
         InputError: model or set cannot be used, or no preset gives usable embeddings.
+
+    >>> found = compare_inputs("deployed.onnx", "lfw.bin")
+    >>> sorted(found)
+    ['imagenet', 'imagenet-bgr', 'insightface', 'insightface-bgr', 'raw', 'raw-bgr']
     """
     few = read_judge(judge).sample(limit)
     results: dict[str, Verdict] = {}
@@ -66,12 +70,17 @@ def compare_inputs(
 
 
 def takes_presets(judge: Judge) -> bool:
-    """Whether what is judged are pixels; False of images that are normalised already."""
+    """Say whether what is judged are pixels; False of images that are normalised already."""
     return all(item_image(image, "image 0").dtype == torch.uint8 for image in judge.images(1))
 
 
 def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:
-    """The preset of :func:`compare_inputs` that separates by 2 % more than the one ``asked`` for, or None."""
+    """Return the preset of :func:`compare_inputs` that separates by 2 % more than the one ``asked`` for, or None.
+
+    >>> found = compare_inputs("deployed.onnx", "lfw.bin")
+    >>> print(better_input(found, asked=next(iter(found))))
+    None
+    """
     best = max(inputs, key=lambda name: inputs[name].separation.goodness)
     if asked in inputs and inputs[best].separation.goodness <= _CLEARLY * inputs[asked].separation.goodness:
         return None
@@ -91,7 +100,7 @@ def cross_evaluate(
     embedding: str | None = None,
     probe_embedding: str | None = None,
 ) -> dict[str, Evaluation]:
-    """Whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
+    """Say whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
 
     ``flip``, ``batch_size``, ``folds`` and ``bootstrap`` are those of :func:`evaluate`.
 
@@ -110,6 +119,9 @@ def cross_evaluate(
 
     Raises:
         InputError: as :func:`evaluate`, or the embeddings of the two models differ in size, and cannot be compared.
+
+    >>> list(cross_evaluate("deployed.onnx", "better.onnx", "lfw.bin"))
+    ['old-old', 'new-new', 'new-old']
     """
     name = "the pair set" if isinstance(pairs, PairSet) else str(pairs)
     known = pairs if isinstance(pairs, PairSet) else read_pairs(pairs)

@@ -29,6 +29,10 @@ class PairSet:
 
     Raises:
         InputError: the lengths do not match, or there is no pair.
+
+    >>> photo = Path("photos/anna/0.png").read_bytes()
+    >>> len(PairSet([photo, photo], np.array([True])))
+    1
     """
 
     images: Items
@@ -46,7 +50,9 @@ class PairSet:
         return len(self.same)
 
     def sample(self, limit: int) -> PairSet:
-        """At most ``limit`` of the pairs, spread evenly over the set, half of them genuine where it has as many."""
+        """Return at most ``limit`` of the pairs, spread evenly over the set, half of them genuine where it has
+        as many.
+        """
         if limit >= len(self):
             return self
         kinds = np.flatnonzero(self.same), np.flatnonzero(~self.same)
@@ -72,6 +78,11 @@ def write_pairs(path: str | os.PathLike[str], pairs: PairSet) -> None:
 
     Raises:
         InputError: an image is not encoded; the folder does not exist or cannot be written to.
+
+    >>> photo = Path("photos/anna/0.png").read_bytes()
+    >>> write_pairs("one.bin", PairSet([photo, photo], np.array([True])))
+    >>> len(read_pairs("one.bin"))
+    1
     """
     encoded = [pairs.images[i] for i in range(len(pairs.images))]
     if not all(isinstance(image, bytes) for image in encoded):
@@ -97,6 +108,10 @@ def read_pairs(path: str | os.PathLike[str], images: str | os.PathLike[str] | No
     Raises:
         UnsafeFileError: a ``.bin`` names something that a verification set does not hold. None of it was run.
         InputError: a file is missing, cut short, or not such a set; of a list, the message names the line.
+
+    >>> pairs = read_pairs("lfw.bin")
+    >>> len(pairs), int(pairs.same.sum())
+    (20, 10)
     """
     path = Path(path)
     folder = None if images is None else Path(images)

@@ -50,7 +50,7 @@ class Shots:
         return item_image(self.images[index], f"image {index}")
 
     def of(self, people: set[str]) -> Shots:
-        """The shots of these people alone."""
+        """Return the shots of these people alone."""
         chosen = [i for i, person in enumerate(self.people) if person in people]
         return Shots(
             [self.images[i] for i in chosen],
@@ -61,7 +61,7 @@ class Shots:
 
 
 def label_shots(images: Items) -> Shots:
-    """The shots of a labelled dataset: -1 is junk; the key "camera" of a dict is the camera.
+    """Return the shots of a labelled dataset: -1 is junk; the key "camera" of a dict is the camera.
 
     Raises:
         InputError: an item has no image, or a label or camera that is no whole number.

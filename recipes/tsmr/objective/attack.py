@@ -17,7 +17,7 @@ def perturb(
     choices: Attack,
     processes: Processes,
 ) -> Tensor:
-    """``images`` moved by at most ``choices.radius`` a pixel to where ``error`` is large: float32, in 0..255.
+    """Return ``images`` moved by at most ``choices.radius`` a pixel to where ``error`` is large: float32, in 0..255.
 
     One step from a random start is FGSM as in Wong et al., Fast is better than free, ICLR 2020; several are
     PGD (Madry et al., ICLR 2018).

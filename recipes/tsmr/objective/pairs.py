@@ -24,8 +24,8 @@ class _Pairs(Loss):
         self.teacher = Spread.of(start.sample.teacher)
 
     def similarities(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each image with every other, ``[N, N + Q]``: the student's and the teacher's, in units of their spreads;
-        and which are of two images and not of one.
+        """Compare each image with every other, ``[N, N + Q]``: the student's and the teacher's, in units of
+        their spreads; and which are of two images and not of one.
 
         The spread of the student is that of the pairs which the teacher calls two people now: it narrows as a weak
         student learns.
@@ -71,6 +71,6 @@ class Neighbours(
 
 
 def _softplus_sum(values: Tensor, chosen: Tensor) -> Tensor:
-    """``log(1 + sum exp(values))`` over the ``chosen`` of each row."""
+    """Return ``log(1 + sum exp(values))`` over the ``chosen`` of each row."""
     kept = values.masked_fill(~chosen, -torch.inf)
     return torch.logsumexp(torch.cat([kept.new_zeros(len(kept), 1), kept], dim=1), dim=1)

@@ -17,7 +17,7 @@ _FEWEST = 10  # genuine pairs to choose on
 
 
 def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
-    """The images without a fifth of the people, and pairs of these, half of them genuine.
+    """Return the images without a fifth of the people, and pairs of these, half of them genuine.
 
     Raises:
         InputError: the images have no labels, or the people held out have too few images to make pairs.

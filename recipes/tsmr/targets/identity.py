@@ -30,7 +30,8 @@ _SETTLED = 2.0  # seconds, after which a change of a file shows in its times on 
 
 
 def model_identity(model: str | Path | nn.Module) -> str:
-    """sha256 of an ONNX file and the files in which it keeps tensors; or of a module's weights, settings and code.
+    """Return the sha256 of an ONNX file and the files in which it keeps tensors; or of a module's weights,
+    settings and code.
 
     Raises:
         InputError: a file cannot be read.
@@ -41,7 +42,8 @@ def model_identity(model: str | Path | nn.Module) -> str:
 def data_identity(
     images: Images, folder: Path | None = None, *, workers: int = 0, progress: Progress | None = None
 ) -> str:
-    """sha256 of all images in their order: of face data as they are stored, of any other dataset their pixels.
+    """Return the sha256 of all images in their order: of face data as they are stored, of any other dataset
+    their pixels.
 
     Labels are not part of it, because a teacher does not see them.
 
@@ -75,7 +77,7 @@ def data_identity(
 
 
 def made_folder(folder: Path) -> Path:
-    """``folder``, which is made where it is not there; InputError where that is not possible."""
+    """Return ``folder``, which is made where it is not there; InputError where that is not possible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -57,7 +57,7 @@ class Partners:
         return cls(np.concatenate(alike), np.concatenate(confused))
 
     def order(self, images: int, batch_size: int, flip: bool, seed: int) -> Iterator[View]:
-        """As ``epoch_order``, but for half of each batch, which is pairs of either kind, drawn at random."""
+        """Yield as ``epoch_order``, but for half of each batch, which is pairs of either kind, drawn at random."""
         rng = np.random.default_rng(seed)
         kinds = [kind for kind in (self.alike, self.confused) if len(kind)]
         others = iter(rng.permutation(images))
@@ -86,7 +86,9 @@ def _within(block: npt.NDArray[np.int64], teacher: Tensor, old: Tensor | None) -
 
 
 def _best(worth: Tensor, among: Tensor, start: int) -> Tensor:
-    """Of each row the pairs of most ``worth`` that are ``among`` those asked for, ``_EACH`` at most: ``[P, 2]``."""
+    """Choose of each row the pairs of most ``worth`` that are ``among`` those asked for, ``_EACH`` at most:
+    ``[P, 2]``.
+    """
     values, columns = worth.masked_fill(~among, -torch.inf).topk(min(_EACH, worth.shape[1]), dim=1)
     row, nth = torch.nonzero(values > -torch.inf, as_tuple=True)
     return torch.stack([row + start, columns[row, nth]], dim=1)
