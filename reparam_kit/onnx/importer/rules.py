@@ -199,7 +199,7 @@ def product_of_two(images: Images, function: Function, args: tuple[Any, ...], re
 def matrix_product_and_sum(
     images: Images, function: Function, args: tuple[Any, ...], result: Any
 ) -> Planned | None:
-    """a [M, K], b [K, N], c, scales, whether a and b are transposed: the rows of a are apart."""
+    """Take a [M, K], b [K, N], c, scales, whether a and b are transposed: the rows of a are apart."""
     _, b, c, _, flips = args
     tall = c is not None and example(c).dim() > 1 and example(c).shape[0] > 1
     if place(b) is not None or (c is not None and place(c) is not None) or flips[0] or tall:

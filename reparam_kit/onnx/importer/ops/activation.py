@@ -36,25 +36,25 @@ _SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 @operator(*_PLAIN)
 def plain(op: Op) -> Value:
-    """An activation without attributes."""
+    """Return an activation without attributes."""
     return op.layer(_PLAIN[op.type](), op[0])
 
 
 @operator(*_WITH_ALPHA)
 def with_alpha(op: Op) -> Value:
-    """An activation with ``alpha``."""
+    """Return an activation with ``alpha``."""
     return op.layer(_WITH_ALPHA[op.type](op.attr("alpha")), op[0])
 
 
 @operator("Gelu")
 def gelu(op: Op) -> Value:
-    """``approximate``: none or tanh."""
+    """Read ``approximate``: none or tanh."""
     return op.layer(nn.GELU(op.attr("approximate")), op[0])
 
 
 @operator("Selu")
 def selu(op: Op) -> Value:
-    """gamma * (x if x > 0 else alpha * (exp(x) - 1))."""
+    """Compute gamma * (x if x > 0 else alpha * (exp(x) - 1))."""
     alpha, gamma = op.attr("alpha"), op.attr("gamma")
     if np.allclose((alpha, gamma), _SELU, rtol=1e-7, atol=0):
         return op.layer(nn.SELU(), op[0])
@@ -63,7 +63,9 @@ def selu(op: Op) -> Value:
 
 @operator("HardSigmoid")
 def hard_sigmoid(op: Op) -> Value:
-    """alpha * x + beta, between 0 and 1. torch's layer has alpha = 1/6, beta = 1/2; ONNX's default alpha is 1/5."""
+    """Compute alpha * x + beta, between 0 and 1. torch's layer has alpha = 1/6, beta = 1/2; ONNX's default
+    alpha is 1/5.
+    """
     alpha, beta = op.attr("alpha"), op.attr("beta")
     if np.allclose((alpha, beta), (1 / 6, 0.5), rtol=1e-7, atol=0):
         return op.layer(nn.Hardsigmoid(), op[0])
@@ -72,7 +74,7 @@ def hard_sigmoid(op: Op) -> Value:
 
 @operator("Clip")
 def clip(op: Op) -> Value:
-    """x, low, high. Before version 11 the bounds were attributes, and an open one was the largest float32."""
+    """Take x, low, high. Before version 11 the bounds were attributes, and an open one was the largest float32."""
     low, high = op.number("min", 1), op.number("max", 2)
     low = None if low == -_LARGEST else low
     high = None if high == _LARGEST else high
@@ -85,7 +87,7 @@ def clip(op: Op) -> Value:
 
 @operator("PRelu")
 def prelu(op: Op) -> Value:
-    """x, slope: one, one a channel, or any shape that broadcasts to that of x."""
+    """Take x, slope: one, one a channel, or any shape that broadcasts to that of x."""
     slope, x_shape = op[1], op.shape(0)
     if isinstance(slope, Constant):
         count, shape = slope.tensor.numel(), tuple(slope.tensor.shape)
@@ -114,23 +116,23 @@ def flat_softmax(op: Op) -> Value:
 
 
 def broadcast_prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """PReLU with a slope of any shape that broadcasts to that of ``x``."""
+    """Apply PReLU with a slope of any shape that broadcasts to that of ``x``."""
     return torch.where(x < 0, slope * x, x)
 
 
 def clamped(x: Tensor, low: Tensor | float | None, high: Tensor | float | None) -> Tensor:
-    """``x`` between two bounds, either of which may be missing; ``high`` where they cross."""
+    """Return ``x`` between two bounds, either of which may be missing; ``high`` where they cross."""
     x = x if low is None else torch.clamp(x, min=low)
     return x if high is None else torch.clamp(x, max=high)
 
 
 def scaled_hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha * x + beta`` between 0 and 1."""
+    """Return ``alpha * x + beta`` between 0 and 1."""
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
 def shaped_like(x: Tensor, other: Tensor) -> Tensor:
-    """``x`` in the shape of ``other``."""
+    """Return ``x`` in the shape of ``other``."""
     return x.reshape(other.shape)
 
 

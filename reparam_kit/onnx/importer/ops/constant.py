@@ -23,7 +23,7 @@ _NUMBERS = {
 
 @operator("Constant")
 def constant(op: Op) -> Value:
-    """``value`` is a tensor; the other forms are numbers written out, which are never weights."""
+    """Import a constant: ``value`` is a tensor; the other forms are numbers written out, which are never weights."""
     if (tensor := op.attr("value")) is not None:
         return op.stored(tensor)
     for form, dtype in _NUMBERS.items():
@@ -34,7 +34,7 @@ def constant(op: Op) -> Value:
 
 @operator("ConstantOfShape")
 def constant_of_shape(op: Op) -> Value:
-    """``value`` (float 0 by default) everywhere."""
+    """Return ``value`` (float 0 by default) everywhere."""
     value = op.attr("value")
     value = torch.zeros(1) if value is None else value
     return op.call(full, op.numbers(0), value.item(), value.dtype)
@@ -42,13 +42,13 @@ def constant_of_shape(op: Op) -> Value:
 
 @operator("Identity")
 def identity(op: Op) -> Value:
-    """The value itself, so that a weight keeps its place in the file."""
+    """Return the value itself, so that a weight keeps its place in the file."""
     return op[0]
 
 
 @operator("Cast")
 def cast(op: Op) -> Value:
-    """``saturate`` and ``round_mode`` are about 8-bit floats, to which there is no cast here."""
+    """Cast; ``saturate`` and ``round_mode`` are about 8-bit floats, to which there is no cast here."""
     op.attr("saturate")
     op.attr("round_mode")
     return _cast(op, dtype_of(op.attr("to")))
@@ -56,7 +56,7 @@ def cast(op: Op) -> Value:
 
 @operator("CastLike")
 def cast_like(op: Op) -> Value:
-    """x, and a value of the wanted type."""
+    """Take x, and a value of the wanted type."""
     op.attr("saturate")
     op.attr("round_mode")
     return _cast(op, op.dtype(1))
@@ -74,7 +74,7 @@ def _cast(op: Op, dtype: torch.dtype) -> Value:
 
 @operator("Dropout", since=7)
 def dropout(op: Op) -> Value:
-    """An ``nn.Dropout``: nothing in eval mode. ``seed`` would make runs of a training file repeat."""
+    """Return an ``nn.Dropout``: nothing in eval mode. ``seed`` would make runs of a training file repeat."""
     op.attr("seed")
     if op.number("training_mode", 2):
         raise UnsupportedError("a dropout that is on in inference is not supported")
@@ -85,17 +85,17 @@ def dropout(op: Op) -> Value:
 
 
 def as_tensor(numbers: float | tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor of these numbers."""
+    """Return a tensor of these numbers."""
     return torch.tensor(numbers, dtype=dtype)
 
 
 def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
-    """``value`` in a tensor of these sizes."""
+    """Return ``value`` in a tensor of these sizes."""
     return torch.full(tuple(sizes), value, dtype=dtype)
 
 
 def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x`` in another dtype."""
+    """Return ``x`` in another dtype."""
     return x.to(dtype)
 
 

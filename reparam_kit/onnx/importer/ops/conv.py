@@ -27,7 +27,7 @@ _TRANSPOSED = {
 
 @operator("Conv")
 def conv(op: Op) -> Value:
-    """x [N, in, *spatial], weight [out, in / group, *kernel], bias [out]."""
+    """Take x [N, in, *spatial], weight [out, in / group, *kernel], bias [out]."""
     out, group_in, *kernel = _weight_shape(op)
     window, groups, x = read_window(op, tuple(kernel)), op.attr("group"), op[0]
     if len(kernel) not in _CONV:
@@ -56,7 +56,7 @@ def conv(op: Op) -> Value:
 
 @operator("ConvTranspose")
 def conv_transpose(op: Op) -> Value:
-    """x [N, in, *spatial], weight [in, out / group, *kernel], bias [out].
+    """Take x [N, in, *spatial], weight [in, out / group, *kernel], bias [out].
 
     ONNX removes ``pads`` from both ends of the full result and adds ``output_padding`` after it. torch can do so where
     both ends lose the same, but for an ``output_padding`` smaller than the stride; the rest is cropped.
@@ -108,7 +108,7 @@ def _weight_shape(op: Op) -> list[int]:
 
 
 def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
-    """How much of the full result goes before and after; less than nothing where ``output_padding`` adds to it."""
+    """Say how much of the full result goes before and after; less than nothing where ``output_padding`` adds to it."""
     stride, reach = window.stride, window.reach
     extra = op.attr("output_padding") or (0,) * len(reach)
     auto, shape = op.attr("auto_pad"), op.attr("output_shape")
@@ -126,7 +126,7 @@ def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
 
 
 def cropped(x: Tensor, crop: list[tuple[int, int]]) -> Tensor:
-    """``x`` without so many entries before and after in each spatial dimension."""
+    """Return ``x`` without so many entries before and after in each spatial dimension."""
     for dim, (before, after) in enumerate(crop, start=2):
         x = x.narrow(dim, before, x.shape[dim] - before - after)
     return x

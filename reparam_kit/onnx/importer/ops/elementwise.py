@@ -17,12 +17,12 @@ from reparam_kit.onnx.importer.values import Value
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b``; integers are rounded towards zero."""
+    """Return ``a / b``; integers are rounded towards zero."""
     return torch.div(a, b, rounding_mode=None if a.is_floating_point() else "trunc")
 
 
 def power(a: Tensor, b: Tensor) -> Tensor:
-    """``a ** b`` in the dtype of ``a``."""
+    """Return ``a ** b`` in the dtype of ``a``."""
     return torch.pow(a, b).to(a.dtype)
 
 
@@ -67,32 +67,32 @@ _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @operator(*_UNARY)
 def unary(op: Op) -> Value:
-    """One operand."""
+    """Take one operand."""
     return op.call(_UNARY[op.type], op[0])
 
 
 @operator(*_BINARY)
 def binary(op: Op) -> Value:
-    """Two operands."""
+    """Take two operands."""
     return op.call(_BINARY[op.type], op[0], op[1])
 
 
 @operator(*_VARIADIC)
 def variadic(op: Op) -> Value:
-    """One operand or more."""
+    """Take one operand or more."""
     total = reduce(lambda a, b: op.call(_VARIADIC[op.type], a, b), op)
     return op.call(torch.div, total, len(op)) if op.type == "Mean" else total
 
 
 @operator("Mod")
 def mod(op: Op) -> Value:
-    """The remainder has the sign of the divisor, with ``fmod`` that of the dividend."""
+    """Take the remainder, which has the sign of the divisor, with ``fmod`` that of the dividend."""
     return op.call(torch.fmod if op.flag("fmod") else torch.remainder, op[0], op[1])
 
 
 @operator("Where")
 def where(op: Op) -> Value:
-    """condition, a, b."""
+    """Take condition, a, b."""
     return op.call(torch.where, op[0], op[1], op[2])
 
 

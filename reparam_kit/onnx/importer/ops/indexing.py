@@ -18,7 +18,7 @@ from reparam_kit.onnx.importer.values import Constant, Value
 
 @operator("Concat", since=4)
 def concat(op: Op) -> Value:
-    """All inputs, along ``axis``."""
+    """Join all inputs, along ``axis``."""
     return op.call(torch.cat, list(op), op.attr("axis"))
 
 
@@ -31,7 +31,7 @@ def split(op: Op) -> tuple[Value, ...]:
 
 @operator("SplitToSequence")
 def split_to_sequence(op: Op) -> Value:
-    """x, and the sizes of the parts or one size for all; without: parts of size 1, kept or not as a dimension."""
+    """Take x, and the sizes of the parts or one size for all; without: parts of size 1, kept or not as a dimension."""
     split, keepdims, axis = op.get(1), op.flag("keepdims"), op.attr("axis")
     if split is None:
         return op.call(torch.split, op[0], 1, axis) if keepdims else op.call(torch.unbind, op[0], axis)
@@ -42,13 +42,13 @@ def split_to_sequence(op: Op) -> Value:
 
 @operator("SequenceAt")
 def sequence_at(op: Op) -> Value:
-    """A sequence, and the position in it."""
+    """Take a sequence, and the position in it."""
     return op.call(getitem, op[0], op.number("position", 1))
 
 
 @operator("Slice", until=9)
 def slice_by_attributes(op: Op) -> Value:
-    """``axes`` are the first ones by default."""
+    """Slice; ``axes`` are the first ones by default."""
     starts = op.attr("starts")
     axes = op.attr("axes") or tuple(range(len(starts)))
     return op.call(sliced, op[0], starts, op.attr("ends"), axes, None)
@@ -56,7 +56,7 @@ def slice_by_attributes(op: Op) -> Value:
 
 @operator("Slice", since=10)
 def slice_by_inputs(op: Op) -> Value:
-    """x, starts, ends, axes, steps."""
+    """Take x, starts, ends, axes, steps."""
     starts, ends, axes, steps = (op.numbers(i) for i in range(1, 5))
     axes = axes or tuple(range(len(op.known(starts)))) or None
     return op.call(sliced, op[0], starts, ends, axes, steps)
@@ -64,7 +64,7 @@ def slice_by_inputs(op: Op) -> Value:
 
 @operator("Gather")
 def gather(op: Op) -> Value:
-    """x, indices of any shape, which takes the place of ``axis``."""
+    """Take x, indices of any shape, which takes the place of ``axis``."""
     index = op[1]
     if isinstance(index, Constant) and index.tensor.dim() == 0:
         return op.call(torch.select, op[0], op.attr("axis"), op.number("indices", 1))
@@ -73,26 +73,26 @@ def gather(op: Op) -> Value:
 
 @operator("GatherND", since=11)
 def gather_nd(op: Op) -> Value:
-    """x, indices whose last dimension counts the dimensions of x that one of them points into."""
+    """Take x, indices whose last dimension counts the dimensions of x that one of them points into."""
     return op.call(pointed_at, op[0], op[1], op.attr("batch_dims") or 0)
 
 
 @operator("Range")
 def arange(op: Op) -> Value:
-    """start, limit, step. ``stash_type`` would set how half types are added up; they are rounded once here."""
+    """Take start, limit, step. ``stash_type`` would set how half types are added up; they are rounded once here."""
     op.attr("stash_type")
     return op.call(stepped, op[0], op[1], op[2])
 
 
 def parts(x: Tensor, sizes: list[int] | None, count: int, axis: int) -> tuple[Tensor, ...]:
-    """``x`` in parts of ``sizes`` along ``axis``, or in ``count`` equal ones (the last may be smaller)."""
+    """Return ``x`` in parts of ``sizes`` along ``axis``, or in ``count`` equal ones (the last may be smaller)."""
     return torch.split(x, -(-x.shape[axis] // count) if sizes is None else list(sizes), axis)
 
 
 def sliced(
     x: Tensor, starts: list[int], ends: list[int], axes: list[int] | None, steps: list[int] | None
 ) -> Tensor:
-    """``x[starts:ends:steps]`` along each of ``axes``, with the meaning of Python's slices."""
+    """Return ``x[starts:ends:steps]`` along each of ``axes``, with the meaning of Python's slices."""
     axes, steps = axes or list(range(len(starts))), steps or [1] * len(starts)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         chosen = range(x.shape[axis])[start:end:step]
@@ -104,7 +104,7 @@ def sliced(
 
 
 def gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """``x`` at ``indices`` along ``axis``; negative ones count from the end."""
+    """Return ``x`` at ``indices`` along ``axis``; negative ones count from the end."""
     axis %= x.dim()
     index = torch.where(indices < 0, indices + x.shape[axis], indices)
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
@@ -112,7 +112,9 @@ def gathered(x: Tensor, indices: Tensor, axis: int) -> Tensor:
 
 
 def pointed_at(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
-    """``x[i, j, ...]`` for every ``(i, j, ...)`` in the last dimension of ``indices``, row by row of the first ones."""
+    """Return ``x[i, j, ...]`` for every ``(i, j, ...)`` in the last dimension of ``indices``, row by row of the first
+    ones.
+    """
     rows = (
         torch.arange(x.shape[dim], device=x.device).view(-1, *[1] * (indices.dim() - 2 - dim))
         for dim in range(batch_dims)
@@ -121,7 +123,7 @@ def pointed_at(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
 
 
 def stepped(start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
-    """The numbers from ``start`` up to but without ``limit``."""
+    """Return the numbers from ``start`` up to but without ``limit``."""
     first, last, by = start.item(), limit.item(), step.item()
     check_count(int((last - first) / by))
     return torch.arange(first, last, by, dtype=start.dtype, device=start.device)

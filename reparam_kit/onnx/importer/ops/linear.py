@@ -16,7 +16,7 @@ from reparam_kit.onnx.importer.values import Constant, Value
 
 @operator("MatMul")
 def matmul(op: Op) -> Value:
-    """a [..., M, K], b [..., K, N]."""
+    """Take a [..., M, K], b [..., K, N]."""
     matrix = op[1]
     if _is_matrix(matrix):
         weight = matrix.permuted((1, 0))
@@ -27,7 +27,7 @@ def matmul(op: Op) -> Value:
 
 @operator("Gemm", since=7)
 def gemm(op: Op) -> Value:
-    """alpha * a b + beta * c, with a [M, K] and b [K, N] or transposed; c broadcasts to [M, N]."""
+    """Compute alpha * a b + beta * c, with a [M, K] and b [K, N] or transposed; c broadcasts to [M, N]."""
     scales, flips = (op.attr("alpha"), op.attr("beta")), (op.flag("transA"), op.flag("transB"))
     matrix, bias = op[1], op.weights(bias=2)
     if scales == (1, 1) and not flips[0] and _is_matrix(matrix) and bias is not None:
@@ -46,7 +46,7 @@ def _is_matrix(value: Value) -> TypeGuard[Constant]:
 def product(
     a: Tensor, b: Tensor, c: Tensor | None, scales: tuple[float, float], flips: tuple[bool, bool]
 ) -> Tensor:
-    """``scales[0] * a @ b + scales[1] * c``, with ``a`` and ``b`` transposed where ``flips`` says so."""
+    """Return ``scales[0] * a @ b + scales[1] * c``, with ``a`` and ``b`` transposed where ``flips`` says so."""
     y = scales[0] * ((a.T if flips[0] else a) @ (b.T if flips[1] else b))
     return y if c is None else y + scales[1] * c
 

@@ -17,20 +17,20 @@ _DOMAIN = "ai.onnx.ml"
 
 @operator("Scaler", domain=_DOMAIN)
 def scaler(op: Op) -> Value:
-    """x [N, features]; ``offset`` and ``scale`` hold a number for each feature, or one for all."""
+    """Take x [N, features]; ``offset`` and ``scale`` hold a number for each feature, or one for all."""
     offset, scale = (op.stored(torch.tensor(op.attr(name))) for name in ("offset", "scale"))
     return op.call(scaled, op[0], offset, scale)
 
 
 @operator("ArrayFeatureExtractor", domain=_DOMAIN)
 def array_feature_extractor(op: Op) -> Value:
-    """x, and indices into its last dimension; a vector counts as a matrix of one row."""
+    """Take x, and indices into its last dimension; a vector counts as a matrix of one row."""
     return op.call(features_at, op[0], op[1])
 
 
 @operator("Binarizer", domain=_DOMAIN)
 def binarizer(op: Op) -> Value:
-    """1 where x is above ``threshold``, else 0."""
+    """Return 1 where x is above ``threshold``, else 0."""
     return op.call(is_above, op[0], op.attr("threshold"))
 
 
@@ -43,18 +43,18 @@ def zip_map(op: Op) -> Value:
 
 
 def scaled(x: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
-    """``(x - offset) * scale`` in float32."""
+    """Return ``(x - offset) * scale`` in float32."""
     return (x.float() - offset) * scale
 
 
 def features_at(x: Tensor, indices: Tensor) -> Tensor:
-    """``x`` [..., features] at ``indices``, whatever the shape of these."""
+    """Return ``x`` [..., features] at ``indices``, whatever the shape of these."""
     rows = x if x.dim() > 1 else x.unsqueeze(0)
     return rows.index_select(-1, indices.reshape(-1))
 
 
 def is_above(x: Tensor, threshold: float) -> Tensor:
-    """1 where ``x`` is above ``threshold``, else 0, in the dtype of ``x``."""
+    """Return 1 where ``x`` is above ``threshold``, else 0, in the dtype of ``x``."""
     return (x > threshold).to(x.dtype)
 
 

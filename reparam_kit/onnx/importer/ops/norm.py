@@ -20,7 +20,7 @@ _INSTANCE = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
 
 @operator("BatchNormalization", since=7)
 def batch_norm(op: Op) -> Value:
-    """x, scale, bias, mean, variance [C]. ``momentum`` is the share of the old statistics, in torch of the new."""
+    """Take x, scale, bias, mean, variance [C]. ``momentum`` is the share of the old statistics, in torch of the new."""
     if op.rank(0) not in _BATCH:
         raise UnsupportedError(f"a batch norm of {op.rank(0)} dimensions is not supported")
     if op.flag("training_mode"):
@@ -38,7 +38,7 @@ def batch_norm(op: Op) -> Value:
 
 @operator("InstanceNormalization", since=6)
 def instance_norm(op: Op) -> Value:
-    """x, scale, bias [C]."""
+    """Take x, scale, bias [C]."""
     if op.rank(0) not in _INSTANCE:
         raise UnsupportedError(f"an instance norm of {op.rank(0)} dimensions is not supported")
     eps, weights = op.attr("epsilon"), op.weights(weight=1, bias=2)
@@ -51,7 +51,7 @@ def instance_norm(op: Op) -> Value:
 
 @operator("LayerNormalization")
 def layer_norm(op: Op) -> tuple[Value, ...]:
-    """x, scale, bias. Both have the shape of what is normalised: the dimensions of x from ``axis`` on.
+    """Take x, scale, bias. Both have the shape of what is normalised: the dimensions of x from ``axis`` on.
 
     Further outputs are the mean and one over the standard deviation of these.
     """
@@ -72,7 +72,7 @@ def layer_norm(op: Op) -> tuple[Value, ...]:
 
 @operator("GroupNormalization", since=21)
 def group_norm(op: Op) -> Value:
-    """x, scale, bias [C]."""
+    """Take x, scale, bias [C]."""
     _check_stash_type(op)
     groups, eps, weights = op.attr("num_groups"), op.attr("epsilon"), op.weights(weight=1, bias=2)
     if weights is None:
@@ -82,7 +82,7 @@ def group_norm(op: Op) -> Value:
 
 @operator("GroupNormalization", since=18, until=20)
 def group_norm_by_group(op: Op) -> Value:
-    """x, scale, bias [groups]: the first definition, since withdrawn, has one of each for a group."""
+    """Take x, scale, bias [groups]: the first definition, since withdrawn, has one of each for a group."""
     affine = op.parameter(1), op.parameter(2)
     return op.call(normalized_by_group, op[0], op.attr("num_groups"), *affine, op.attr("epsilon"))
 
@@ -94,13 +94,13 @@ def _check_stash_type(op: Op) -> None:
 
 @operator("LpNormalization")
 def lp_normalize(op: Op) -> Value:
-    """x over its norm along ``axis``; 0 where that is 0."""
+    """Return x over its norm along ``axis``; 0 where that is 0."""
     return op.call(over_norm, op[0], op.attr("p"), op.attr("axis"))
 
 
 @operator("LRN")
 def local_response_norm(op: Op) -> Value:
-    """x over (bias + alpha * mean of the squares of ``size`` neighbouring channels) ** beta."""
+    """Return x over (bias + alpha * mean of the squares of ``size`` neighbouring channels) ** beta."""
     if op.attr("size") % 2 == 0:
         raise UnsupportedError("an even size is not supported")
     layer = nn.LocalResponseNorm(op.attr("size"), op.attr("alpha"), op.attr("beta"), op.attr("bias"))
@@ -108,7 +108,7 @@ def local_response_norm(op: Op) -> Value:
 
 
 def over_norm(x: Tensor, p: int, axis: int) -> Tensor:
-    """``x`` over its p-norm along ``axis``; 0 where that is 0."""
+    """Return ``x`` over its p-norm along ``axis``; 0 where that is 0."""
     norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return x / torch.where(norm == 0, 1, norm)
 
@@ -119,7 +119,7 @@ def normalized(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Ten
 
 
 def inverse_deviation(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """One over the standard deviation of ``x`` over ``axes``."""
+    """Return one over the standard deviation of ``x`` over ``axes``."""
     return torch.rsqrt(x.var(axes, correction=0, keepdim=True) + eps)
 
 

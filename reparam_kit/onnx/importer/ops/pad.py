@@ -23,7 +23,7 @@ from reparam_kit.onnx.importer.values import Value
 
 @operator("Pad", since=2)
 def pad(op: Op) -> Value:
-    """x, pads (before each of ``axes``, then after each), value, axes."""
+    """Take x, pads (before each of ``axes``, then after each), value, axes."""
     mode, pads, value, axes = op.attr("mode"), op.setting("pads", 1), op.number("value", 2), op.numbers(3)
     pads, axes = _without_zeros(pads, axes)
     if mode not in ("constant", "reflect", "edge", "wrap"):
@@ -46,7 +46,7 @@ def _without_zeros(pads: Any, axes: Any) -> Any:
 
 
 def padded_with(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None, value: float) -> Tensor:
-    """``x`` with ``value`` around it; less than nothing cuts off."""
+    """Return ``x`` with ``value`` around it; less than nothing cuts off."""
     before, after = [0] * x.dim(), [0] * x.dim()
     for axis, b, a in _by_axis(x, pads, axes):
         before[axis], after[axis] = b, a
@@ -54,7 +54,7 @@ def padded_with(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None, valu
 
 
 def padded_from_inside(x: Tensor, pads: Sequence[int], axes: Sequence[int] | None, mode: str) -> Tensor:
-    """``x`` continued by its own entries, as numpy's modes of the same names do. Any dimension can be padded."""
+    """Return ``x`` continued by its own entries, as numpy's modes of the same names do. Any dimension can be padded."""
     for axis, before, after in _by_axis(x, pads, axes):
         check_count(before + after)
         index = np.arange(x.shape[axis])[max(0, -before) : x.shape[axis] + min(0, after)]

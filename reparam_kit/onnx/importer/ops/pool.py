@@ -31,13 +31,13 @@ _LAYERS = {
 
 @operator("GlobalMaxPool", "GlobalAveragePool")
 def global_pool(op: Op) -> Value:
-    """x [N, C, *spatial] -> [N, C, 1, ...]."""
+    """Take x [N, C, *spatial] -> [N, C, 1, ...]."""
     return op.layer(_layer_type(op, op.rank(0) - 2)(1), op[0])
 
 
 @operator("MaxPool")
 def max_pool(op: Op) -> Value:
-    """``storage_order`` is only about the indices, which are not supported as an output."""
+    """Pool; ``storage_order`` is only about the indices, which are not supported as an output."""
     op.attr("storage_order")
     window, x = read_window(op, op.attr("kernel_shape")), op[0]
     layer_type = _layer_type(op, len(window.kernel))
@@ -51,7 +51,7 @@ def max_pool(op: Op) -> Value:
 
 @operator("AveragePool")
 def average_pool(op: Op) -> Value:
-    """By default padding does not count in the average; torch's default is that it does."""
+    """Average; by default padding does not count in the average; torch's default is that it does."""
     window, include_pad = read_window(op, op.attr("kernel_shape")), op.flag("count_include_pad")
     layer_type = _layer_type(op, len(window.kernel))
     small = all(2 * p <= k for p, k in zip(window.before, window.kernel, strict=True))
@@ -69,7 +69,7 @@ def _layer_type(op: Op, dims: int) -> type[nn.Module]:
 
 
 def average(x: Tensor, window: Window, include_pad: bool) -> Tensor:
-    """The mean over each window of ``x`` [N, C, *spatial]; with or without the entries of its explicit padding."""
+    """Return the mean over each window of ``x`` [N, C, *spatial], with or without its explicit padding."""
     size = tuple(x.shape[2:])
     before, after = explicit_padding(size, window)
     _, full = full_padding(size, window)
@@ -79,7 +79,7 @@ def average(x: Tensor, window: Window, include_pad: bool) -> Tensor:
 
 
 def _sums(x: Tensor, window: Window) -> Tensor:
-    """The sum over each window. Not as a convolution, which would be found as one."""
+    """Return the sum over each window. Not as a convolution, which would be found as one."""
     for dim, (reach, stride, step) in enumerate(
         zip(window.reach, window.stride, window.dilation, strict=True), start=2
     ):

@@ -22,7 +22,9 @@ from reparam_kit.onnx.provenance import Grid
 
 @operator("QuantizeLinear", since=10)
 def quantize(op: Op) -> Value:
-    """x, scale, zero point. A weight stays one: it is quantised in every pass, as in quantisation-aware training."""
+    """Take x, scale, zero point. A weight stays one: it is quantised in every pass, as in quantisation-aware
+    training.
+    """
     op.attr("saturate")  # about 8-bit floats
     scale, zero, division = op[1], op.get(2), op.attr("precision")
     dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
@@ -33,7 +35,7 @@ def quantize(op: Op) -> Value:
 
 @operator("DequantizeLinear", since=10)
 def dequantize(op: Op) -> Value:
-    """x, scale, zero point."""
+    """Take x, scale, zero point."""
     x, scale, zero, dtype = op[0], op[1], op.get(2), op.attr("output_dtype")
     layout = op.attr("axis"), op.attr("block_size")
     if (
@@ -58,7 +60,8 @@ def levels(
     axis: int | None,
     block: int | None,
 ) -> Tensor:
-    """The nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``; ties go to the even one.
+    """Return the nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``; ties go to the even
+    one.
 
     The gradient is that of ``x / scale``, and zero where a level beyond the first or the last is nearest.
     """
@@ -74,7 +77,7 @@ def levels(
 def dequantized(
     x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype, axis: int | None, block: int | None
 ) -> Tensor:
-    """``(x - zero) * scale`` in ``dtype``."""
+    """Return ``(x - zero) * scale`` in ``dtype``."""
     scale = along(scale, x, axis, block)
     level = (
         x.to(scale.dtype) if zero is None else x.to(scale.dtype) - along(zero, x, axis, block).to(scale.dtype)
@@ -83,7 +86,7 @@ def dequantized(
 
 
 def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Tensor:
-    """A scale or zero point such that it broadcasts to ``x``.
+    """Return a scale or zero point such that it broadcasts to ``x``.
 
     It is one number, or one for each entry of ``axis``, or one for each ``block`` of entries there.
     """

@@ -52,7 +52,7 @@ class Method(NamedTuple):
 @operator("Upsample", since=7)
 @operator("Resize", since=10, until=10)
 def old_resize(op: Op) -> Value:
-    """x, scales."""
+    """Take x, scales."""
     mode = "linear" if op.attr("mode") == "bilinear" else op.attr("mode")
     method = Method(mode, "asymmetric", None, 0.0, False, False, "stretch", 0.0)
     return _resize(op, None, op.setting("scales", 1), None, method)
@@ -60,7 +60,7 @@ def old_resize(op: Op) -> Value:
 
 @operator("Resize", since=11)
 def resize(op: Op) -> Value:
-    """x, region, scales, sizes. Only tf_crop_and_resize has a use for a region, and for a value outside of x."""
+    """Take x, region, scales, sizes. Only tf_crop_and_resize has a use for a region, and for a value outside of x."""
     method = Method(
         mode=op.attr("mode"),
         coordinates=op.attr("coordinate_transformation_mode"),
@@ -109,7 +109,8 @@ def resized(
     axes: Sequence[int] | None,
     method: Method,
 ) -> Tensor:
-    """``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any size.
+    """Return ``x`` resized along ``axes`` by ``scales`` or to ``sizes``; never along the batch, which may be of any
+    size.
 
     ``region`` holds the first and then the last corner of what is cropped first, in units of the input's size.
     """
@@ -150,7 +151,7 @@ def _resized_along(
 
 
 def _sampled(x: Tensor, axis: int, at: Tensor, scale: float, method: Method) -> Tensor:
-    """``x`` along ``axis`` where ``at`` says."""
+    """Return ``x`` along ``axis`` where ``at`` says."""
     length = x.shape[axis]
     if method.mode == "nearest":
         rounded = _NEAREST[method.nearest or ("ceil" if scale < 1 else "floor")](at)

@@ -21,32 +21,32 @@ from reparam_kit.onnx.importer.values import Constant, Value
 
 @operator("Shape")
 def shape(op: Op) -> Value:
-    """The sizes from ``start`` to ``end``. Of a constant it is not the numbers that are read: it may be trained."""
+    """Return the sizes from ``start`` to ``end``. The numbers of a constant are not read: it may be trained."""
     x = op[0].tensor if isinstance(op[0], Constant) else op[0]
     return op.call(sizes_of, x, op.attr("start"), op.attr("end"), on_cpu=True)
 
 
 @operator("Size")
 def size(op: Op) -> Value:
-    """The number of elements."""
+    """Return the number of elements."""
     return op.call(count_of, op[0].tensor if isinstance(op[0], Constant) else op[0], on_cpu=True)
 
 
 @operator("Reshape", since=5)
 def reshape(op: Op) -> Value:
-    """x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
+    """Take x, sizes; -1 is what remains, and 0 the input's size there unless ``allowzero``."""
     return op.reshape(reshaped, op[0], op.numbers(1), op.flag("allowzero"))
 
 
 @operator("Flatten")
 def flatten(op: Op) -> Value:
-    """A matrix, the dimensions before ``axis`` by those from ``axis`` on."""
+    """Return a matrix, the dimensions before ``axis`` by those from ``axis`` on."""
     return op.reshape(as_matrix, op[0], op.attr("axis"))
 
 
 @operator("Transpose")
 def transpose(op: Op) -> Value:
-    """``perm`` reverses the dimensions by default. A weight that is transposed stays one."""
+    """Transpose; ``perm`` reverses the dimensions by default. A weight that is transposed stays one."""
     x, order = op[0], op.attr("perm") or tuple(reversed(range(op.rank(0))))
     return x.permuted(order) if isinstance(x, Constant) else op.call(torch.permute, x, order)
 
@@ -60,58 +60,58 @@ def squeeze(op: Op) -> Value:
 
 @operator("Unsqueeze")
 def unsqueeze(op: Op) -> Value:
-    """``axes`` are those of the result."""
+    """Unsqueeze; ``axes`` are those of the result."""
     return op.reshape(unsqueezed, op[0], op.setting("axes", 1))
 
 
 @operator("Expand")
 def expand(op: Op) -> Value:
-    """x, sizes; both are broadcast to each other."""
+    """Take x, sizes; both are broadcast to each other."""
     return op.call(expanded, op[0], op.numbers(1))
 
 
 @operator("Tile", since=6)
 def tile(op: Op) -> Value:
-    """x, repeats."""
+    """Take x, repeats."""
     return op.call(torch.tile, op[0], op.numbers(1))
 
 
 @operator("DepthToSpace")
 def depth_to_space(op: Op) -> Value:
-    """``mode``: whether the channels count the block first (DCR) or last (CRD)."""
+    """Read ``mode``: whether the channels count the block first (DCR) or last (CRD)."""
     return op.call(depth_moved_to_space, op[0], op.attr("blocksize"), op.attr("mode") == "CRD")
 
 
 @operator("SpaceToDepth")
 def space_to_depth(op: Op) -> Value:
-    """The reverse of DepthToSpace; ``mode`` came with version 28."""
+    """Reverse DepthToSpace; ``mode`` came with version 28."""
     return op.call(space_moved_to_depth, op[0], op.attr("blocksize"), op.attr("mode") == "CRD")
 
 
 def sizes_of(x: Tensor, start: int | None, end: int | None) -> Tensor:
-    """The shape of ``x``, or a part of it, as int64 on the CPU."""
+    """Return the shape of ``x``, or a part of it, as int64 on the CPU."""
     return torch.tensor(x.shape[start:end], dtype=torch.int64)
 
 
 def count_of(x: Tensor) -> Tensor:
-    """The number of elements of ``x``, as int64 on the CPU."""
+    """Return the number of elements of ``x``, as int64 on the CPU."""
     return torch.tensor(x.numel())
 
 
 def reshaped(x: Tensor, sizes: Sequence[int], allowzero: bool) -> Tensor:
-    """``x`` in the shape ``sizes``, where 0 stands for the size of ``x`` unless ``allowzero``."""
+    """Return ``x`` in the shape ``sizes``, where 0 stands for the size of ``x`` unless ``allowzero``."""
     if not allowzero:
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
     return x.reshape(tuple(sizes))
 
 
 def as_matrix(x: Tensor, axis: int) -> Tensor:
-    """``x`` as a matrix of the dimensions before ``axis`` by the others."""
+    """Return ``x`` as a matrix of the dimensions before ``axis`` by the others."""
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
 def squeezed(x: Tensor, axes: list[int]) -> Tensor:
-    """``x`` without the dimensions ``axes``. torch would keep those that are not of size 1."""
+    """Return ``x`` without the dimensions ``axes``. torch would keep those that are not of size 1."""
     for axis in axes:
         if x.shape[axis] != 1:
             raise InputError(
@@ -121,7 +121,7 @@ def squeezed(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def unsqueezed(x: Tensor, axes: list[int]) -> Tensor:
-    """``x`` with dimensions of size 1, which are at ``axes`` of the result."""
+    """Return ``x`` with dimensions of size 1, which are at ``axes`` of the result."""
     rank = x.dim() + len(axes)
     for axis in sorted(a % rank for a in axes):
         x = x.unsqueeze(axis)
@@ -129,12 +129,12 @@ def unsqueezed(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def expanded(x: Tensor, sizes: list[int]) -> Tensor:
-    """``x`` and a tensor of ``sizes`` broadcast to each other."""
+    """Return ``x`` and a tensor of ``sizes`` broadcast to each other."""
     return x.expand(torch.broadcast_shapes(x.shape, tuple(sizes)))  # type: ignore[no-untyped-call]
 
 
 def depth_moved_to_space(x: Tensor, block: int, block_last: bool) -> Tensor:
-    """[N, C, H, W] -> [N, C / block^2, H * block, W * block]."""
+    """Move [N, C, H, W] -> [N, C / block^2, H * block, W * block]."""
     n, _, h, w = x.shape
     if block_last:
         x = x.reshape(n, -1, block, block, h, w).permute(0, 1, 4, 2, 5, 3)
@@ -144,7 +144,7 @@ def depth_moved_to_space(x: Tensor, block: int, block_last: bool) -> Tensor:
 
 
 def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:
-    """[N, C, H, W] -> [N, C * block^2, H / block, W / block]."""
+    """Move [N, C, H, W] -> [N, C * block^2, H / block, W / block]."""
     n, c, h, w = x.shape
     x = x.reshape(n, c, h // block, block, w // block, block)
     x = x.permute(0, 1, 3, 5, 2, 4) if block_last else x.permute(0, 3, 5, 1, 2, 4)
@@ -152,18 +152,22 @@ def space_moved_to_depth(x: Tensor, block: int, block_last: bool) -> Tensor:
 
 
 def sizes_in_file(x: Tensor, share: int | Fraction, where: int, start: int | None, end: int | None) -> Tensor:
-    """:func:`sizes_of` what the file has in place of ``x``, which has ``share`` times as many entries at ``where``."""
+    """Return :func:`sizes_of` what the file has in place of ``x``, which has ``share`` times as many entries at
+    ``where``.
+    """
     sizes = [n // share if dim == where else n for dim, n in enumerate(x.shape)]
     return torch.tensor([] if where == FRONT else sizes[start:end], dtype=torch.int64)
 
 
 def count_in_file(x: Tensor, share: int | Fraction) -> Tensor:
-    """:func:`count_of` what the file has in place of ``x``, which has ``share`` times as many entries."""
+    """Return :func:`count_of` what the file has in place of ``x``, which has ``share`` times as many entries."""
     return torch.tensor(x.numel() // share)
 
 
 def expanded_beside(x: Tensor, sizes: list[int], at: int) -> Tensor:
-    """:func:`expanded`, where the dimension ``at``, counted from the last, stays as long as it is in ``x``."""
+    """Expand as :func:`expanded`, where the dimension ``at``, counted from the last, stays as long as it is in
+    ``x``.
+    """
     return expanded(x, [1 if dim == len(sizes) - at else n for dim, n in enumerate(sizes)])
 
 

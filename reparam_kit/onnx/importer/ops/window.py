@@ -40,7 +40,7 @@ class Window(NamedTuple):
 
 
 def read_window(op: Op, kernel: Ints) -> Window:
-    """The window that the attributes of a convolution or pool describe."""
+    """Return the window that the attributes of a convolution or pool describe."""
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     stride, dilation = op.attr("strides") or ones, op.attr("dilations") or ones
     pads, auto = op.attr("pads") or zeros + zeros, op.attr("auto_pad")
@@ -89,7 +89,7 @@ def _up_to_last_window(size: int, before: int, after: int, stride: int, reach: i
 
 
 def padded(x: Tensor, window: Window, value: float) -> Tensor:
-    """``x`` [N, C, *spatial] padded with ``value`` such that the windows fit in whole."""
+    """Return ``x`` [N, C, *spatial] padded with ``value`` such that the windows fit in whole."""
     return F.pad(x, innermost_first(*full_padding(tuple(x.shape[2:]), window)), "constant", value)
 
 
