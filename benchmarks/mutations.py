@@ -38,8 +38,8 @@ from recipes.faces.sets.pairs import PairSet
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.options import read_choices
 from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
-from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Views
 from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
 
@@ -129,9 +129,8 @@ def _table(folder: Path) -> bytes:
     views = Views(read_faces(folder / "images.rec"))
     embed = Embedder(net(), input_preset("insightface"))
     progress = Progress(silent=True)
-    rows = embedding_table(
-        embed, "net", Showing(views, flip=True), "noise", folder, workers=0, progress=progress
-    )
+    nets, showing = [Net(embed, "net")], Showing(views, flip=True)
+    (rows,) = embedding_tables(nets, showing, "noise", folder, workers=0, progress=progress)
     return rows.tobytes()
 
 

@@ -20,8 +20,8 @@ from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.holdout import hold_out
+from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
-from recipes.tsmr.training.ingredients import Teacher
 from recipes.tsmr.training.trainer import DivergedError
 
 _DEFAULTS = Ablation()
@@ -67,13 +67,15 @@ def train_arm(
     folder: Path,
     name: str,
     progress: bool = False,
+    teacher_weights: Weights = None,
 ) -> Verdict:
     """One run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
-        model, teacher, data, None, config, cache=folder, checkpoint=checkpoint, progress=progress
-    )
+        model, teacher, data, None, config,
+        teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     return judge.judge(result.model, config.student_input, config.student_output)
 
 
@@ -86,6 +88,7 @@ def compare(
     folder: str | Path,
     *,
     ablation: Ablation = _DEFAULTS,
+    teacher_weights: Weights = None,
     progress: bool = False,
 ) -> tuple[Arm, ...]:
     """Train the recipe and its controls, see ``arms``; the arguments are those of ``apply_tsmr``.
@@ -93,7 +96,7 @@ def compare(
     Args:
         folder: for teacher embeddings and a checkpoint of every run; the same call goes on from there.
         ablation: seeds and learning rates.
-        progress: as that of ``apply_tsmr``.
+        teacher_weights, progress: as those of ``apply_tsmr``.
 
     Raises:
         InputError: as ``apply_tsmr`` and ``hold_out``.
@@ -112,7 +115,15 @@ def compare(
             choice = replace(arm, lr=rate, seed=ablation.seeds[0])
             try:
                 tried[rate] = train_arm(
-                    model, teacher, part, on_held_out, choice, folder, f"{name}-held-out", progress
+                    model,
+                    teacher,
+                    part,
+                    on_held_out,
+                    choice,
+                    folder,
+                    f"{name}-held-out",
+                    progress,
+                    teacher_weights,
                 )
             except DivergedError:
                 tried[rate] = None
@@ -122,7 +133,17 @@ def compare(
             raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
         lr = max(ranks, key=lambda rate: ranks[rate])
         runs = [
-            train_arm(model, teacher, images, judge, replace(arm, lr=lr, seed=seed), folder, name, progress)
+            train_arm(
+                model,
+                teacher,
+                images,
+                judge,
+                replace(arm, lr=lr, seed=seed),
+                folder,
+                name,
+                progress,
+                teacher_weights,
+            )
             for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}

@@ -24,12 +24,12 @@ def require_kinds(given: Mapping[str, Any]) -> None:
         InputError: the message names the argument and what it may be.
     """
     for name, value in given.items():
-        if name in ("teacher", "val") and isinstance(value, list | tuple):
+        if name in ("teacher", "teacher_weights", "val") and isinstance(value, list | tuple):
             if name == "val" and not value:
                 raise InputError("val is an empty list: give what judges the model, or None")
             for number, one in enumerate(value):
                 _require(name, one, f"{name}[{number}]")
-        elif value is not None or name not in ("val", *_PLACES):
+        elif value is not None or name not in ("teacher_weights", "val", *_PLACES):
             _require(name, value, name)
 
 
@@ -38,7 +38,7 @@ def _require(name: str, value: Any, called: str) -> None:
         "model": (isinstance(value, nn.Module), "a module; reparam_kit.load makes one of a file"),
         "teacher": (
             isinstance(value, (*_PATH, nn.Module)),
-            "the path of an .onnx file, a module, or a list of these",
+            "the path of an .onnx file, a module, package.module:factory, or a list of these",
         ),
         "data": (
             isinstance(value, _PATH) or _is_dataset(value),

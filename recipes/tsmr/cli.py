@@ -55,7 +55,14 @@ class _Losses(click.Option):
     required=True,
     multiple=True,
     type=_FILE,
-    help="Stronger model (.onnx); again for more.",
+    help="Stronger model (.onnx, or package.module:factory); again for more.",
+)
+@click.option(
+    "--teacher-weights",
+    multiple=True,
+    type=_FILE,
+    metavar="FILE",
+    help="State dict for a teacher that is package.module:factory; again for more.",
 )
 @click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder of people, or list.")
 @click.option(
@@ -230,6 +237,7 @@ class _Losses(click.Option):
 def tsmr(
     student: str,
     teachers: tuple[Path, ...],
+    teacher_weights: tuple[Path, ...],
     data: Path,
     val: tuple[Path, ...],
     output: Path,
@@ -265,7 +273,7 @@ def tsmr(
         with warnings_shown(first):
             improved = improve(
                 student, teachers, data, output, val=val or None, config=config, work=work, report=page, logs=logs,
-                logger=logger, weights=weights, unsafe=unsafe_load, device=place,
+                logger=logger, weights=weights, unsafe=unsafe_load, teacher_weights=teacher_weights, device=place,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

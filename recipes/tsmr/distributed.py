@@ -3,14 +3,14 @@
 Started by ``torchrun``. Each process embeds its own images; the embeddings of all are gathered before the
 losses are computed, so every process computes the loss of the whole batch. N processes with a batch of b
 therefore take the steps of one process with a batch of N b, within rounding, also for losses that compare
-images with each other. Two things stay per process: BatchNorm's batch statistics (convert the model with
-``torch.nn.SyncBatchNorm`` where that matters) and what dropout draws.
+images with each other. Two things stay per process: the statistics by which a BatchNorm normalises a batch (convert
+the model with ``torch.nn.SyncBatchNorm`` where that matters; its running ones are averaged) and what dropout draws.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from reparam_kit import InputError, first_line
 
@@ -51,24 +51,86 @@ class Processes:
         """The ``rows`` ``[N, ...]`` of all processes: ``[count * N, ...]``, through which gradients flow back.
 
         The loss of the gathered rows has to be the same in every process, and parameter gradients have to be
-        averaged over the processes afterwards, as DistributedDataParallel does.
+        averaged over the processes afterwards, see ``average_gradients``.
         """
         if self.count == 1:
             return rows
         gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
 
-    def first(self, work: Callable[[], Value]) -> Value:
-        """``work()`` of the first process, then of the others, which find what it has left on disk."""
+    def align(self, module: nn.Module) -> None:
+        """Give all processes the first one's parameters and buffers."""
+        if self.count > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor.detach(), 0)
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give each parameter, float32 like all others, the mean of its gradients, 0 where a process has none.
+
+        What no process used is left without one, as in one process: layers that are skipped at random, and what a loss
+        of one's own holds and does not use. DistributedDataParallel stops at these, or warns where there are none.
+        """
+        if self.count == 1:
+            return
+        used = [p.grad is not None for p in parameters]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        everything = torch.cat([*(g.reshape(-1) for g in gradients), gradients[0].new_tensor(used)])
+        dist.all_reduce(everything)
+        *sums, users = torch.split(everything, [*(g.numel() for g in gradients), len(used)])
+        for parameter, gradient, total, own, n in zip(parameters, gradients, sums, used, users, strict=True):
+            if own or n > 0:  # asked where this process has none alone: it waits for the device
+                parameter.grad = gradient.copy_((total / self.count).view(gradient.shape))
+
+    @torch.no_grad()
+    def average_statistics(self, module: nn.Module) -> None:
+        """Give all processes the means of the running statistics that each has of its own images."""
+        if self.count > 1:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.count
+
+    def told(self, work: Callable[[], Value]) -> Value:
+        """What ``work()`` of the first process gives, in all of them. Where it fails, all do, with one line."""
         if self.count == 1:
             return work()
-        if self.rank != 0:
-            dist.barrier()
-        try:
+        found, failed = _tried(work) if self.rank == 0 else (None, None)
+        answer: list[Any] = [found, None if failed is None else first_line(failed)]
+        dist.broadcast_object_list(answer)
+        _raise(failed, answer[1:])
+        value: Value = answer[0]
+        return value
+
+    def together(self, work: Callable[[], Value]) -> Value:
+        """``work()`` in every process, to the end of the last one. Where one fails, all do, with one line."""
+        if self.count == 1:
             return work()
-        finally:
-            if self.rank == 0:
-                dist.barrier()
+        value, failed = _tried(work)
+        lines: list[str | None] = [None] * self.count
+        dist.all_gather_object(lines, None if failed is None else first_line(failed))
+        _raise(failed, lines)
+        done: Value = value
+        return done
+
+
+def _tried(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """What ``work()`` gives, and how it failed; an interruption ends this process at once."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
+def _raise(own: Exception | None, lines: Iterable[str | None]) -> None:
+    """Raise how this process failed, or else what another one says of how it did."""
+    if own is not None:
+        raise own
+    for line in filter(None, lines):
+        raise InputError(line)
+
+
+ALONE = Processes()
 
 
 class _Gather(torch.autograd.Function):

@@ -20,9 +20,9 @@ from recipes.tsmr.places import hold_apart
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.rendering.page import write_report
 from recipes.tsmr.results import Improved, Verification
+from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback
-from recipes.tsmr.training.ingredients import Teacher
 
 _DEFAULTS = TSMRConfig()
 
@@ -43,6 +43,7 @@ def improve(
     logger: str = "tensorboard",
     weights: Named | None = None,
     unsafe: bool = False,
+    teacher_weights: Weights = None,
     device: str | torch.device = "cpu",
     ablation: Ablation | None = None,
     callbacks: Sequence[Callback] = (),
@@ -53,7 +54,7 @@ def improve(
 
     Args:
         student: a .onnx file, a .pt file, or ``package.module:factory`` with ``weights``.
-        teachers, data, val, config, logs, logger, callbacks, progress: as in ``apply_tsmr``.
+        teachers, data, val, config, teacher_weights, logs, logger, callbacks, progress: as in ``apply_tsmr``.
         output: .onnx, .pt or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         report: HTML page to write. None: ``OUTPUT.html``.
@@ -78,6 +79,7 @@ def improve(
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
+    read["teacher_weights"] = teacher_weights
     hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})
     for path in (output, page):
         rk.require_writable(path)
@@ -87,7 +89,7 @@ def improve(
         model = model.to(device)
         result = apply_tsmr(
             model, teachers, data, val, config,
-            cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
+            teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
             callbacks=callbacks, progress=progress,
         )  # fmt: skip
         if Processes.current().rank == 0:
@@ -96,7 +98,7 @@ def improve(
         if ablation is not None and val is not None:
             arms = compare(
                 model, teachers, data, val, config, work / "arms",
-                ablation=ablation, progress=progress,
+                ablation=ablation, teacher_weights=teacher_weights, progress=progress,
             )  # fmt: skip
             found = replace(found, ablation=arms)
     improved = Improved(output, page, result.model, found)

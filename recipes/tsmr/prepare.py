@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import reparam_kit as rk
 from recipes.faces import (
     Embedder,
-    InputPreset,
     Judge,
     Verdict,
     compare_inputs,
@@ -36,17 +35,16 @@ from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.progress import LOGGER, Progress
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, identity_labels
-from recipes.tsmr.targets.gathering import Net, gather_examples
+from recipes.tsmr.targets.gathering import gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.partners import Partners
-from recipes.tsmr.targets.teacher import refuse_constant, teacher_preset
+from recipes.tsmr.targets.passes import Net, refuse_constant
+from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views, epoch_order
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.ingredients import (
     CHECKED,
-    Teacher,
-    first_images,
     require_fit,
     score_teachers,
     tell_input,
@@ -73,8 +71,7 @@ class Ingredients(Generic[Model]):
         model: the student as it was passed in.
         trained: a copy of it in which what is trained, and nothing else, requires a gradient.
         others: names of its outputs besides the embedding that depend on that too.
-        teachers, presets, embeddings: each teacher, its input preset and the name of its embedding, if one was given.
-        embedders: of the teachers.
+        teachers: on the device of the run.
         views: the training images.
         judges: the first decides which epoch is kept, the others are reported; none without validation.
         config: the choices of the run.
@@ -84,10 +81,7 @@ class Ingredients(Generic[Model]):
     model: Model
     trained: Model
     others: tuple[str, ...]
-    teachers: tuple[Teacher, ...]
-    presets: tuple[InputPreset, ...]
-    embeddings: tuple[str | None, ...]
-    embedders: tuple[Embedder, ...]
+    teachers: tuple[OpenedTeacher, ...]
     views: Views
     judges: tuple[Judge, ...]
     config: TSMRConfig
@@ -139,6 +133,7 @@ class Prepared(Generic[Model]):
 def gather(
     model: Model,
     teacher: Teacher | Sequence[Teacher],
+    teacher_weights: Weights,
     data: str | Path | Images,
     val: Judged | Sequence[Judged] | None,
     config: TSMRConfig,
@@ -146,38 +141,19 @@ def gather(
 ) -> Ingredients[Model]:
     """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
     views = Views(read_faces(data) if isinstance(data, str | Path) else data)
-    teachers = (teacher,) if isinstance(teacher, str | Path | nn.Module) else tuple(teacher)
-    names = _for_each(teachers, config.teacher_inputs, "input presets")
-    embeddings = _for_each(teachers, config.teacher_outputs, "names of outputs")
-    presets = tuple(teacher_preset(t, name, views.shape) for t, name in zip(teachers, names, strict=True))
     if len(views) < config.batch_size * config.accumulate * processes.count:
         raise InputError(
             f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
         )
     _require_second_views(config)
-    device_of(model)
+    device = device_of(model)
     judges = read_judges(val)
     require_fit(model, views, judges, config)
     tell_input(views)
-    embedders = tuple(
-        Embedder(t, preset, embedding=name)
-        for t, preset, name in zip(teachers, presets, embeddings, strict=True)
-    )
-    for embed in embedders:
-        embed(first_images(views, 2))  # hours before the first of the others
+    teachers = open_teachers(teacher, teacher_weights, views, config, device)
     trained, others = choose_trained(model, views, config)
     warn_of_import(model, views, config.student_input)
-    return Ingredients(
-        model, trained, others, teachers, presets, embeddings, embedders, views, judges, config, processes
-    )
-
-
-def _for_each(teachers: Sequence[Teacher], values: tuple[Value, ...], what: str) -> tuple[Value, ...]:
-    """One of ``values`` for each teacher; a single one is for all."""
-    values = values * (len(teachers) if len(values) == 1 else 1)
-    if not teachers or len(values) != len(teachers):
-        raise InputError(f"{len(values)} {what} for {len(teachers)} teachers: give one, or one each")
-    return values
+    return Ingredients(model, trained, others, teachers, views, judges, config, processes)
 
 
 def _require_second_views(config: TSMRConfig) -> None:
@@ -206,10 +182,8 @@ def prepare(
     config, views, processes = given.config, given.views, given.processes
     fingerprints = Fingerprints(
         model_identity(given.model),
-        tuple(model_identity(teacher) for teacher in given.teachers),
-        processes.first(
-            lambda: data_identity(views.images, cache, workers=config.workers, progress=progress)
-        ),
+        tuple(teacher.identity for teacher in given.teachers),
+        processes.told(lambda: data_identity(views.images, cache, workers=config.workers, progress=progress)),
     )
     labels = identity_labels(views.images) if "labels" in needs(config) else None
     origin = _origin(given, fingerprints, labels)
@@ -222,7 +196,7 @@ def prepare(
             f"output {name!r} of the student depends on weights that are trained for its embedding alone, and will "
             "change: where it is in use, keep the weights of both as they are with exclude (--exclude)"
         )
-    examples = processes.first(lambda: gathered(given, fingerprints, labels, folder, progress))
+    examples = gathered(given, fingerprints, labels, folder, progress)
     trainer = Trainer(student, start_objective(given.model, examples, config), examples, config, processes)
     if saved is not None:
         done = len(history.epochs)
@@ -255,7 +229,7 @@ def _judged(given: Ingredients[Any]) -> History:
     if not given.judges:
         return History({}, (), (), given.model.state_dict())
     config = given.config
-    scores = score_teachers(given.teachers, given.presets, given.embeddings, given.judges[0])
+    scores = score_teachers(given.teachers, given.judges[0])
     inputs = compare_inputs(
         given.model,
         given.judges[0],
@@ -336,14 +310,16 @@ def gathered(
         raise InputError(
             f"losses that tell people apart ({asking}) need labels, and the data names fewer than two people"
         )
-    teachers = list(map(Net, given.embedders, fingerprints.teachers))
+    embedders = [teacher.embed for teacher in given.teachers]
+    teachers = list(map(Net, embedders, fingerprints.teachers))
     old = None
     if "old" in needs(config):
         embed = Embedder(given.model, input_preset(config.student_input), embedding=config.student_output)
         old = Net(embed, fingerprints.student, "deployed model")
     examples = gather_examples(
-        given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress
-    )
+        given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress,
+        given.processes,
+    )  # fmt: skip
     if not any(LOSSES[name].paired for name in config.losses):
         return examples
     partners = Partners.find(examples.targets, examples.old, len(given.views), config.seed)

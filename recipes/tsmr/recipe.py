@@ -22,10 +22,11 @@ from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Ingredients, Prepared, deployable, gather, prepare
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
+from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
-from recipes.tsmr.training.ingredients import Teacher, first_images, shown_images
+from recipes.tsmr.training.ingredients import shown_images
 from recipes.tsmr.training.logs import LOGGERS, Logger
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, imported_files
@@ -42,6 +43,7 @@ def apply_tsmr(
     val: Judged | Sequence[Judged] | None = None,
     config: TSMRConfig = _DEFAULTS,
     *,
+    teacher_weights: Weights = None,
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
     logs: str | Path | None = None,
@@ -63,8 +65,9 @@ def apply_tsmr(
         model: face net, images float32 ``[N, C, H, W]`` to embeddings ``[N, D]``. It is not changed, and
             trained on the device that its parameters are on. Only what its embedding depends on is trained; other
             outputs that depend on that too are named in the report.
-        teacher: path of an ``.onnx`` file, or a module, of any embedding size; or several of these. Where a file
-            fixes another image size, the images are scaled for it.
+        teacher: path of an ``.onnx`` file, a module, or ``package.module:factory``, of any embedding size; or several
+            of these. It runs on the device that ``model`` is on. Where a file fixes another image size, the images are
+            scaled for it.
         data: what ``recipes.faces.read_faces`` opens (``.rec``, folder, list), or a dataset without augmentation,
             whose items are ``(image, label)``, dicts or images (``recipes.faces.item_image``): uint8 are pixels, to
             which presets are applied, floating point is taken as already normalised. Only losses that learn from
@@ -72,6 +75,7 @@ def apply_tsmr(
         val: a judge, a verification set or its path, or what ``recipes.faces.read_judge`` takes; or several, of
             which the first decides and the others are reported.
         config: all choices.
+        teacher_weights: state_dict for each teacher that a factory makes, as in ``rk.load``.
         cache: folder for the teacher's embeddings, made if needed; a later run with the same teacher, input
             preset and images reads them there. None: they last as long as the run.
         checkpoint: file that is written after each epoch. Where it exists, the run goes on from it, to the
@@ -90,7 +94,7 @@ def apply_tsmr(
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.
     """
-    read = {"teacher": teacher, "data": data, "val": val}
+    read = {"teacher": teacher, "teacher_weights": teacher_weights, "data": data, "val": val}
     written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}
     require_kinds({"model": model, **read, "config": config, **written})
     hold_apart(read, written)
@@ -100,7 +104,7 @@ def apply_tsmr(
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     shown = Progress(silent=not progress or processes.rank > 0)
     with own_places(cache, checkpoint), ExitStack() as stack:
-        given = gather(model, teacher, data, val, config, processes)
+        given = gather(model, teacher, teacher_weights, data, val, config, processes)
         stack.enter_context(torch.random.fork_rng([given.device] if given.device.type == "cuda" else []))
         torch.manual_seed(config.seed)
         kept = None if cache is None else Path(cache)
@@ -191,7 +195,7 @@ def _gallery(
 def _measured(given: Ingredients[Any]) -> Tensor:
     """Images on which is measured how far other outputs moved."""
     shown = next((judge for judge in given.judges if judge.images(1)), None)
-    return first_images(given.views, MEASURED) if shown is None else shown_images(shown, MEASURED)
+    return given.views.first(MEASURED) if shown is None else shown_images(shown, MEASURED)
 
 
 def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:

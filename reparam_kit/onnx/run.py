@@ -34,9 +34,9 @@ _UNPACKED, _TIMES_PACKED = 2**28, 20
 
 
 def open_session(
-    path: str | Path, *, optimised: bool = True, threads: int = 0
+    path: str | Path, *, optimised: bool = True, threads: int = 0, cuda: int | None = None
 ) -> onnxruntime.InferenceSession:
-    """Return ``path`` in onnxruntime on the CPU: the one way that this package's commands give it a file.
+    """Return ``path`` in onnxruntime, on the CPU or on CUDA: the one way that this package's commands give it a file.
 
     onnxruntime opens whatever a model names as the place of its tensors, so that is looked at before.
 
@@ -44,9 +44,11 @@ def open_session(
         path: an ``.onnx`` file.
         optimised: all of onnxruntime's graph optimisations, or none.
         threads: to run an operator on; 0: as many as there are cores.
+        cuda: number of the CUDA device to run on, by an onnxruntime that is built for it.
 
     Raises:
-        InputError: ``path`` is not an ONNX model, keeps tensors outside its folder, or onnxruntime cannot load it.
+        InputError: ``path`` is not an ONNX model, keeps tensors outside its folder, or onnxruntime cannot load it, or
+            not on CUDA.
 
     >>> [entry.name for entry in open_session("deployed.onnx").get_inputs()]
     ['x']
@@ -64,9 +66,17 @@ def open_session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     model = path if files else payload
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=_providers(cuda))
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
+    if cuda is not None and "CUDAExecutionProvider" not in session.get_providers():
+        raise InputError(f"onnxruntime cannot run {path} on CUDA: it does not find CUDA's libraries")
+    return session
+
+
+def _providers(cuda: int | None) -> list[str | tuple[str, dict[str, int]]]:
+    on_cuda = [] if cuda is None else [("CUDAExecutionProvider", {"device_id": cuda})]
+    return [*on_cuda, "CPUExecutionProvider"]
 
 
 class Session:

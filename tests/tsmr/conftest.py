@@ -46,6 +46,15 @@ def rec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 photographs of 10 people: two blocks of a table, and no whole number of batches of 12."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("uneven") / "train.rec"
+    write_records(path, [(i % 10, photograph(i % 10, rng)) for i in range(70)], (SIZE, SIZE))
+    return path
+
+
+@pytest.fixture(scope="session")
 def bin_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 pairs of other people."""
     rng = np.random.default_rng(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -46,6 +45,7 @@ class Embedder:
         batch_size: images run at once, unless the file says otherwise.
         embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
             ``1`` and so on in a tuple. None: there is only one that can be.
+        device: where onnxruntime runs a file, which has to be built for it: CUDA. None: the CPU.
         progress: show on stderr, if that is a terminal, how many images of a set are done.
 
     Raises:
@@ -59,13 +59,14 @@ class Embedder:
         batch_size: int = 64,
         embedding: str | None = None,
         progress: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        self._model = model
+        self.model = model
         self.progress = progress
         self.preset = preset
         self.batch_size = batch_size
         self.embedding = embedding
-        run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model))
+        run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model), device)
         self._run: Callable[[torch.Tensor], object] = run
         who = "the model" if isinstance(model, nn.Module) else os.fspath(model)
         self._embedding_of = EmbeddingOf(run.signature, embedding, who)
@@ -85,15 +86,6 @@ class Embedder:
     def rows(self, images: torch.Tensor) -> torch.Tensor:
         """As a call, where the model runs."""
         return self._embedding_of(self._run(self.preset.prepare(images)), len(images)).float()
-
-    def on(self, device: torch.device) -> Embedder:
-        """This one where its module is on ``device``, or is none; otherwise one of a copy there."""
-        model = self._model
-        if not isinstance(model, nn.Module) or all(part.device == device for part in model.parameters()):
-            return self
-        return Embedder(
-            copy.deepcopy(model).to(device), self.preset, self.batch_size, self.embedding, self.progress
-        )
 
     def embed(self, images: Iterable[Item], flip: bool = False) -> npt.NDArray[np.float32]:
         """Embed images of one size, batch by batch: float32 ``[N, D]``, not normalised.
@@ -168,8 +160,8 @@ class _ModuleRunner:
 
 
 class _OnnxRunner:
-    def __init__(self, path: Path) -> None:
-        self._session = open_session(path)
+    def __init__(self, path: Path, device: torch.device | None) -> None:
+        self._session = open_session(path, cuda=None if device is None else device.index or 0)
         self.signature = Signature(
             tuple(_taken(node.name, node.type, node.shape) for node in self._session.get_inputs()),
             tuple(node.name for node in self._session.get_outputs()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,24 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recipes.faces import Embedder
 from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.distributed import Processes
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.identity import data_identity
+from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.targets import LiveTargets, PartTable, StoredTargets, Table
-from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Part, Views
-
-
-@dataclass(frozen=True)
-class Net:
-    """A net that is asked about images: what runs it, its identity, and what messages call it."""
-
-    embed: Embedder
-    identity: str
-    who: str = "teacher"
 
 
 def gather_examples(
@@ -42,6 +33,7 @@ def gather_examples(
     config: TSMRConfig,
     device: torch.device,
     progress: Progress,
+    processes: Processes,
 ) -> Examples:
     """The images with ``labels``, what the teachers say of them and, where a loss needs it, the old model.
 
@@ -54,9 +46,10 @@ def gather_examples(
         config: the choices of the run.
         device: on which teachers run that are asked live.
         progress: is told how far the tables are.
+        processes: those that share the passes.
 
     Raises:
-        InputError: as ``embedding_table``.
+        InputError: as ``embedding_tables``.
     """
     showing = Showing.of(views, config)
     nets = [*teachers, *([] if old is None else [old])]
@@ -65,7 +58,7 @@ def gather_examples(
         _say_cost(live, showing, config, progress)
         was = None if old is None else LiveTargets([old.embed], "concat", views, device, old.who)
         return Examples(showing, live, labels, was)
-    tables = _tables(showing, nets, data, folder, config, progress)
+    tables = _tables(showing, nets, data, folder, config, progress, processes)
     targets = StoredTargets(tables[: len(teachers)], config.combine, showing.person)
     kept = None if old is None else StoredTargets(tables[len(teachers) :], "concat", showing.person)
     return Examples(showing, targets, labels, kept)
@@ -78,6 +71,7 @@ def _tables(
     folder: Path,
     config: TSMRConfig,
     progress: Progress,
+    processes: Processes,
 ) -> list[Table]:
     """A table of each net. Those of a part of some images, unchanged, are rows of the tables of all of them, so that
     a run on the part and one on the whole compute them once.
@@ -86,14 +80,13 @@ def _tables(
     part = images if isinstance(images, Part) and showing.taught == "original" else None
     if part is not None:
         showing = replace(showing, views=Views(part.images))
-        data = data_identity(part.images, folder, workers=config.workers, progress=progress)
-    tables = [
-        embedding_table(
-            net.embed, net.identity, showing, data, folder,
-            workers=config.workers, progress=progress, who=net.who,
+        everyone = part.images
+        data = processes.told(
+            lambda: data_identity(everyone, folder, workers=config.workers, progress=progress)
         )
-        for net in nets
-    ]  # fmt: skip
+    tables = embedding_tables(
+        nets, showing, data, folder, workers=config.workers, progress=progress, processes=processes
+    )
     return [table if part is None else PartTable(table, part.chosen) for table in tables]
 
 

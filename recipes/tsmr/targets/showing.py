@@ -9,17 +9,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from recipes.faces.images.augment import Augmentation
 from recipes.tsmr.choices import Taught
 from recipes.tsmr.config import Augment, TSMRConfig
-from recipes.tsmr.distributed import Processes
+from recipes.tsmr.distributed import ALONE, Processes
 from recipes.tsmr.targets.partners import Partners
-from recipes.tsmr.targets.views import Views, as_from_here, epoch_order
+from recipes.tsmr.targets.views import Views, epoch_order, loaded
 
 _UNCHANGED = Augment()
-_ALONE = Processes()
 _FACTOR = 1_000_003  # between seeds of runs, epochs and images
 _BLENDING = 0x6D69786D6978  # other numbers than those that change the image
 
@@ -98,7 +97,7 @@ class Showing:
         batch_size: int,
         workers: int,
         *,
-        processes: Processes = _ALONE,
+        processes: Processes = ALONE,
         views: int = 1,
         partners: Partners | None = None,
         pin_memory: bool = False,
@@ -174,8 +173,7 @@ class Showing:
     ) -> Iterator[Shown]:
         # Where the mirror image has targets of its own, what shows it is not chance among others.
         drawn = _Drawn(self.views, self.augment, self.flip and self.taught != "original")
-        loader = DataLoader(drawn, batch_size, sampler=keys, num_workers=workers, pin_memory=pin_memory)
-        return as_from_here(loader)
+        return loaded(drawn, keys, batch_size, workers, pin_memory=pin_memory)
 
 
 Key = tuple[int, tuple[Draw, ...]]

@@ -46,6 +46,14 @@ class TableFile:
     def shape(self) -> tuple[int, int, int]:
         return (self.images, self.views, self.size)
 
+    def numbers(self, block: int) -> range:
+        """Which images are in a block."""
+        return range(block * BLOCK, min((block + 1) * BLOCK, self.images))
+
+    def bytes_of(self, blocks: int) -> int:
+        """On disk, of that many blocks, with their checksums."""
+        return blocks * (2 * BLOCK * self.views * self.size + _CHECKSUM)
+
     def rows(self) -> npt.NDArray[np.float16]:
         """The embeddings: a read-only memory map."""
         start = len(self._header())

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from recipes.faces import Embedder
 from recipes.tsmr.choices import Combine
+from recipes.tsmr.targets.passes import unit_rows
 from recipes.tsmr.targets.procrustes import procrustes
 from recipes.tsmr.targets.showing import Shown
-from recipes.tsmr.targets.teacher import unit_rows
 from recipes.tsmr.targets.views import Views
 
 _ALIGNED = 4096  # images on which teachers are mapped onto the first
@@ -102,10 +102,10 @@ class LiveTargets:
     """Those of nets that run on the very images that are shown, on the device of the run.
 
     Args:
-        embedders: the nets.
+        embedders: the nets, on that device if they can be there.
         combine: see ``Combination``.
         views: all images.
-        device: of the run. A net that is elsewhere is copied there.
+        device: of the run.
         who: what messages call the nets.
 
     Raises:
@@ -120,7 +120,7 @@ class LiveTargets:
         device: torch.device,
         who: str = "teacher",
     ) -> None:
-        self._embedders = [embed.on(device) for embed in embedders]
+        self._embedders = embedders
         self._views = views
         self._device = device
         self._who = who

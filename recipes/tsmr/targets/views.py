@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,16 +65,38 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
             )
         return (image.flip(-1) if mirrored else image), index, mirrored
 
+    def first(self, count: int) -> Tensor:
+        """The first images, at most ``count``: ``[N, C, H, W]``."""
+        return torch.stack([self[i, False][0] for i in range(min(count, len(self)))])
+
     def batches(self, order: Iterable[View], batch_size: int, workers: int) -> Iterator[_Batch]:
         """Batches ``(images [N, C, H, W], index int64 [N], mirrored bool [N])`` in the order given."""
-        return as_from_here(DataLoader(self, batch_size, sampler=order, num_workers=workers))
+        return loaded(self, order, batch_size, workers)
 
 
 def _image(images: Images, index: int) -> Tensor:
     return item_image(images[index], f"training image {index}")
 
 
-def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
+def loaded(
+    dataset: Dataset[Any], keys: Iterable[Any], batch_size: int, workers: int, *, pin_memory: bool = False
+) -> Iterator[Any]:
+    """Batches of the items ``keys`` of a dataset, read by ``workers`` processes.
+
+    What is drawn at random elsewhere does not hang on how often this is called: a loader draws from a generator.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=keys,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+    return _as_from_here(loader)
+
+
+def _as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
     """What a worker process raises, without the trace that torch puts before the message."""
     try:
         yield from loader

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
-from recipes.faces import InputPreset, Judge, Verdict, better_input, input_preset, item_image
+from recipes.faces import Judge, Verdict, better_input, input_preset, item_image
 from recipes.faces.embedding.signature import read_signature
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
+from recipes.tsmr.targets.teachers import OpenedTeacher
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, check_import
 
 CHECKED = 300  # examples on which inputs and teachers are tried before training
-
-Teacher = str | Path | nn.Module
 
 
 def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge], config: TSMRConfig) -> None:
@@ -79,24 +77,21 @@ def tell_input(views: Views) -> None:
         )
 
 
-def score_teachers(
-    teachers: Sequence[Teacher], presets: Sequence[InputPreset], outputs: Sequence[str | None], judge: Judge
-) -> tuple[Verdict, ...]:
-    """What ``judge`` says of each teacher, under its preset and by its output, on ``CHECKED`` of its examples.
+def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Verdict, ...]:
+    """What ``judge`` says of each teacher on ``CHECKED`` of its examples.
 
     Raises:
         InputError: one of them does no better than chance.
     """
     few = judge.sample(CHECKED)
     verdicts = []
-    asked = zip(teachers, presets, outputs, strict=True)
-    for number, (teacher, preset, output) in enumerate(asked, start=1):
-        name = f"teacher {number}" if isinstance(teacher, nn.Module) else f"the teacher {teacher}"
-        verdicts.append(few.judge(teacher, preset, output))
+    for teacher in teachers:
+        embed = teacher.embed
+        verdicts.append(few.judge(embed.model, embed.preset, embed.embedding))
         if verdicts[-1].at_chance():
             raise InputError(
-                f"{name} scores at chance on the validation set ({told(verdicts[-1])}, input {preset.name!r}): it is "
-                "no teacher for these images, or the preset is wrong"
+                f"{teacher.name} scores at chance on the validation set ({told(verdicts[-1])}, input "
+                f"{embed.preset.name!r}): it is no teacher for these images, or the preset is wrong"
             )
     return tuple(verdicts)
 
@@ -124,14 +119,9 @@ def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:
     Raises VerificationError where the two differ by more than rounding.
     """
     if isinstance(model, fx.GraphModule) and "onnx" in model.meta:
-        note = check_import(model, input_preset(preset).prepare(first_images(views, 3)))
+        note = check_import(model, input_preset(preset).prepare(views.first(3)))
         if note is not None:
             LOGGER.warning(note)
-
-
-def first_images(views: Views, count: int) -> Tensor:
-    """The first training images, at most ``count``: ``[N, C, H, W]``."""
-    return torch.stack([views[i, False][0] for i in range(min(count, len(views)))])
 
 
 def shown_images(judge: Judge, count: int) -> Tensor:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from recipes.tsmr.config import TSMRConfig
@@ -72,8 +70,9 @@ class StageRun:
         self._parameters = [p for p in step.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
         self._optimizer = torch.optim.AdamW(decay_groups(self._parameters, config.weight_decay), fused=True)
-        self._step = DistributedDataParallel(step) if processes.count > 1 else step
-        self._step.train()
+        self._processes = processes
+        self._step = step.train()
+        processes.align(step)
         hold_statistics(
             student, lambda: step.preset.prepare(examples.views[0, False][0][None].to(self._device))
         )
@@ -103,20 +102,16 @@ class StageRun:
     def _gradients(self, batches: Iterator[tuple[Shown, ...]], done: float) -> dict[str, Tensor]:
         """Leave the gradients of one step in the parameters; returns the losses."""
         means = Means()
-        for part in range(self._config.accumulate):
+        for _ in range(self._config.accumulate):
             shown, *others = [view.to(self._device) for view in next(batches)]
             known = {
                 name: rows.to(self._device, non_blocking=True)
                 for name, rows in self._examples.known(shown, *others).items()
             }
-            last = part == self._config.accumulate - 1
-            waiting = (
-                self._step.no_sync() if isinstance(self._step, DistributedDataParallel) and not last else None
-            )
-            with waiting or nullcontext():
-                losses, batch = self._step(shown.images, known)
-                loss = self._objective.total(losses, done)
-                (loss / self._config.accumulate).backward()  # type: ignore[no-untyped-call]
+            losses, batch = self._step(shown.images, known)
+            loss = self._objective.total(losses, done)
+            (loss / self._config.accumulate).backward()  # type: ignore[no-untyped-call]
             self._objective.after_step(batch.detach())
             means.add(losses)
+        self._processes.average_gradients(self._parameters)
         return {name: total / means.steps for name, total in means.sums.items()}

@@ -1,4 +1,4 @@
-"""One forward pass of training, from images to losses, as the one module that is run in parallel."""
+"""One forward pass of training, from images to losses, as one module."""
 
 from __future__ import annotations
 

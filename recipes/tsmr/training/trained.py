@@ -18,7 +18,6 @@ from recipes.faces import input_preset
 from recipes.faces.embedding.signature import EmbeddingOf, read_signature
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.targets.views import Views
-from recipes.tsmr.training.ingredients import first_images
 from reparam_kit import InputError, evaluating
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -45,7 +44,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
                 "of training are lost: convert the student to float32 and train that, or leave the weight out "
                 "(exclude, --exclude)"
             )
-    images = first_images(views, _SEEN)
+    images = views.first(_SEEN)
     device = next(student.parameters()).device
     take = EmbeddingOf(read_signature(student), config.student_output, "the student")
     with evaluating(student), torch.enable_grad():

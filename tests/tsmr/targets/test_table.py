@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +16,17 @@ import pytest
 import torch
 from damage import DAMAGE, Damage
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recipes.faces import Embedder, input_preset
+from recipes.tsmr.distributed import ALONE, Processes
 from recipes.tsmr.progress import Progress
+from recipes.tsmr.targets import passes
+from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.table import BLOCK
-from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
 
@@ -59,12 +65,20 @@ class Teacher(nn.Module):
         return self.head(x.flatten(1))
 
 
-def table(folder: Path, teacher: Teacher, of: str = "teacher", data: str = "data") -> Rows:
+def table(
+    folder: Path,
+    teacher: Teacher,
+    of: str = "teacher",
+    data: str = "data",
+    processes: Processes = ALONE,
+) -> Rows:
     teacher.seen.clear()
     embed = Embedder(teacher, input_preset("raw"))
-    return embedding_table(
-        embed, of, Showing(Views(Pictures()), flip=True), data, folder, workers=0, progress=Progress()
+    showing = Showing(Views(Pictures()), flip=True)
+    (rows,) = embedding_tables(
+        [Net(embed, of)], showing, data, folder, workers=0, progress=Progress(), processes=processes
     )
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +183,7 @@ def test_two_blocks_that_changed_places_do_not_count(expected: Whole, tmp_path: 
 def test_an_interrupted_pass_goes_on_where_it_was(expected: Whole, tmp_path: Path) -> None:
     content, rows, name = expected
     teacher = Teacher()
-    teacher.limit = [2 * 2 * BLOCK]
+    teacher.limit = [2 * (1 + 2 * BLOCK)]  # one to see what it gives
     with pytest.raises(KeyboardInterrupt):
         table(tmp_path, teacher)
     again = Teacher()
@@ -184,7 +198,7 @@ def test_a_table_of_another_is_not_taken_for_this_one(expected: Whole, tmp_path:
     path.rename(tmp_path / expected[2])
     teacher = Teacher()
     assert np.array_equal(table(tmp_path, teacher), expected[1])
-    assert sum(teacher.seen) == 2 * IMAGES
+    assert sum(teacher.seen) == 2 * (1 + IMAGES)
 
 
 def test_rows_that_are_not_what_the_teacher_gives_are_computed_anew(
@@ -200,3 +214,76 @@ def test_a_table_that_may_only_be_read_is_read(expected: Whole, tmp_path: Path) 
     (tmp_path / expected[2]).write_bytes(expected[0])
     (tmp_path / expected[2]).chmod(0o444)
     assert np.array_equal(table(tmp_path, Teacher()), expected[1])
+
+
+class One(Processes):
+    """One of several that run one after the other."""
+
+    def told(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    together = told
+
+
+@settings(max_examples=10)
+@given(
+    st.lists(st.integers(1, 5).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))), max_size=4)
+)
+def test_a_pass_goes_on_with_any_number_of_processes(
+    expected: Whole, tmp_path_factory: pytest.TempPathFactory, interrupted: list[tuple[int, int]]
+) -> None:
+    """Each of ``interrupted`` computes its share of what is missing, and the others do not."""
+    content, rows, name = expected
+    folder, seen = tmp_path_factory.mktemp("shared"), 0
+    for rank, count in interrupted:
+        teacher = Teacher()
+        table(folder, teacher, processes=One(rank, count))
+        seen += sum(teacher.seen)
+    last = Teacher()
+    assert np.array_equal(table(folder, last), rows)
+    assert (folder / name).read_bytes() == content
+    assert seen + sum(last.seen) <= 2 * (IMAGES + 8 * (1 + len(interrupted)))  # no block twice
+
+
+def test_a_disk_without_the_room_is_refused_before_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = IMAGES * 2 * 6 * 2
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, needed - 1))
+    teacher = Teacher()
+    with pytest.raises(InputError, match=r"embeddings by teacher need 6.3 kB in .*, which has 4.8 kB free"):
+        table(tmp_path, teacher)
+    assert sum(teacher.seen) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_needs_no_room(
+    expected: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / expected[2]).write_bytes(expected[0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(0))
+    assert np.array_equal(table(tmp_path, Teacher()), expected[1])
+
+
+def test_the_plan_of_a_long_pass_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table(tmp_path / "short", Teacher())
+    assert "about" not in capfd.readouterr().err
+    monkeypatch.setattr(passes, "_LONG", 0.0)
+    table(tmp_path / "long", Teacher())
+    found = capfd.readouterr().err
+    plan = r"teacher: 199 images in 2 views, 6.3 kB in .*long \(.* free\), about 0:00:0\d at \d+ images/s; "
+    assert re.search(plan, found)
+    assert found.count("about") == 1
+
+
+def test_what_a_run_draws_at_random_does_not_hang_on_what_was_computed(tmp_path: Path) -> None:
+    drawn, teacher = [], Teacher()
+    for _ in range(2):
+        torch.manual_seed(3)
+        table(tmp_path, teacher)
+        drawn.append(float(torch.rand(())))
+    torch.manual_seed(3)
+    assert drawn == [float(torch.rand(()))] * 2

@@ -16,9 +16,9 @@ from recipes.tsmr import Augment, Batch, Loss, Margin, Stage, TSMRConfig, apply_
 from recipes.tsmr.choices import Combine, Taught
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.stages import LOSSES
+from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import LiveTargets, PartTable, StoredTargets
-from recipes.tsmr.targets.teacher import embedding_table
 from recipes.tsmr.targets.views import Part, Views
 from reparam_kit import InputError
 
@@ -129,10 +129,8 @@ def test_stored_views_are_what_live_teachers_say_of_them(
     views = Views(FaceRecords(rec))
     showing = Showing(views, 3, CHANGED, flip=True, seed=5)
     embedders = [Embedder(net, input_preset("raw")) for net in (teacher, student)]
-    tables = [
-        embedding_table(embed, str(i), showing, "data", tmp_path, workers=0, progress=Progress(silent=True))
-        for i, embed in enumerate(embedders)
-    ]
+    nets = [Net(embed, str(i)) for i, embed in enumerate(embedders)]
+    tables = embedding_tables(nets, showing, "data", tmp_path, workers=0, progress=Progress(silent=True))
     assert [table.shape for table in tables] == [(24, 4, 12), (24, 4, 8)]
     stored = StoredTargets(tables, combine, showing.person)
     live = LiveTargets(embedders, combine, views, CPU)

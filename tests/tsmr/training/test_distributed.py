@@ -1,4 +1,4 @@
-"""Runs in processes of their own: two that train together, and one that is killed."""
+"""Runs in processes of their own: some that train together, and one that is killed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,35 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from recipes.tsmr import Adversary, Margin, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr import Adversary, Augment, Margin, Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.loss import Batch, Loss, Start
 from recipes.tsmr.stages import LOSSES
 
 ROOT = Path(__file__).parents[3]
 
+# As torchrun starts them, but forked, so that what takes seconds to import is imported once.
 PROGRAM = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 from test_distributed import train
 from recipes.tsmr.distributed import launched
+for rank in range(1, int(os.environ["WORLD_SIZE"])):
+    if os.fork() == 0:
+        os.environ["RANK"] = str(rank)
+        break
 with launched("cpu"):
     train(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+if os.environ["RANK"] != "0":
+    os._exit(0)  # with threads that were not forked, there is no other end
+for rank in range(1, int(os.environ["WORLD_SIZE"])):
+    assert os.wait()[1] == 0
 """
 
 
@@ -37,6 +47,7 @@ class Queue(Loss, name="test_memory", title="a memory", needs={"mapped", "teache
 
     def start(self, start: Start) -> None:
         self.scale = nn.Parameter(torch.ones(()))
+        self.spare = nn.Parameter(torch.ones(3))  # that is not used
         self.register_buffer("rows", torch.zeros(12, start.teacher_size))
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -47,8 +58,19 @@ class Queue(Loss, name="test_memory", title="a memory", needs={"mapped", "teache
         self.rows.copy_(torch.cat([batch.teacher, self.rows])[: len(self.rows)])
 
 
+class Second(Loss, name="test_second", title="two views", needs={"second", "second_teacher"}):
+    """A user's: the similarity of two views of an image, against the teacher's."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        across = torch.corrcoef(torch.cat([batch.student, batch.second]))
+        teachers = torch.corrcoef(batch.second_teacher)
+        return (across[: len(teachers), len(teachers) :] - teachers).square().mean()
+
+
 class Net(nn.Module):
-    """Without BatchNorm, whose statistics are those of a process's own batch; with an output that no term uses."""
+    """Without BatchNorm, whose statistics are those of a process's own batch; with an output that no loss uses, and a
+    layer that steps leave out at random.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -60,9 +82,12 @@ class Net(nn.Module):
             nn.Linear(128, size),
         )
         self.quality = nn.Linear(size, 1)
+        self.more = nn.Linear(size, size)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         embedding = self.net(x)
+        if not self.training or torch.rand(()) < 0.5:
+            embedding = embedding + self.more(embedding)
         return embedding, self.quality(embedding)
 
 
@@ -70,7 +95,7 @@ def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
     torch.manual_seed(0)
     student, teacher = Net(6), Net(9)
     ours = [name for name in LOSSES if not LOSSES.foreign(name)]
-    every = dict.fromkeys([*ours, "test_memory"], 0.3)
+    every = dict.fromkeys([*ours, "test_memory", "test_second"], 0.3)
     config = TSMRConfig(
         stages=(Stage(epochs, losses=every), Stage(epochs - 1, mse=1.0, adversarial=0.1)),
         batch_size=batch_size,
@@ -78,6 +103,8 @@ def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
         keep_gallery=0.5,
         adversary=Adversary(hidden=8),
         margin=Margin("adaface", 0.2, 8.0, classes=4),
+        augment=Augment(colour=0.5, mix=0.3),
+        views=2,
     )
     out = Path(folder)
     result = apply_tsmr(student, teacher, rec, config=config, cache=out / "cache", checkpoint=out / "run.pt")
@@ -86,27 +113,33 @@ def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
         torch.save({"curve": curve, "weights": result.model.state_dict()}, out / "result.pt")
 
 
-def start(rec: Path, folder: Path, *numbers: int, **variables: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(rec), str(folder)]
-    environment = {**os.environ, **variables, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-
-
-def test_two_processes_take_the_steps_of_one_with_a_doubled_batch(rec: Path, tmp_path: Path) -> None:
-    """The two are started as torchrun starts them."""
+def start(rec: Path, folder: Path, *numbers: int, count: int = 1) -> subprocess.Popen[bytes]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    processes = [start(rec, two, 4, **launch, RANK=rank) for rank in ("0", "1")]
-    train(str(rec), str(one), batch_size=8)
-    for process in processes:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors.decode()
-    alone, together = (torch.load(folder / "result.pt", weights_only=True) for folder in (one, two))
+    launch = {"WORLD_SIZE": str(count), "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(rec), str(folder)]
+    environment = {**os.environ, **launch, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What comes of one process with batches of 12."""
+    folder = tmp_path_factory.mktemp("alone")
+    train(str(uneven), str(folder), batch_size=12)
+    return torch.load(folder / "result.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_take_the_steps_of_one_with_a_batch_of_all(
+    uneven: Path, tmp_path: Path, alone: dict[str, Any], count: int
+) -> None:
+    process = start(uneven, tmp_path, 12 // count, count=count)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert errors.count(b"\n") == count, errors.decode()  # that of the output that no loss is of
+    together = torch.load(tmp_path / "result.pt", weights_only=True)
     for ours, theirs in zip(alone["curve"], together["curve"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     for name, tensor in alone["weights"].items():
@@ -117,16 +150,16 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_weights(rec: Path, tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    for epochs in (3, 18):  # of 15 in the first stage and 14 in the second
-        process = start(rec, killed, 8, 15)
+    for epochs in (3, 11):  # of 9 in the first stage and 8 in the second
+        process = start(rec, killed, 8, 9)
         while _epochs(killed / "run.pt") < epochs:
             assert process.poll() is None, process.communicate()[1].decode()
             time.sleep(0.02)
         process.kill()
         process.communicate()
-        assert epochs <= _epochs(killed / "run.pt") < 29
+        assert epochs <= _epochs(killed / "run.pt") < 17
     for folder in (whole, killed):
-        train(str(rec), str(folder), 8, 15)
+        train(str(rec), str(folder), 8, 9)
     one, other = (
         torch.load(folder / "result.pt", weights_only=True)["weights"] for folder in (whole, killed)
     )
