@@ -62,7 +62,7 @@ def _is_dataset(value: Any) -> bool:
 
 
 def _require_name(called: str, path: str | Path) -> None:
-    """An empty path is the current folder to Python, and what an empty variable comes to."""
+    """Refuse an empty path: it is the current folder to Python, and what an unset variable gives."""
     if not str(path) or "\0" in str(path):
         raise InputError(f"{called}={str(path)!r} is no path")
     if called == "checkpoint" and not Path(path).name:

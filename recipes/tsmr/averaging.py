@@ -64,7 +64,7 @@ def _candidates(given: Ingredients[Model], history: History) -> Iterator[Chosen[
 
 
 def between(model: Model, weights: Mapping[str, Tensor], share: float) -> Model:
-    """A copy of ``model``, ``share`` of the way to ``weights``; what is no floating point number is theirs.
+    """Return a copy of ``model``, ``share`` of the way to ``weights``; what is no floating point number is theirs.
 
     0 gives the values of ``model`` exactly, and 1 those of ``weights``.
     """

@@ -42,13 +42,13 @@ class Processes:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, order: Iterable[Item], batch_size: int) -> Iterator[Item]:
-        """This process's part of each full batch of ``count * batch_size`` items, in order."""
+        """Yield this process's part of each full batch of ``count * batch_size`` items, in order."""
         items = iter(order)
         while len(batch := list(islice(items, self.count * batch_size))) == self.count * batch_size:
             yield from batch[self.rank * batch_size : (self.rank + 1) * batch_size]
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The ``rows`` ``[N, ...]`` of all processes: ``[count * N, ...]``, through which gradients flow back.
+        """Return the ``rows`` ``[N, ...]`` of all processes: ``[count * N, ...]``, through which gradients flow back.
 
         The loss of the gathered rows has to be the same in every process, and parameter gradients have to be
         averaged over the processes afterwards, see ``average_gradients``.
@@ -92,7 +92,7 @@ class Processes:
                     buffer /= self.count
 
     def told(self, work: Callable[[], Value]) -> Value:
-        """What ``work()`` of the first process gives, in all of them. Where it fails, all do, with one line."""
+        """Return what ``work()`` of the first process gives, in all of them. Where it fails, all do, with one line."""
         if self.count == 1:
             return work()
         found, failed = _tried(work) if self.rank == 0 else (None, None)
@@ -103,7 +103,7 @@ class Processes:
         return value
 
     def together(self, work: Callable[[], Value]) -> Value:
-        """``work()`` in every process, to the end of the last one. Where one fails, all do, with one line."""
+        """Return ``work()`` in every process, to the end of the last one. Where one fails, all do, with one line."""
         if self.count == 1:
             return work()
         value, failed = _tried(work)
@@ -115,7 +115,7 @@ class Processes:
 
 
 def _tried(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """What ``work()`` gives, and how it failed; an interruption ends this process at once."""
+    """Return what ``work()`` gives, and how it failed; an interruption ends this process at once."""
     try:
         return work(), None
     except Exception as error:
@@ -151,7 +151,7 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def launched(device: str) -> Iterator[torch.device]:
-    """The device of this process, with a process group open where ``torchrun`` started several.
+    """Give the device of this process, with a process group open where ``torchrun`` started several.
 
     Raises:
         InputError: there is no such device.

@@ -66,7 +66,7 @@ class Views(Dataset[tuple[Tensor, int, bool]]):
         return (image.flip(-1) if mirrored else image), index, mirrored
 
     def first(self, count: int) -> Tensor:
-        """The first images, at most ``count``: ``[N, C, H, W]``."""
+        """Return the first images, at most ``count``: ``[N, C, H, W]``."""
         return torch.stack([self[i, False][0] for i in range(min(count, len(self)))])
 
     def batches(self, order: Iterable[View], batch_size: int, workers: int) -> Iterator[_Batch]:
@@ -97,7 +97,7 @@ def loaded(
 
 
 def _as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
-    """What a worker process raises, without the trace that torch puts before the message."""
+    """Return what a worker process raises, without the trace that torch puts before the message."""
     try:
         yield from loader
     except ReparamError as error:
@@ -130,7 +130,7 @@ class Part(Dataset[Item]):
 
 
 def epoch_order(length: int, flip: bool, seed: int) -> Iterator[View]:
-    """All images once, in an order, and with ``flip`` about half of them mirrored, as ``seed`` decides."""
+    """Return all images once, in an order, and with ``flip`` about half of them mirrored, as ``seed`` decides."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(length, generator=generator).tolist()
     mirrored = (torch.rand(length, generator=generator) < 0.5).tolist()

@@ -78,7 +78,7 @@ def tell_input(views: Views) -> None:
 
 
 def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Verdict, ...]:
-    """What ``judge`` says of each teacher on ``CHECKED`` of its examples.
+    """Return what ``judge`` says of each teacher on ``CHECKED`` of its examples.
 
     Raises:
         InputError: one of them does no better than chance.
@@ -97,7 +97,7 @@ def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Ver
 
 
 def told(verdict: Verdict) -> str:
-    """What decides, what separates, and on what: for messages."""
+    """Return what decides, what separates, and on what: for messages."""
     figures = dict.fromkeys((verdict.deciding, verdict.separation))
     return f"{', '.join(f'{figure.name} {figure.shown()}' for figure in figures)}; {verdict.subject}"
 
@@ -125,5 +125,5 @@ def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:
 
 
 def shown_images(judge: Judge, count: int) -> Tensor:
-    """The first images of a judge, at most ``count``: ``[N, C, H, W]``."""
+    """Return the first images of a judge, at most ``count``: ``[N, C, H, W]``."""
     return torch.stack([item_image(image, "a validation image") for image in judge.images(count)])
