@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
 import re
 import shutil
+import tarfile
 from io import BytesIO
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -129,6 +131,21 @@ def face_net(path: Path, size: int, seed: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
+def write_shards(w: Path) -> None:
+    (w / "shards").mkdir()
+    for number in range(2):
+        with tarfile.open(w / f"shards/s-{number}.tar", "w") as tar:
+            for i in range(4):
+                for name, data in ((f"{i}.png", picture(4 * number + i)), (f"{i}.cls", b"%d" % number)):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    tar.addfile(info, BytesIO(data))
+    whole = (w / "shards/s-0.tar").read_bytes()
+    (w / "cut.tar").write_bytes(whole[:1000])
+    (w / "packed.tar.gz").write_bytes(gzip.compress(whole))
+    (w / "text.tar").write_text("this is no tar file " * 40)
+
+
 def write_faces(w: Path) -> None:
     face_net(w / "face.onnx", 4, seed=0)
     face_net(w / "teacher.onnx", 6, seed=1)
@@ -146,6 +163,7 @@ def write_faces(w: Path) -> None:
     (w / "truncated.rec").write_bytes((w / "faces.rec").read_bytes()[:-100])
     (w / "empty.rec").write_bytes(b"")
     (w / "text.rec").write_text("this is no record file, but it is long enough to look at")
+    write_shards(w)
     (w / "nobody").mkdir()
     (w / "nobody" / "notes.txt").write_text("no pictures here")
     (w / "list.txt").write_text("picture.png\n")

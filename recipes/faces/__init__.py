@@ -1,7 +1,7 @@
 """Face data and protocols: images to train on, verification sets to judge with, and the judging itself.
 
 - ``read_faces(path)``: training images of any kind as ``(image uint8 [3, H, W] RGB, label, index)``: a ``Faces``, which
-  is a ``FaceRecords``, ``FaceParts`` or ``FaceFiles``
+  is a ``FaceRecords``, ``FaceParts``, ``FaceFiles`` or ``FaceShards``
 - ``Augmentation``: random changes of one image, decided by a seed
 - ``RecordFile(path)``, ``write_records(path, records)``: InsightFace RecordIO, read lazily and written
 - ``decode_image(data, where)``: an encoded image to uint8 ``[H, W, 3]`` RGB
@@ -73,11 +73,12 @@ if TYPE_CHECKING:
     from recipes.faces.sets.datasets import FaceFiles as FaceFiles
     from recipes.faces.sets.datasets import FaceParts as FaceParts
     from recipes.faces.sets.datasets import FaceRecords as FaceRecords
-    from recipes.faces.sets.datasets import Faces as Faces
     from recipes.faces.sets.datasets import read_faces as read_faces
+    from recipes.faces.sets.faces import Faces as Faces
     from recipes.faces.sets.pairs import PairSet as PairSet
     from recipes.faces.sets.pairs import read_pairs as read_pairs
     from recipes.faces.sets.pairs import write_pairs as write_pairs
+    from recipes.faces.sets.shards import FaceShards as FaceShards
     from recipes.faces.sets.templates import TemplateSet as TemplateSet
     from recipes.faces.sets.templates import read_templates as read_templates
 else:

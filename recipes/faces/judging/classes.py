@@ -26,7 +26,8 @@ from recipes.faces.images.items import Item, Items, item_image
 from recipes.faces.judging.evaluation import guess
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.verdict import Comparison, Difference, Verdict
-from recipes.faces.sets.datasets import read_faces, read_labels
+from recipes.faces.sets.datasets import read_faces
+from recipes.faces.sets.faces import read_labels
 from reparam_kit import InputError, fingerprint
 
 Outputs = Literal["auto", "logits", "embeddings"]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recipes.faces.images.items import Items, item_image
 from recipes.faces.judging.all_pairs import Ints
-from recipes.faces.sets.datasets import read_faces, read_labels
+from recipes.faces.sets.datasets import read_faces
+from recipes.faces.sets.faces import read_labels
 from reparam_kit import InputError, fingerprint
 
 

@@ -5,87 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import re
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch.utils.data import Dataset
 
-from recipes.faces.images.decoding import decode_image, fit_image, read_image
-from recipes.faces.images.items import Items, item_label
+from recipes.faces.images.decoding import read_image
 from recipes.faces.records import RecordFile
-from recipes.faces.sets.folders import find_people
+from recipes.faces.sets.faces import Faces
+from recipes.faces.sets.folders import find_images, find_people
 from recipes.faces.sets.label_lists import read_label_list
+from recipes.faces.sets.market import JUNK, NOBODY, read_names
+from recipes.faces.sets.shards import COMPRESSED, FaceShards, find_shards
 from reparam_kit import InputError, printable, require_file
 
 _log = logging.getLogger(__name__)
 _NEGATIVE = re.compile(r"-[0-9]+")
-
-
-class Faces(Dataset[tuple[torch.Tensor, int, int]]):
-    """``(image uint8 [3, H, W] RGB, label in 0 .. num_identities - 1, index)``, without augmentation.
-
-    The label is -1 where the person is not known: where a negative number is stored, or is the name of the folder.
-
-    All images have one size: the one asked for, to which others are centre-cropped and scaled (that aligns no face), or
-    else that of image 0.
-
-    Args:
-        size: height and width.
-
-    Raises:
-        InputError: items raise it for an image that cannot be read or decoded, or that has another size where none was
-            asked for. The message names the file.
-    """
-
-    def __init__(self, size: int | None) -> None:
-        self._size = size
-
-    @property
-    @abstractmethod
-    def num_identities(self) -> int:
-        """How many people are known."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def encoded(self, index: int) -> tuple[bytes, int]:
-        """Return the image as it is stored, and its label."""
-
-    @abstractmethod
-    def label(self, index: int) -> int:
-        """Return the label of image ``index``, which is not read for it; -1: not known."""
-
-    @abstractmethod
-    def where(self, index: int) -> str:
-        """Return what messages call image ``index``."""
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        data, label = self.encoded(index)
-        pixels = decode_image(data, self.where(index))
-        if self._size is not None:
-            pixels = fit_image(pixels, self._size)
-        elif index != 0 and pixels.shape != self._first_shape:
-            raise InputError(
-                f"{self.where(index)} has {pixels.shape[0]}x{pixels.shape[1]} pixels, and image 0 "
-                f"{self._first_shape[0]}x{self._first_shape[1]}: align the faces to one size, or give size= to crop "
-                "and scale them"
-            )
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), label, index
-
-    @cached_property
-    def _first_shape(self) -> tuple[int, ...]:
-        return decode_image(self.encoded(0)[0], self.where(0)).shape
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, int, int]]:
-        return (self[i] for i in range(len(self)))
 
 
 class FaceRecords(Faces):
@@ -245,21 +182,6 @@ class FaceFiles(Faces):
         return os.fsdecode(os.path.join(self._root, name))  # noqa: PTH118 - bytes
 
 
-def read_labels(images: Items) -> npt.NDArray[np.int64]:
-    """The label of every image of a dataset, int64 ``[N]``; negative where it is not known.
-
-    Of face data no image is read; any other dataset is asked for every item.
-
-    Raises:
-        InputError: a label is no whole number.
-    """
-    if isinstance(images, Faces):
-        labels: Iterable[int] = map(images.label, range(len(images)))
-    else:
-        labels = (item_label(images[index], f"image {index}") for index in range(len(images)))
-    return np.fromiter(labels, np.int64, len(images))
-
-
 def read_faces(
     path: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
@@ -271,6 +193,10 @@ def read_faces(
     - a folder of people: ``person/xxx.jpg``, at any depth below the person, who is the first folder. Links are
       followed. What is passed over (other files, hidden ones, images of no person) is counted in one line, which the
       logger ``recipes.faces.sets.datasets`` gives as a warning
+    - a folder of images alone: Market-1501's names (``0002_c1s1_000451_03.jpg``) say the person,
+      -1 and 0000 nobody known; of others nobody is known
+    - webdataset's shards: a ``.tar``, a folder of them, or a range such as ``shards-{0000..0009}.tar``, see
+      :class:`FaceShards`
     - a text file of lines ``path label``, the label a number or a name. The last spaces or the tab part them, so that
       the path may have spaces; there are no quotes and no comments
 
@@ -294,18 +220,32 @@ def read_faces(
         raise InputError(f"{path} holds its images: leave out the image folder {images}")
     if _is_rec(path):
         return FaceRecords(path, size)
+    if _is_shard(path):
+        return FaceShards(find_shards(path), size)
     if not path.is_dir():
-        require_file(path, "a .rec file, a folder of people, or a list of lines `path label`")
+        require_file(
+            path, "a .rec file, a folder of people, or a list of lines `path label`, or shards (.tar)"
+        )
         if path.suffix.lower() == ".bin":
             raise InputError(f"{path} is a verification set (--val, --pairs), not training data")
         root = path.parent if images is None else Path(images)
         return FaceFiles(root, *read_label_list(path, root), size)
-    records = sorted(file for file in path.iterdir() if _is_rec(file))
-    if not records:
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    records, shards = list(filter(_is_rec, files)), list(filter(_is_shard, files))
+    if records and shards:
+        raise InputError(f"{path} has .rec files and shards (.tar): name the one or the other")
+    if not records and not shards:
         return _folder(path, size)
-    if any(file.is_dir() for file in path.iterdir()):
-        _log.warning(printable(f"{path}: its .rec files are read, and the folders beside them are not"))
+    if any(file.is_dir() for file in files):
+        kind = ".rec files" if records else "shards"
+        _log.warning(printable(f"{path}: its {kind} are read, and the folders beside them are not"))
+    if shards:
+        return FaceShards(shards, size)
     return FaceRecords(records[0], size) if len(records) == 1 else FaceParts(records, size)
+
+
+def _is_shard(path: Path) -> bool:
+    return path.name.lower().endswith((".tar", *COMPRESSED)) and not path.is_dir()
 
 
 def _is_rec(path: Path) -> bool:
@@ -315,8 +255,13 @@ def _is_rec(path: Path) -> bool:
 def _folder(path: Path, size: int | None) -> FaceFiles:
     names, people, passed_over = find_people(path)
     if not names:
+        names, passed_over = find_images(path)
+        said = read_names(path, names)
+        people = [JUNK] * len(names) if said is None else [JUNK if who == NOBODY else who for who, _ in said]
+    if not names:
         raise InputError(
-            f"{path} has no .rec file and no folder of a person with images{passed_over and f'; {passed_over}'}"
+            f"{path} has no .rec file and no folder of a person with images, nor images or shards (.tar) itself"
+            f"{passed_over and f'; {passed_over}'}"
         )
     if passed_over:
         _log.warning(printable(passed_over))

@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes.faces.sets.text import iterate_lines
 from reparam_kit import InputError, require_file
 
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 _OTHER_NUMBER = re.compile(r"-?([0-9]*\.[0-9]*|[0-9]{19,}|nan|inf)")
 
 
@@ -42,7 +42,7 @@ def read_label_list(path: Path, images: Path) -> tuple[list[str], list[int] | li
         labels.append(label)
     if not names:
         raise InputError(f"{path} is empty")
-    strange = [i for i, label in enumerate(labels) if not _WHOLE.fullmatch(label)]
+    strange = [i for i, label in enumerate(labels) if not WHOLE.fullmatch(label)]
     if not strange:
         return names, list(map(int, labels))
     if not all(_OTHER_NUMBER.fullmatch(labels[i]) for i in strange):

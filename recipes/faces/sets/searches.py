@@ -8,7 +8,6 @@ someone, and -1 is *junk*, neither right nor wrong.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from recipes.faces.images.decoding import SUFFIXES
 from recipes.faces.images.items import Items, item_image, item_label
-from recipes.faces.sets.folders import find_people
+from recipes.faces.sets.folders import find_images, find_people
+from recipes.faces.sets.market import JUNK as JUNK
+from recipes.faces.sets.market import read_names
 from reparam_kit import InputError, fingerprint
-
-JUNK = "-1"
-_MARKET = re.compile(r"(-1|[0-9]{4})_c([0-9]+)s[0-9]+_[0-9]+_[0-9]+\.\w+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +82,15 @@ def read_shots(path: str | os.PathLike[str]) -> Shots:
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: queries and gallery are folders of images")
-    images = sorted(
-        file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and file.is_file()
-    )
-    named = [_MARKET.fullmatch(file.name) for file in images]
-    if images and all(named):
-        people = [match[1] for match in named if match]
-        cameras = [int(match[2]) for match in named if match]
-        return _files(images, people, np.array(cameras, np.int64))
+    images, _ = find_images(path)
+    named = read_names(path, images)
+    if named is not None:
+        cameras = np.array([camera for _, camera in named], np.int64)
+        return _files([path / name for name in images], [person for person, _ in named], cameras)
     if images:
-        strange = images[named.index(None)]
         raise InputError(
-            f"{strange} has no name such as 0002_c1s1_000451_03.jpg (person, camera): name all images so, or put those "
-            "of each person into a folder"
+            f"{path / images[0]} has no name such as 0002_c1s1_000451_03.jpg (person, camera): name all images so, or "
+            "put those of each person into a folder"
         )
     names, people, passed_over = find_people(path)
     if not names:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.faces.images.items import Items
-from recipes.faces.sets.datasets import read_labels
+from recipes.faces.sets.faces import read_labels
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import Targets

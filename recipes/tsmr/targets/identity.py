@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from recipes.faces import FaceFiles, FaceParts, FaceRecords, Faces
+from recipes.faces import FaceFiles, FaceParts, FaceRecords, Faces, FaceShards
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.views import Images, Part, Views
@@ -150,6 +150,9 @@ class _Stamp:
 def _files(images: Images) -> Iterator[Path]:
     if isinstance(images, FaceFiles):
         yield from (Path(images.where(index)) for index in range(len(images)))
+        return
+    if isinstance(images, FaceShards):
+        yield from images.paths
         return
     parts = images.parts if isinstance(images, FaceParts) else [images]
     for part in parts:

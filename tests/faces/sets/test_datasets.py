@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from recipes.faces import FaceFiles, FaceParts, FaceRecords, RecordFile, read_faces, write_records
+from recipes.faces.sets.searches import read_shots
 from reparam_kit import InputError
 
 
@@ -216,7 +217,7 @@ def test_nothing_to_read(tmp_path: Path, people: Path) -> None:
     cases = {
         r"no\.rec": tmp_path / "no.rec",
         r"no\.txt: no such file": tmp_path / "no.txt",
-        "no .rec file and no folder of a person": people / "Ann",
+        "no .rec file and no folder of a person": people / "empty",
         r"list\.txt:2 is not `path label`": tmp_path / "list.txt",
         r"empty\.txt is empty": tmp_path / "empty.txt",
         r"binary\.txt:1 is not text": tmp_path / "binary.txt",
@@ -233,3 +234,38 @@ def test_real_rec(shared_faces: Path) -> None:
     faces = read_faces(shared_faces / "train.rec")
     assert (len(faces), faces.num_identities) == (6922, 3554)
     assert faces[0][0].shape == (3, 112, 112)
+
+
+MARKET = [
+    "0002_c1s1_000451_03.png",
+    "-1_c2s1_000001_00.png",
+    "0000_c1s2_000002_01.png",
+    "0012_c3s1_000003_00.png",
+]
+
+
+def test_a_folder_of_images_alone(tmp_path: Path, images: list[np.ndarray], encode, caplog) -> None:
+    for place, image in zip(["b.png", "A.jpeg", "._c.png", "c.png"], images, strict=False):
+        saved(tmp_path / place, image, encode)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    faces = read_faces(tmp_path)
+    assert contents(faces) == [(images[i].tolist(), -1, at) for at, i in enumerate((1, 0, 3))]
+    assert faces.num_identities == 0
+    assert caplog.messages == [f"{tmp_path}: passed over 1 hidden, 1 people without an image, 1 .txt"]
+
+
+def test_names_of_market_1501_say_the_person(tmp_path: Path, images: list[np.ndarray], encode) -> None:
+    for place, image in zip(MARKET, images, strict=False):
+        saved(tmp_path / place, image, encode)
+    faces = read_faces(tmp_path)
+    assert [faces.label(i) for i in range(4)] == [-1, -1, 0, 1]
+    shots = read_shots(tmp_path)
+    assert shots.people == ["-1", "0000", "0002", "0012"]
+    assert shots.cameras.tolist() == [2, 1, 1, 3]
+    saved(tmp_path / "cat.png", images[0], encode)
+    for read in (read_faces, read_shots):
+        with pytest.raises(
+            InputError, match=r"cat.png has no name such as 0002_c1s1_000451_03.jpg .* others have"
+        ):
+            read(tmp_path)

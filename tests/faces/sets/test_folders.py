@@ -69,14 +69,6 @@ def test_nothing_is_said_where_all_is_read(tmp_path: Path, caplog: pytest.LogCap
     assert not caplog.records
 
 
-def test_a_folder_of_images_alone_says_why_it_is_not_read(tmp_path: Path) -> None:
-    put(tmp_path / "1.png")
-    with pytest.raises(
-        InputError, match=r"no folder of a person with images; .*1 images in the folder itself"
-    ):
-        read_faces(tmp_path)
-
-
 def test_links_are_followed_and_lead_into_no_circle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root, elsewhere = tmp_path / "people", tmp_path / "elsewhere"
     put(root / "anna" / "1.png")
