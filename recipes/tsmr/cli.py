@@ -64,7 +64,12 @@ class _Losses(click.Option):
     metavar="FILE",
     help="State dict for a teacher that is package.module:factory; again for more.",
 )
-@click.option("--data", required=True, type=_FILE, help="Training images: .rec, folder (of people, or of images alone), list, or shards (.tar).")
+@click.option(
+    "--data",
+    required=True,
+    type=_FILE,
+    help="Training images: .rec, folder (of people, or of images alone), list, or shards (.tar).",
+)
 @click.option(
     "--val",
     multiple=True,
