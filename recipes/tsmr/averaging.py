@@ -13,12 +13,15 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from recipes.faces import Verdict
+from recipes.faces import Comparison, Verdict
 from recipes.tsmr.prepare import Ingredients
 from recipes.tsmr.training.history import History
 from reparam_kit import duplicate
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+WORSE = 0.01  # of figures that did not change, this share is taken for worse
 
 
 @dataclass(frozen=True)
@@ -29,38 +32,56 @@ class Chosen(Generic[Model]):
         model: a copy of the deployed one, with other weights.
         share: of the way from the deployed weights to those of the epoch that was kept.
         verdicts: what each judge says of it.
+        comparisons: of these with the deployed model, a judge each.
         shares: what the judge that decides says of each share; empty without a judge.
+        held_back: the shares that are not taken, each with the figures that got worse by more than chance.
     """
 
     model: Model
     share: float = 1.0
     verdicts: tuple[Verdict, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     shares: dict[float, Verdict] = field(default_factory=dict)
+    held_back: dict[float, tuple[str, ...]] = field(default_factory=dict)
 
 
 def choose(given: Ingredients[Model], history: History) -> Chosen[Model]:
     """Judge shares of the way to the best epoch and take the best; of equals, the one that changes the least.
 
-    Without a judge it is the last epoch.
+    One by which any figure of any judge got worse by more than chance, at the level ``WORSE``, is not taken. Without a
+    judge it is the last epoch.
     """
     if not given.judges:
         return Chosen(between(given.model, history.weights, 1.0))
-    best: Chosen[Model] | None = None
-    shares: dict[float, Verdict] = {}
-    for found in _candidates(given, history):
-        shares[found.share] = found.verdicts[0]
-        if best is None or found.verdicts[0].rank() > best.verdicts[0].rank():
-            best = found
-    assert best is not None
-    return Chosen(best.model, best.share, best.verdicts, shares)
+    found = {share: (model, verdicts) for share, model, verdicts in _candidates(given, history)}
+    compared = {
+        share: tuple(
+            judge.compare(old, new)
+            for judge, old, new in zip(given.judges, history.before, verdicts, strict=True)
+        )
+        for share, (_, verdicts) in found.items()
+    }
+    worse = {
+        share: tuple(d.before.name for comparison in comparisons for d in comparison.worse(WORSE))
+        for share, comparisons in compared.items()
+    }
+    best = max((share for share in found if not worse[share]), key=lambda share: found[share][1][0].rank())
+    return Chosen(
+        *(found[best][0], best, found[best][1], compared[best]),
+        {share: verdicts[0] for share, (_, verdicts) in found.items()},
+        {share: names for share, names in worse.items() if names},
+    )
 
 
-def _candidates(given: Ingredients[Model], history: History) -> Iterator[Chosen[Model]]:
-    yield Chosen(between(given.model, history.weights, 0.0), 0.0, history.before)
+def _candidates(
+    given: Ingredients[Model], history: History
+) -> Iterator[tuple[float, Model, tuple[Verdict, ...]]]:
+    """Shares in ascending order, from the deployed model to the trained one, with what the judges say."""
+    yield 0.0, between(given.model, history.weights, 0.0), history.before
     for share in sorted(set(given.config.shares) - {0.0, 1.0}):
         model = between(given.model, history.weights, share)
-        yield Chosen(model, share, given.judge(model))
-    yield Chosen(between(given.model, history.weights, 1.0), 1.0, history.best)
+        yield share, model, given.judge(model)
+    yield 1.0, between(given.model, history.weights, 1.0), history.best
 
 
 def between(model: Model, weights: Mapping[str, Tensor], share: float) -> Model:

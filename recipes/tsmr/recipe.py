@@ -170,10 +170,8 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         kept=history.kept if chosen.share else 0,
         share=chosen.share,
         shares=chosen.shares,
-        comparisons=tuple(
-            judge.compare(old, new)
-            for judge, old, new in zip(given.judges, history.before, chosen.verdicts, strict=True)
-        ),
+        comparisons=chosen.comparisons,
+        held_back=chosen.held_back,
         gallery=_gallery(model, chosen.model, given.judges, config),
         weight_change=_weight_change(model, chosen.model),
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),

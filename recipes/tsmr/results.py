@@ -157,6 +157,7 @@ class TSMRReport:
             passed in, whose weights these are.
         share: of that way, see ``recipes.tsmr.averaging``: 1 is the epoch itself.
         shares: what the judge that decides says of each share; empty without one.
+        held_back: the shares that were not taken, each with the figures that got worse by more than chance.
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
@@ -188,6 +189,7 @@ class TSMRReport:
     comparisons: tuple[Comparison, ...] = ()
     share: float = 1.0
     shares: dict[float, Verdict] = field(default_factory=dict)
+    held_back: dict[float, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def way(self) -> str:
@@ -206,6 +208,7 @@ class TSMRReport:
             "epochs": [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs],
             "curve": [vars(point) for point in self.curve],
             "inputs": {name: verdict.to_json() for name, verdict in self.inputs.items()},
+            "held_back": {f"{share:g}": list(names) for share, names in self.held_back.items()},
             "shares": {f"{share:g}": verdict.to_json() for share, verdict in self.shares.items()},
             "teacher_scores": plain(self.teacher_scores),
             "before": plain(self.before),

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -75,12 +76,7 @@ def test_the_best_share_is_taken_and_of_equals_the_least(worth: list[int]) -> No
 
 
 def test_an_epoch_that_is_worse_than_the_deployed_model_may_lead_to_a_better_one(
-    rec: Path,
-    bin_file: Path,
-    student: nn.Module,
-    teacher: nn.Module,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
 ) -> None:
     """The judge is told what to find: every epoch worse than the student, half of the way better."""
     start = next(student.parameters()).detach().clone()
@@ -112,3 +108,30 @@ def test_an_epoch_that_is_worse_than_the_deployed_model_may_lead_to_a_better_one
 def test_without_a_judge_it_is_the_last_epoch(rec: Path, student: nn.Module, teacher: nn.Module) -> None:
     report = apply_tsmr(student, teacher, rec, config=CONFIG).report
     assert (report.share, report.shares, report.way) == (1.0, {}, "")
+
+
+class Weighing(Judge):
+    """The further from the start the better, but another figure falls beyond half of the way."""
+
+    def judge(self, model: Any, *args: Any) -> Verdict:
+        share = float(next(model.parameters()).detach().flatten()[0])
+        other = np.full(50, 0.9 if share > 0.6 else 1.0)
+        return Verdict.of_means({"reach": np.full(50, share), "grip": other}, "reach")
+
+
+def test_a_share_by_which_another_figure_gets_worse_is_not_taken() -> None:
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    judge = Weighing()
+    weights = {"weight": torch.ones(1, 1), "bias": net.bias.detach()}
+    history = History({}, (), (judge.judge(net),), net.state_dict())
+    history.add(
+        cast("Any", SimpleNamespace(epoch=1, validation=(judge.judge(between(net, weights, 1.0)),))), weights
+    )
+    given = SimpleNamespace(
+        model=net, judges=(judge,), config=CONFIG, judge=lambda model: (judge.judge(model),)
+    )
+    chosen = choose(cast("Any", given), history)
+    assert chosen.share == 0.5
+    assert chosen.held_back == {0.7: ("grip",), 1.0: ("grip",)}
+    assert chosen.comparisons[0].deciding.value == pytest.approx(0.5)

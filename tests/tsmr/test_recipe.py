@@ -127,8 +127,8 @@ def test_the_best_epoch_is_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluation, "rank", lambda self: next(ranks))
-    # Of the later epochs each with that of the best so far, which no other beats; then the student, and it again.
-    ranks = iter([(1,), (2,), (2,), (2,), (2,), (0,)])
+    # Of the later epochs each with that of the best so far, which no other beats; then the student and it.
+    ranks = iter([(1,), (2,), (2,), (2,), (0,), (2,)])
     result = apply_tsmr(student, teacher, rec, bin_file, changed(shares=()))
     assert result.report.kept == 1
     assert result.report.after == result.report.epochs[0].validation

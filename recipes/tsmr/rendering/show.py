@@ -46,6 +46,10 @@ def show_report(report: TSMRReport) -> None:
         console.print(
             f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"
         )
+    for share, names in report.held_back.items():
+        console.print(
+            f"not taken: {share:g} of the way, {', '.join(names)} worse by more than chance", soft_wrap=True
+        )
     if report.config.keep_gallery:
         console.print("gallery: embeddings of the old model, of the new one, and new ones against old ones")
         console.print(figures_table(report.gallery))

@@ -206,7 +206,7 @@ def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> N
     [
         ({}, "Epoch 2 of 3 is kept: accuracy"),
         ({"share": 0.5}, "Epoch 2 of 3 is kept: 0.5 of the way to it from the deployed weights, accuracy"),
-        ({"kept": 0}, "No epoch beat the deployed model: its weights are kept"),
+        ({"kept": 0, "share": 0.0}, "No epoch beat the deployed model: its weights are kept"),
         ({"before": (judged(2.4),), "after": (judged(2.4),)}, "as before, with better other figures"),
     ],
 )
