@@ -24,11 +24,19 @@ import reparam_kit as rk
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     f"{package.__name__}.{name}": getattr(package, name)
-    for package in (rk,)
+    for package in (rk, faces)
     for name in package.__all__
     if name != "__version__"
 }
-NO_EXAMPLE = {"reparam_kit.lazily": "the __init__ of a package is its only place"}  # besides errors
+RESULT = "a result: what gives it shows it"
+NO_EXAMPLE = {  # besides errors, which nobody makes
+    "reparam_kit.lazily": "the __init__ of a package is its only place",
+    "recipes.faces.Comparison": RESULT,
+    "recipes.faces.Evaluation": RESULT,
+    "recipes.faces.Faces": RESULT,
+    "recipes.faces.Judgements": RESULT,
+    "recipes.faces.PeopleVerdict": RESULT,
+}
 # First words that are no verb: what a docstring of a function begins with should be what it does.
 NO_VERB = re.compile(
     "A|All|An|Any|As|At|Both|Each|Every|False|For|From|How|In|Is|It|Its|No|Nothing|Of|On|One|Only|Several|That|The|"

@@ -50,6 +50,10 @@ class Embedder:
 
     Raises:
         InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
+
+    >>> embedder = Embedder("deployed.onnx", input_preset("insightface"))
+    >>> embedder(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+    torch.Size([2, 16])
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class Embedder:
         return self.rows(images).cpu()
 
     def rows(self, images: torch.Tensor) -> torch.Tensor:
-        """As a call, where the model runs."""
+        """Embed as a call does, where the model runs."""
         return self._embedding_of(self._run(self.preset.prepare(images)), len(images)).float()
 
     def embed(self, images: Iterable[Item], flip: bool = False) -> npt.NDArray[np.float32]:
@@ -104,7 +108,7 @@ class Embedder:
         return torch.cat(rows).numpy()
 
     def batches(self, images: Iterable[Item], flip: bool = False) -> Iterator[torch.Tensor]:
-        """As :meth:`embed`, one batch after the other: float32 ``[B, D]`` on the CPU."""
+        """Embed as :meth:`embed` does, one batch after the other: float32 ``[B, D]`` on the CPU."""
         console = Console(stderr=True)
         progress = Progress(console=console, transient=True)
         with (
@@ -117,7 +121,7 @@ class Embedder:
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[torch.Tensor]:
-    """``[N, C, H, W]``, all of one kind."""
+    """Yield ``[N, C, H, W]``, all of one kind."""
     remaining = (item_image(item, f"image {number}") for number, item in enumerate(items))
     sizes: set[tuple[int, ...]] = set()
     kinds: set[torch.dtype] = set()
@@ -191,13 +195,13 @@ class _OnnxRunner:
 
 
 def _fixed_batch(signature: Signature | None) -> int | None:
-    """How many images the model takes at once; None where it takes any number."""
+    """Say how many images the model takes at once; None where it takes any number."""
     shape = signature.inputs[0].shape if signature is not None and signature.inputs else None
     return shape[0] if shape else None
 
 
 def _filled(images: torch.Tensor, batch: int | None) -> torch.Tensor:
-    """``images``, with as many black ones behind them as make the last batch full."""
+    """Return ``images``, with as many black ones behind them as make the last batch full."""
     missing = -len(images) % (batch or 1)
     return torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
 

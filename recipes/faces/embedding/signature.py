@@ -71,7 +71,7 @@ class Signature:
             )
 
     def _advice(self, dtypes: Sequence[str]) -> str | None:
-        """What to do about a file that takes something else, or None."""
+        """Return what to do about a file that takes something else, or None."""
         if len(self.inputs) != 1:
             return "export the net alone"
         given = self.inputs[0]
@@ -88,14 +88,15 @@ class Signature:
 
 
 def channels_advice(channels: int) -> str:
-    """What to do where a net takes other images than those of so many channels, with a colon before."""
+    """Return what to do where a net takes other images than those of so many channels, with a colon before."""
     if channels == 1:
         return ": repeat the channel in the dataset (image.expand(3, -1, -1)) for a net that takes RGB"
     return ": an input such as 'insightface-grey' makes one channel of RGB" if channels == 3 else ""
 
 
 def read_signature(model: str | Path | nn.Module) -> Signature | None:
-    """What the file of a model says: of an ``.onnx`` file, or that a module was loaded from; None where there is none.
+    """Return what the file of a model says: of an ``.onnx`` file, or that a module was loaded from; None where there is
+    none.
 
     A file that is damaged or missing says nothing here: what opens it next has a line for it.
     """
@@ -125,7 +126,7 @@ def _taken(value: onnx.ValueInfoProto) -> Taken:
 
 
 def named_outputs(output: object, names: Sequence[str] = (), name: str = "output") -> dict[str, Tensor]:
-    """The tensors that a net returns, alone or in tuples, lists, dicts and objects, by name.
+    """Return the tensors that a net returns, alone or in tuples, lists, dicts and objects, by name.
 
     Outputs of a tuple are called as ``names`` says, or ``0``, ``1`` and so on; what is nested has a name such as
     ``heads.quality``. A single tensor is called ``name``.
@@ -170,11 +171,11 @@ class EmbeddingOf:
         self._chosen: str | None = None
 
     def named(self, output: object) -> dict[str, Tensor]:
-        """Every output by name."""
+        """Return every output by name."""
         return named_outputs(output, self._names)
 
     def __call__(self, output: object, images: int) -> Tensor:
-        """The embedding of each of ``images`` images, ``[N, D]``.
+        """Return the embedding of each of ``images`` images, ``[N, D]``.
 
         Raises:
             InputError: there is no output of that name, none or several could be the embedding, or what is named is
@@ -188,7 +189,7 @@ class EmbeddingOf:
         return embedding.flatten(1)
 
     def choose(self, outputs: Mapping[str, Tensor], images: int) -> str:
-        """The name of the embedding among ``outputs``, chosen once."""
+        """Return the name of the embedding among ``outputs``, chosen once."""
         if self._chosen is None or self._chosen not in outputs:
             self._chosen = self._choose(outputs, images)
         return self._chosen

@@ -51,6 +51,9 @@ def item_image(item: Item, where: str) -> Tensor:
 
     Raises:
         InputError: it holds no image, or one of other numbers, channels or axes; or a file cannot be read.
+
+    >>> item_image((torch.zeros(3, 4, 4, dtype=torch.uint8), 7), "image 0").shape
+    torch.Size([3, 4, 4])
     """
     image = _image(item, where)
     if isinstance(image, bytes | os.PathLike):
@@ -73,6 +76,9 @@ def item_label(item: Item, where: str) -> int:
 
     Raises:
         InputError: it is not one whole number.
+
+    >>> item_label({"image": torch.zeros(3, 4, 4), "label": 7}, "image 0"), item_label(torch.zeros(3, 4, 4), "image 1")
+    (7, -1)
     """
     label = _label(item)
     value = label

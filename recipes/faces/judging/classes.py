@@ -162,7 +162,7 @@ class ClassesJudge(Judge, name="classes"):
         return Comparison(tuple(differences), drawn.decides, f"{drawn.method}; McNemar's exact test")
 
     def images(self, count: int) -> Sequence[Item]:
-        """The first images of the set."""
+        """Return the first images of the set."""
         return [self._image(i) for i in range(min(count, len(self._set)))]
 
     def sample(self, limit: int) -> ClassesJudge:
@@ -184,7 +184,7 @@ class ClassesJudge(Judge, name="classes"):
         )
 
     def identity(self) -> str:
-        """Every image and its label."""
+        """Return every image and its label."""
         return fingerprint([self.name, self._content, self._outputs, self._decides, self._classes])
 
     @cached_property
@@ -235,14 +235,14 @@ def by_class_means(
 
 
 def places(scores: npt.NDArray[Any], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many other classes score as high as the true one, ``[N]``: 0 where it is first, and alone."""
+    """Say how many other classes score as high as the true one, ``[N]``: 0 where it is first, and alone."""
     own = scores[np.arange(len(truth)), truth]
     found: npt.NDArray[np.int64] = (scores >= own[:, None]).sum(axis=1) - 1
     return found
 
 
 def mcnemar(before: npt.ArrayLike, after: npt.ArrayLike) -> float:
-    """The exact two-sided probability that two models differ by chance, of what each got right, bool ``[N]``."""
+    """Return the exact two-sided probability that two models differ by chance, of what each got right, bool ``[N]``."""
     before, after = np.asarray(before, np.bool_), np.asarray(after, np.bool_)
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     count = gained + lost

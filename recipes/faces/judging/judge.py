@@ -31,6 +31,13 @@ class Judge(ABC):
 
     ``class Steady(Judge, name="steady")`` names a kind of judge; ``--val steady:PATH`` and ``--judge steady:PATH`` then
     find it.
+
+    >>> class Steady(Judge):
+    ...     def judge(self, model, input="insightface", embedding=None):
+    ...         same = np.array([True, True, False])
+    ...         return Verdict.of_means({"steady": same}, decides="steady")
+    >>> Steady().judge(nn.Identity()).deciding.shown()
+    '66.67%'
     """
 
     name: ClassVar[str] = ""
@@ -85,20 +92,22 @@ class Judge(ABC):
         return comparison(before, after, found, f"{what} drawn {COMPARED:,} times")
 
     def images(self, count: int) -> Sequence[Item]:
-        """The first images, at most ``count``, such as uint8 ``[H, W, 3]`` RGB: what an input is held against."""
+        """Return the first images, at most ``count``, such as uint8 ``[H, W, 3]`` RGB: what an input is held
+        against.
+        """
         return []
 
     def sample(self, limit: int) -> Judge:
-        """A judge on about ``limit`` of the examples, for a quick look; the same one where that cannot be."""
+        """Return a judge on about ``limit`` of the examples, for a quick look; the same one where that cannot be."""
         return self
 
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
-        """A judge that has asked ``teacher`` what it has to know of its data; this one where that is nothing.
+        """Return a judge that has asked ``teacher`` what it has to know of its data; this one where that is nothing.
 
         The arguments are those of :meth:`judge`. A run of TSMR gives its first teacher before anything is judged.
         """
         return self
 
     def identity(self) -> str:
-        """A number for what is judged: a run that goes on from a checkpoint must have the same."""
+        """Return a number for what is judged: a run that goes on from a checkpoint must have the same."""
         return fingerprint([type(self).__module__, type(self).__qualname__])

@@ -50,6 +50,9 @@ def read_set(
 
     Raises:
         UnsafeFileError, InputError: as these; or ``detector_score`` for a set of pairs.
+
+    >>> type(read_set("lfw.bin")).__name__
+    'PairSet'
     """
     if is_template_set(path):
         return read_templates(path, images, detector_score)
@@ -157,7 +160,7 @@ class PairsJudge(Judge, name="pairs"):
         return comparison(before, after, found, f"pairs drawn within fold and kind, {sets:,} times")
 
     def images(self, count: int) -> Sequence[Item]:
-        """The first images of the set."""
+        """Return the first images of the set."""
         shown = (
             Crops(self.pairs) if isinstance(self.pairs, TemplateSet) else _Decoded(self.pairs, self._where)
         )
@@ -205,6 +208,10 @@ def evaluate(
     Raises:
         InputError: model, set or preset cannot be used, or ``folds`` does not fit the number of pairs.
         UnsafeFileError: the set's file names something that a verification set does not hold.
+
+    >>> evaluation = evaluate("deployed.onnx", "lfw.bin", input="insightface", folds=5)
+    >>> evaluation.pairs, 0 <= evaluation.accuracy <= 1
+    (20, True)
     """
     judge = PairsJudge(
         pairs, flip=flip, batch_size=batch_size, folds=folds, bootstrap=bootstrap, progress=progress
@@ -213,7 +220,7 @@ def evaluate(
 
 
 def choose_folds(pairs: PairSet | TemplateSet, folds: int | None) -> npt.NDArray[np.int64]:
-    """The fold of each pair: ``folds`` consecutive ones, or None for those of the set's makers or else ten.
+    """Return the fold of each pair: ``folds`` consecutive ones, or None for those of the set's makers or else ten.
 
     Raises:
         InputError: the set cannot be judged, whatever the scores will be: better known before minutes of embedding.
@@ -226,7 +233,7 @@ def choose_folds(pairs: PairSet | TemplateSet, folds: int | None) -> npt.NDArray
 def embed_pairs(
     embedder: Embedder, pairs: PairSet, name: str = "the pair set", flip: bool = False
 ) -> npt.NDArray[np.float32]:
-    """The embeddings of a set's 2N images, float32 ``[2N, D]``, decoded as they are asked for.
+    """Return the embeddings of a set's 2N images, float32 ``[2N, D]``, decoded as they are asked for.
 
     Raises:
         InputError: as :meth:`Embedder.embed`; an image cannot be decoded (the message calls the set ``name``).

@@ -56,7 +56,7 @@ class Retrieval(Verdict):
         return curve
 
     def notes(self) -> dict[str, str]:
-        """The input."""
+        """Return the input."""
         return {"input": self.input}
 
     def to_json(self) -> dict[str, Any]:
@@ -78,6 +78,10 @@ class RetrievalJudge(Judge, name="retrieval"):
 
     Raises:
         InputError: a folder cannot be read, or no query has a right image in the gallery.
+
+    >>> verdict = RetrievalJudge("query", "gallery").judge("deployed.onnx")
+    >>> verdict.decides, verdict.queries
+    ('mAP', 3)
     """
 
     def __init__(
@@ -149,7 +153,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         )
 
     def _counted(self, query: int) -> npt.NDArray[np.bool_]:
-        """Which gallery images count for a query: no junk, nor the same person by the same camera, nor itself."""
+        """Say which gallery images count for a query: no junk, nor the same person by the same camera, nor itself."""
         camera = self._query.cameras[query]
         seen = (self._whose == self._who[query]) & (self._gallery.cameras == camera) & (camera >= 0)
         counted: npt.NDArray[np.bool_] = ~self._junk & ~seen & (self._names != self._query.names[query])
@@ -162,7 +166,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         return right
 
     def images(self, count: int) -> Sequence[Item]:
-        """The first queries."""
+        """Return the first queries."""
         return [self._query.image(i) for i in range(min(count, len(self._query)))]
 
     def sample(self, limit: int) -> RetrievalJudge:
@@ -177,7 +181,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         return RetrievalJudge(*few, batch_size=self._batch_size, decides=self._decides)
 
     def identity(self) -> str:
-        """Names and contents of all images."""
+        """Return a number for names and contents of all images."""
         parts = [
             [shots.people, shots.cameras, [fingerprint(shots.image(i)) for i in range(len(shots))]]
             for shots in (self._query, self._gallery)
@@ -186,7 +190,7 @@ class RetrievalJudge(Judge, name="retrieval"):
 
 
 def search(alike: npt.NDArray[Any], right: npt.NDArray[np.bool_]) -> tuple[int, float]:
-    """Where the first right image stands, from 0, and the average precision.
+    """Return where the first right image stands, from 0, and the average precision.
 
     Args:
         alike: similarity of each gallery image, ``[G]``.

@@ -77,7 +77,7 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 
 
 def read_labels(images: Items) -> npt.NDArray[np.int64]:
-    """The label of every image of a dataset, int64 ``[N]``; negative where it is not known.
+    """Return the label of every image of a dataset, int64 ``[N]``; negative where it is not known.
 
     Of face data no image is read; any other dataset is asked for every item.
 

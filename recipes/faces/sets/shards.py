@@ -49,6 +49,12 @@ class FaceShards(Faces):
     Raises:
         InputError: as :func:`iterate_members`; there is no image, a sample has several, two samples of a shard have
             one name, or a label is no whole number.
+
+    >>> import tarfile
+    >>> with tarfile.open("shard-0000.tar", "w") as shard:
+    ...     shard.add("photos/anna/0.png", "0.png")
+    >>> len(read_faces("shard-0000.tar"))
+    1
     """
 
     def __init__(self, paths: Sequence[Path], size: int | None = None) -> None:
@@ -111,7 +117,7 @@ class FaceShards(Faces):
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The shards that ``path`` stands for: itself, or of ``name-{0000..0009}.tar`` each of the range."""
+    """Return the shards that ``path`` stands for: itself, or of ``name-{0000..0009}.tar`` each of the range."""
     found = None if path.exists() else _RANGE.search(os.fspath(path))
     if found is None:
         return [path]
@@ -127,7 +133,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def _samples(path: Path) -> Iterator[tuple[Member | None, int]]:
-    """The image and the label of every sample of a shard."""
+    """Yield the image and the label of every sample of a shard."""
     seen: set[str] = set()
     key, parts = None, dict[str, Member]()
     for member in iterate_members(path):
@@ -152,7 +158,7 @@ def _samples(path: Path) -> Iterator[tuple[Member | None, int]]:
 
 
 def _image(path: Path, parts: dict[str, Member]) -> Member | None:
-    """The only image of a sample, or the one whose name says nothing more than what it is."""
+    """Return the only image of a sample, or the one whose name says nothing more than what it is."""
     images = [ending for ending in parts if f".{ending}".endswith(SUFFIXES)]
     plain = [ending for ending in images if f".{ending}" in SUFFIXES]
     if len(plain or images) > 1:
@@ -178,7 +184,7 @@ def _label(path: Path, parts: dict[str, Member]) -> int:
 
 
 def _read_label(path: Path, member: Member, ending: str) -> int | None:
-    """The label in a member; None in a text that is no number, or JSON without one."""
+    """Return the label in a member; None in a text that is no number, or JSON without one."""
     where = printable(f"{path}: {member.name}")
     if member.size > _LONGEST:
         if ending == "txt":

@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 def iterate_members(path: Path) -> Iterator[Member]:
-    """The files in a tar, in their order.
+    """Yield the files in a tar, in their order.
 
     Raises:
         InputError: it is no plain tar, is cut short or damaged; a name leads out of the folder that it would be
@@ -106,7 +106,7 @@ def _name(header: bytes) -> str:
 
 
 def _told(kind: bytes, data: bytes) -> dict[str, str]:
-    """What a member says of the next one: its ``path``, and its ``size`` where a header has no place for it."""
+    """Return what a member says of the next one: its ``path``, and its ``size`` where a header has no place for it."""
     if kind == _LONG_NAME:
         return {"path": data.split(b"\0")[0].decode("utf-8", "surrogateescape")}
     found, at = {}, 0
