@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reparam_kit.cli.paths import OutputPath as OutputPath
     from reparam_kit.cli.paths import RootPath as RootPath
     from reparam_kit.digests import fingerprint as fingerprint
+    from reparam_kit.files import read_file as read_file
     from reparam_kit.files import require_file as require_file
     from reparam_kit.formats import load as load
     from reparam_kit.formats import save as save

@@ -36,3 +36,19 @@ def require_file(path: str | Path, wanted: str = "a file") -> Path:
     if not S_ISREG(mode):
         raise InputError(f"{path} is a device, a pipe or a socket, which is not read; name {wanted}")
     return path
+
+
+def read_file(path: str | Path, wanted: str = "a file") -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: as ``require_file``, or it cannot be read.
+
+    >>> len(read_file("deployed.onnx", "an .onnx file")) > 1000
+    True
+    """
+    path = require_file(path, wanted)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from reparam_kit.algebra import Expanded
 from reparam_kit.atomic import atomic_file
 from reparam_kit.errors import InputError, VerificationError
+from reparam_kit.files import read_file
 from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.exporters import USUAL, VARIANTS, Exporter, export, exporter_of, simplified
 from reparam_kit.onnx.importer.values import to_tensor
 from reparam_kit.onnx.match import Match, match
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.run import Session, random_inputs
-from reparam_kit.onnx.weights import OnnxFile, read_bytes, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, read_onnx
 from reparam_kit.onnx.write_back import write_back
 from reparam_kit.restoration import Restored
 from reparam_kit.substitution import duplicate
@@ -97,7 +98,7 @@ def export_onnx(
 def _export_like(
     model: nn.Module, path: Path, like: Path, inputs: Sequence[Tensor] | None, simplify: bool
 ) -> Exported:
-    payload = read_bytes(like)
+    payload = read_file(like, "an .onnx file")
     original = read_onnx(like, payload)
     if inputs is None:
         inputs = random_inputs([Session(like, optimised=False)], batch=2)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from reparam_kit.errors import InputError, first_line, suggestion
-from reparam_kit.files import require_file
+from reparam_kit.files import read_file, require_file
 from reparam_kit.onnx.external import external_files
-from reparam_kit.onnx.weights import all_tensors, parse_onnx, read_bytes
+from reparam_kit.onnx.weights import all_tensors, parse_onnx
 
 # What onnxruntime calls the element types that random inputs are made for.
 _TYPES = {
@@ -54,7 +54,7 @@ def open_session(
     ['x']
     """
     path = Path(path)
-    payload = read_bytes(path)
+    payload = read_file(path, "an .onnx file")
     files = external_files(all_tensors(parse_onnx(payload, str(path))), path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError
-from reparam_kit.files import require_file
+from reparam_kit.files import read_file
 from reparam_kit.onnx.external import address, external_files, is_external
 from reparam_kit.onnx.keys import Place, TensorKey
 
@@ -122,9 +122,11 @@ def read_onnx(path: str | Path, payload: bytes | None = None) -> OnnxFile:
         InputError: a file is missing, is not an ONNX model, or the model points outside its own folder.
     """
     path = Path(path)
-    model = parse_onnx(read_bytes(path) if payload is None else payload, str(path))
+    model = parse_onnx(read_file(path, "an .onnx file") if payload is None else payload, str(path))
     files = external_files(all_tensors(model), path)
-    return OnnxFile(model, {location: read_bytes(file) for location, file in sorted(files.items())})
+    return OnnxFile(
+        model, {location: read_file(file, "an .onnx file") for location, file in sorted(files.items())}
+    )
 
 
 def onnx_fingerprint(path: str | Path) -> str:
@@ -136,7 +138,7 @@ def onnx_fingerprint(path: str | Path) -> str:
     >>> onnx_fingerprint("deployed.onnx") == onnx_fingerprint("better.onnx")
     False
     """
-    payload = read_bytes(Path(path))
+    payload = read_file(Path(path), "an .onnx file")
     return fingerprint([payload, read_onnx(path, payload).external])
 
 
@@ -267,11 +269,3 @@ def _scopes(model: ModelProto) -> Iterator[_Scope]:
     for function in model.functions:
         place = Place(f"function {function.name!r}", f"{function.domain}:{function.overload}")
         yield from with_bodies((place,), function.node, ())
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file; :class:`InputError` where it cannot be read."""
-    try:
-        return require_file(path, "an .onnx file").read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error

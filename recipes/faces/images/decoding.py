@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from reparam_kit import InputError, extra, first_line, require_file
+from reparam_kit import InputError, extra, first_line
 
 with extra("faces", "reading images needs Pillow"):
     from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -40,18 +39,6 @@ _ORIENTATIONS = {
 }
 # Where Pillow looks for an orientation, and OpenCV does not.
 _OTHER_METADATA = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-
-
-def read_image(path: Path) -> bytes:
-    """Return the encoded image of a file.
-
-    Raises:
-        InputError: it cannot be read, or is a folder, a pipe or a device.
-    """
-    try:
-        return require_file(path, "an image").read_bytes()
-    except OSError as error:
-        raise InputError(f"the image {path} cannot be read: {error.strerror}") from error
 
 
 def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from reparam_kit import InputError, first_line
+from reparam_kit import InputError, first_line, read_file
 
 Item: TypeAlias = Any
 """As the head of this module says; what it is shows when it is read."""
@@ -116,12 +116,12 @@ def _label(item: Item) -> Any:
 
 
 def _decoded(image: bytes | os.PathLike[str], where: str) -> npt.NDArray[np.uint8]:
-    from recipes.faces.images.decoding import decode_image, read_image
+    from recipes.faces.images.decoding import decode_image
 
     if isinstance(image, bytes):
         return decode_image(image, where)
     try:
-        data = read_image(Path(image))
+        data = read_file(Path(image), "an image")
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return decode_image(data, f"{where}, {os.fspath(image)},")

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from recipes.faces.images.decoding import read_image
 from recipes.faces.records import RecordFile
 from recipes.faces.sets.faces import Faces
 from recipes.faces.sets.folders import find_images, find_people
 from recipes.faces.sets.label_lists import read_label_list
 from recipes.faces.sets.market import JUNK, NOBODY, read_names
 from recipes.faces.sets.shards import COMPRESSED, FaceShards, find_shards
-from reparam_kit import InputError, printable, require_file
+from reparam_kit import InputError, printable, read_file, require_file
 
 _log = logging.getLogger(__name__)
 _NEGATIVE = re.compile(r"-[0-9]+")
@@ -170,7 +169,7 @@ class FaceFiles(Faces):
         return len(self._labels)
 
     def encoded(self, index: int) -> tuple[bytes, int]:
-        return read_image(Path(self.where(index))), self.label(index)
+        return read_file(Path(self.where(index)), "an image"), self.label(index)
 
     def label(self, index: int) -> int:
         return int(self._labels[index])

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recipes.faces.images.decoding import read_image
 from recipes.faces.images.items import Items
 from recipes.faces.sets.bins import read_bin
 from recipes.faces.sets.pair_lists import ListedPair, read_cfp, read_pair_list
-from reparam_kit import InputError, atomic_file, require_file
+from reparam_kit import InputError, atomic_file, read_file, require_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +148,7 @@ def _load(listed: list[ListedPair]) -> PairSet:
         for file in pair.files:
             if file not in read:
                 try:
-                    read[file] = read_image(file)
+                    read[file] = read_file(file, "an image")
                 except InputError as error:
                     raise InputError(f"{pair.where}: {error}") from error
     files = [file for pair in listed for file in pair.files]

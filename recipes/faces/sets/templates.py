@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.images.align import align
-from recipes.faces.images.decoding import SUFFIXES, decode_image, read_image
+from recipes.faces.images.decoding import SUFFIXES, decode_image
 from recipes.faces.sets.text import iterate_lines, read_lines, whole
-from reparam_kit import InputError
+from reparam_kit import InputError, read_file
 
 _FRAMES = 100
 _CHUNK = 1 << 14  # pairs scored at once: 64 MiB of 512 float32 each side
@@ -282,7 +282,7 @@ class Crops:
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         points = self._templates.points
         for i, file in enumerate(self._templates.files):
-            image = decode_image(read_image(file), str(file))
+            image = decode_image(read_file(file, "an image"), str(file))
             yield image if points is None else align(image, points[i], str(file))
 
 

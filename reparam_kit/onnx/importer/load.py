@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from torch import Tensor, fx
 
 from reparam_kit.errors import InputError, UnsupportedError, first_line, is_own_fault, printable
+from reparam_kit.files import read_file
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
@@ -25,7 +26,7 @@ from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance, Source
-from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_bytes, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_onnx
 
 
 def import_onnx(
@@ -55,7 +56,7 @@ def import_onnx(
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
     """
     path = Path(path)
-    payload = read_bytes(path)
+    payload = read_file(path, "an .onnx file")
     model = import_file(read_onnx(path, payload), payload, path)
     train_only(model, include, exclude)
     return model
