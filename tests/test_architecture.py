@@ -55,6 +55,7 @@ ROOMS = {
         "targets",
         "objective",
         "training",
+        "tasks",
         "arguments",
         "places",
         "prepare",

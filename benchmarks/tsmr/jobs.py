@@ -51,7 +51,7 @@ class Student:
 
     def choices(self, arm: str, held_out: bool) -> TSMRConfig:
         """What ``arm`` is trained with; all arms take as many epochs."""
-        stages = self.config.stages
+        stages = self.config.plan.stages
         if held_out:
             stages = tuple(
                 replace(stage, epochs=epochs) for stage, epochs in zip(stages, self.trial, strict=False)

@@ -56,7 +56,7 @@ def measure(
         objective = start_objective(model, examples, config)
         trainer = Trainer(branched, objective, examples, config, Processes())
 
-        for number in range(len(config.stages)):
+        for number in range(len(config.plan.stages)):
             stage = trainer.begin(number)
 
             def step(stage: StageRun = stage) -> None:

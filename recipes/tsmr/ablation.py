@@ -42,9 +42,10 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     - "distillation + branches": the same on the expanded net
     - "TSMR": ``config``
     """
-    losses = {**config.stages[0].losses, "adversarial": 0.0}
-    first = Stage(config.epochs, losses=losses)
-    labels = Stage(epochs=config.epochs, margin=1.0)
+    config = replace(config, stages=config.plan.stages, epochs=None)
+    losses = {**config.plan.stages[0].losses, "adversarial": 0.0}
+    first = Stage(config.total_epochs, losses=losses)
+    labels = Stage(epochs=config.total_epochs, margin=1.0)
     return {
         FINE_TUNING: replace(config, block=None, stages=(labels,)),
         DISTILLATION: replace(config, block=None, stages=(first,)),
@@ -55,7 +56,8 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
 
 def default_rates(config: TSMRConfig) -> tuple[float, ...]:
     """A grid around the rate of ``config``."""
-    return (config.lr / 3, config.lr, config.lr * 3)
+    lr = config.plan.lr
+    return (lr / 3, lr, lr * 3)
 
 
 def train_arm(
@@ -71,7 +73,7 @@ def train_arm(
 ) -> Verdict:
     """One run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{name.replace(' ', '')}-lr{config.lr!r}-seed{config.seed}.pt"
+    checkpoint = folder / f"{name.replace(' ', '')}-lr{config.plan.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
         model, teacher, data, None, config,
         teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
@@ -147,5 +149,5 @@ def compare(
             for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}
-        result.append(Arm(name, values, lr, config.epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
+        result.append(Arm(name, values, lr, config.total_epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
     return tuple(result)

@@ -19,6 +19,7 @@ from reparam_kit import InputError, suggestion
 _LARGEST = 2**63 - 1  # what torch counts and seeds with
 _FINITE = sys.float_info.max
 
+Maybe = Annotated[bool | None, Meta(description="true, false or none")]
 Flag = Annotated[bool, Meta(description="true or false")]
 Name = Annotated[str, Meta(min_length=1, description="a name")]
 Names = Annotated[
@@ -32,12 +33,14 @@ Outputs = Annotated[
 Patterns = Annotated[tuple[str, ...] | None, Meta(description="a list of patterns, or none")]
 Block = Annotated[Name | None, Meta(description="a preset, an expression or none")]
 Count = Annotated[int, Meta(ge=1, le=_LARGEST, description="a whole number, at least 1")]
+Passes = Annotated[Count | None, Meta(description="a whole number, at least 1, or none")]
 Several = Annotated[int, Meta(ge=2, le=_LARGEST, description="a whole number, at least 2")]
 Limit = Annotated[Several | None, Meta(description="a whole number, at least 2, or none")]
 Width = Annotated[int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536")]
 Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024")]
 Seed = Annotated[int, Meta(ge=0, le=_LARGEST, description="a whole number, zero or positive, below 2^63")]
 Positive = Annotated[float, Meta(gt=0, le=_FINITE, description="a positive number")]
+Rate = Annotated[Positive | None, Meta(description="a positive number, or none")]
 Weight = Annotated[float, Meta(ge=0, le=_FINITE, description="a number, zero or positive")]
 Part = Annotated[float, Meta(ge=0, le=1, description="a number between 0 and 1")]
 Shares = Annotated[tuple[Part, ...], Meta(description="numbers between 0 and 1")]
@@ -58,6 +61,8 @@ MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
 Taught = Annotated[
     Literal["original", "live"] | Count, Meta(description='"original", "live", or a whole number, at least 1')
 ]
+TaskName = Literal["auto", "embeddings", "logits", "maps"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 Combine = Literal["concat", "mean"]
 COMBINES: tuple[Combine, ...] = get_args(Combine)
 
@@ -106,6 +111,8 @@ def _kinds(choices: Any) -> dict[str, Any]:
 
 def _made(kind: Any, value: Any) -> Any:
     """``value``, with nested choices that are written as JSON has them, ``{name: value}``, made into what they say."""
+    if type(None) in get_args(kind) and any(get_origin(part) is tuple for part in get_args(kind)):
+        return None if value is None else _made(get_args(kind)[0], value)
     if is_dataclass(kind):
         return _nested(kind, value)
     if get_origin(kind) is tuple:

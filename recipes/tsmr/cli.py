@@ -11,10 +11,10 @@ import click
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
-from recipes.tsmr.choices import COMBINES, MARGINS
+from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
 from recipes.tsmr.config import Margin, TSMRConfig
 from recipes.tsmr.options import ablation, chosen
-from recipes.tsmr.stages import DISTIL, LOSSES, REFINE
+from recipes.tsmr.stages import CLASSIFY, DISTIL, LOSSES, REFINE, USUAL
 
 _FILE = click.Path(path_type=Path)
 _USUAL = TSMRConfig()
@@ -85,6 +85,11 @@ class _Losses(click.Option):
     type=rk.OutputPath(".onnx", ".pt", ".safetensors"),
     help="File to write.",
 )
+@_choice(
+    "--task",
+    type=click.Choice(TASKS),
+    help="What the student's output is: found out, and said, unless given.",
+)
 @click.option("--student-input", metavar="PRESET", help=f"What the student expects, required: {CHOICES}.")
 @click.option(
     "--teacher-input",
@@ -140,9 +145,9 @@ class _Losses(click.Option):
     "losses",
     metavar="NAME=WEIGHT",
     multiple=True,
-    show_default="cosine=1",
+    show_default="cosine=1, of logits kl=1 and labels=1",
     cls=_Losses,
-    help="What is minimised in both stages; again for more. Losses that --config names stay.",
+    help="What is minimised in all stages; again for more. Losses that --config names stay.",
 )
 @click.option(
     "--import",
@@ -153,7 +158,10 @@ class _Losses(click.Option):
     help="Run a Python file of yours first, which defines losses; it can do anything.",
 )
 @_choice(
-    "--epochs", usual=DISTIL.epochs, type=int, help="Passes over the images in the first stage, distillation."
+    "--epochs",
+    usual=f"{DISTIL.epochs}, of logits {CLASSIFY.epochs}",
+    type=int,
+    help="Passes over the images in the first stage, distillation.",
 )
 @_choice(
     "--refine-epochs",
@@ -193,7 +201,12 @@ class _Losses(click.Option):
 )
 @_choice("--batch-size", type=int, help="Images a step.")
 @_choice("--accumulate", type=int, help="Batches a step.")
-@_choice("--lr", type=float, help="Peak learning rate.")
+@_choice(
+    "--lr",
+    usual=", of logits ".join(f"{USUAL[task].lr:g}" for task in ("embeddings", "logits")),
+    type=float,
+    help="Peak learning rate.",
+)
 @_choice("--ema", type=float, help="Decay of a running average of the weights; 0 for none.")
 @click.option("--bf16", is_flag=True, default=None, help="Run the student in bfloat16.")
 @click.option(

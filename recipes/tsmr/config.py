@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
@@ -18,6 +18,7 @@ from recipes.tsmr.choices import (
     Flag,
     Limit,
     MarginKind,
+    Maybe,
     Name,
     Names,
     Norm,
@@ -25,20 +26,23 @@ from recipes.tsmr.choices import (
     Outputs,
     Part,
     PartBelowOne,
+    Passes,
     Patterns,
     Positive,
+    Rate,
     Rates,
     Saturation,
     Seed,
     Seeds,
     Several,
     Shares,
+    TaskName,
     Taught,
     Weight,
     Width,
     Workers,
 )
-from recipes.tsmr.stages import DISTIL, LOSSES, REFINE, Stage
+from recipes.tsmr.stages import LOSSES, USUAL, Plan, Stage
 from reparam_kit import InputError
 
 _GALLERY = "gallery"
@@ -113,6 +117,8 @@ class TSMRConfig(Choices):
     """The choices of a run.
 
     Attributes:
+        task: what the student's output is: "embeddings", of which angles count; "logits", a number for each class; or
+            "maps" ``[N, C, H, W]``. "auto": found out before training, said, and reported.
         block: what each convolution is expanded to, as in ``rk.expand``; None trains the net as it is, the
             control that any gain from a block has to be compared with.
         norm: what each branch passes before the sum, as in ``rk.expand``.
@@ -128,9 +134,11 @@ class TSMRConfig(Choices):
         student_output: name of the student's output to train, see ``embedding`` of ``recipes.faces.Embedder``. None:
             one alone can be it.
         teacher_output: that of the teacher; a tuple gives one to each of several teachers.
-        combine: what several teachers become: "concat", one long embedding whose similarities are the mean of
-            theirs, or "mean", the average after each is turned onto the first.
-        stages: what is trained for, in this order.
+        combine: what several teachers' embeddings become: "concat", one long embedding whose similarities are the mean
+            of theirs, or "mean", the average after each is turned onto the first. Logits and maps are averaged.
+        stages: what is trained for, in this order. None: the usual stages of the task, see ``recipes.tsmr.stages``.
+        epochs: passes over the images in the first of the usual stages. None: as usual, or as ``stages`` say.
+        temperature: that of the losses "kl" and "dist", by which all logits are divided.
         margin: the margin softmax.
         adversary: the discriminator.
         attack: the adversarial images.
@@ -142,7 +150,7 @@ class TSMRConfig(Choices):
             embeddings of the model as it was. 0 lets them go.
         batch_size: images a step and process. The images left over at the end of an epoch are not used in it.
         accumulate: batches whose gradients are averaged for one step.
-        lr: peak learning rate of AdamW.
+        lr: peak learning rate of AdamW. None: the usual one of the task.
         weight_decay: decoupled weight decay of kernels; scales, biases, norms and PReLU slopes have none.
         warmup: part of a stage's steps over which the rate rises linearly from 0; after it, it falls to 0 as a
             half cosine.
@@ -153,7 +161,8 @@ class TSMRConfig(Choices):
             themselves.
         bf16: run the student in bfloat16 where autocast does; embeddings and losses stay float32.
         compile: run the student through ``torch.compile``.
-        flip: show half of the images mirrored, each with the teacher's embedding of the mirrored image.
+        flip: show half of the images mirrored, each with what the teacher says of the mirrored image. None: of
+            embeddings yes, else no, since a class may be another one in a mirror.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.
         workers: processes that decode images; 0 decodes in the training process. Does not change the result.
 
@@ -163,6 +172,7 @@ class TSMRConfig(Choices):
 
     VERSION: ClassVar[int] = 2
 
+    task: TaskName = "auto"
     block: Block = "dbb"
     norm: Norm = "scale"
     restore_bn: Flag = False
@@ -173,7 +183,9 @@ class TSMRConfig(Choices):
     student_output: Output = None
     teacher_output: Outputs = None
     combine: Combine = "concat"
-    stages: tuple[Stage, ...] = (DISTIL, REFINE)
+    stages: tuple[Stage, ...] | None = None
+    epochs: Passes = None
+    temperature: Positive = 4.0
     margin: Margin = Margin()
     adversary: Adversary = Adversary()
     attack: Attack = Attack()
@@ -182,7 +194,7 @@ class TSMRConfig(Choices):
     keep_gallery: Weight = 0.0
     batch_size: Several = 64
     accumulate: Count = 1
-    lr: Positive = 1e-4
+    lr: Rate = None
     weight_decay: Weight = 0.05
     warmup: PartBelowOne = 0.1
     clip: Positive = 5.0
@@ -190,7 +202,7 @@ class TSMRConfig(Choices):
     ema: PartBelowOne = 0.0
     bf16: Flag = False
     compile: Flag = False
-    flip: Flag = True
+    flip: Maybe = None
     seed: Seed = 0
     workers: Workers = 0
 
@@ -198,7 +210,7 @@ class TSMRConfig(Choices):
         object.__setattr__(self, "student_input", _as_text(self.student_input))
         object.__setattr__(self, "teacher_input", _as_text(self.teacher_input))
         super().__post_init__()
-        if not self.stages:
+        if self.stages == ():
             raise ChoiceError("must be one stage at least", "stages", "()")
         if self.augment.mix and self.views == "original":
             raise ChoiceError(
@@ -206,6 +218,8 @@ class TSMRConfig(Choices):
                 "augment.mix",
                 str(self.augment.mix),
             )
+        if self.stages and self.epochs:
+            raise ChoiceError("is of the usual stages, and stages are given: each says its own", "epochs")
         for name, presets in {
             "student_input": (self.student_input,),
             "teacher_input": self.teacher_inputs,
@@ -228,18 +242,38 @@ class TSMRConfig(Choices):
         return given if isinstance(given, tuple) else (given,)
 
     @property
-    def epochs(self) -> int:
+    def plan(self) -> Plan:
+        """What hangs on the task: as chosen, or as usual; the task is taken for embeddings until it is known."""
+        usual = USUAL["embeddings" if self.task == "auto" else self.task]
+        stages = usual.stages if self.stages is None else self.stages
+        if self.epochs is not None and stages:
+            stages = (replace(stages[0], epochs=self.epochs), *stages[1:])
+        lr = usual.lr if self.lr is None else self.lr
+        return Plan(stages, lr, usual.flip if self.flip is None else self.flip)
+
+    def settled(self, task: TaskName, labelled: bool) -> TSMRConfig:
+        """The same with every choice made that hangs on the task; of what was not chosen, the loss "labels" is left
+        out unless the images are ``labelled``.
+        """
+        plan = replace(self, task=task).plan
+        stages = plan.stages
+        if self.stages is None and not labelled:
+            stages = tuple(Stage(s.epochs, s.rate, s.losses | {"labels": 0.0}) for s in stages)
+        return replace(self, task=task, stages=stages, epochs=None, lr=plan.lr, flip=plan.flip)
+
+    @property
+    def total_epochs(self) -> int:
         """Of all stages together."""
-        return sum(stage.epochs for stage in self.stages)
+        return sum(stage.epochs for stage in self.plan.stages)
 
     def place(self, epoch: int) -> tuple[int, int]:
         """Stage of ``epoch`` (from 1), and which of its epochs this is; both from 0."""
         rest = epoch - 1
-        for number, stage in enumerate(self.stages):
+        for number, stage in enumerate(self.plan.stages):
             if rest < stage.epochs:
                 return number, rest
             rest -= stage.epochs
-        raise IndexError(f"there is no epoch {epoch} of {self.epochs}")
+        raise IndexError(f"there is no epoch {epoch} of {self.total_epochs}")
 
     def weights(self, stage: Stage) -> dict[str, float]:
         """The weight of each loss of a stage of this run by its name."""
@@ -249,7 +283,7 @@ class TSMRConfig(Choices):
     @property
     def losses(self) -> tuple[str, ...]:
         """The names of the losses of all stages, those of this project first."""
-        used = {name for stage in self.stages for name in self.weights(stage)}
+        used = {name for stage in self.plan.stages for name in self.weights(stage)}
         return tuple(name for name in LOSSES if name in used)
 
     def to_json(self) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
+from recipes.tsmr.choices import TaskName
 from recipes.tsmr.config import Ablation, Augment, TSMRConfig
-from recipes.tsmr.stages import DISTIL, LOSSES, REFINE, Stage
+from recipes.tsmr.stages import LOSSES, REFINE, Stage
 
 _PASSING = {"adversarial": REFINE.losses["adversarial"]}
 
@@ -73,11 +74,11 @@ def chosen(
         changed["augment"] = Augment(crop=0.2, colour=0.2, low_resolution=0.2, occlusion=0.1)
     if margin is not None:
         changed["margin"] = {**asdict(config.margin), "kind": margin}
-    weights = _weights(losses)
-    replaced = bool(weights) and "stages" not in written
-    stages = [_with(stage, weights, replaced) for stage in config.stages]
-    changed["stages"] = _stages(stages, epochs, refine_epochs, adversarial)
-    return replace(config, **changed)
+    config, weights = replace(config, **changed), _weights(losses)
+    if config.stages is None and not weights and refine_epochs is None and adversarial is None:
+        return config if epochs is None else replace(config, epochs=epochs)  # of stages that hang on the task
+    made: dict[str, Any] = {"stages": _stages(_weighted(config, weights), epochs, refine_epochs, adversarial)}
+    return replace(config, **made, epochs=None)
 
 
 def ablation(compared: bool, seeds: int | None, rates: tuple[float, ...]) -> Ablation | None:
@@ -142,12 +143,26 @@ def _weights(losses: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _with(stage: Stage, weights: dict[str, float], replaced: bool) -> dict[str, Any]:
-    """``stage`` with other weights; where its own are the usual ones, the usual loss gives way to those named."""
-    losses = {
-        name: weight for name, weight in stage.losses.items() if not (replaced and name in DISTIL.losses)
-    }
-    return {"epochs": stage.epochs, "rate": stage.rate, "losses": losses | weights}
+def _weighted(config: TSMRConfig, weights: dict[str, float]) -> list[dict[str, Any]]:
+    """The stages of ``config`` with other weights; in usual ones, the losses of the first give way to those named."""
+    if config.task == "auto" and config.stages is None:
+        config = replace(config, task=_told(weights))
+    stages = config.plan.stages or (Stage(losses=weights),)  # of maps none are usual
+    given_up = stages[0].losses.keys() if weights and config.stages is None else ()
+    return [
+        {
+            "epochs": stage.epochs,
+            "rate": stage.rate,
+            "losses": {name: weight for name, weight in stage.losses.items() if name not in given_up}
+            | weights,
+        }
+        for stage in stages
+    ]
+
+
+def _told(losses: Iterable[str]) -> TaskName:
+    """The task that one of ``losses`` is for."""
+    return next((task for name in losses if (task := LOSSES[name].task)), "embeddings")
 
 
 def _stages(

@@ -31,7 +31,7 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.loss import SECOND, Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
-from recipes.tsmr.objective.turn import Turn
+from recipes.tsmr.objective.turn import Same, Turn
 from recipes.tsmr.progress import LOGGER, Progress
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, identity_labels
@@ -39,8 +39,10 @@ from recipes.tsmr.targets.gathering import gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
+from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views, epoch_order
+from recipes.tsmr.tasks import settle, with_maps
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.ingredients import (
@@ -76,6 +78,7 @@ class Ingredients(Generic[Model]):
         judges: the first decides which epoch is kept, the others are reported; none without validation.
         config: the choices of the run.
         processes: those that train together.
+        task: why the student's output is taken for what it is.
     """
 
     model: Model
@@ -86,6 +89,7 @@ class Ingredients(Generic[Model]):
     judges: tuple[Judge, ...]
     config: TSMRConfig
     processes: Processes
+    task: str
 
     @property
     def device(self) -> torch.device:
@@ -150,19 +154,27 @@ def gather(
     judges = read_judges(val)
     require_fit(model, views, judges, config)
     tell_input(views)
+    config = with_maps(config)
     teachers = open_teachers(teacher, teacher_weights, views, config, device)
     trained, others = choose_trained(model, views, config)
+    config, task = settle(config, of_student(model, config), [each.embed for each in teachers], views, judges)
     warn_of_import(model, views, config.student_input)
-    return Ingredients(model, trained, others, teachers, views, judges, config, processes)
+    return Ingredients(model, trained, others, teachers, views, judges, config, processes, task)
+
+
+def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
+    """Ask the student as it is before training."""
+    preset, maps = input_preset(config.student_input), Task(config.task).maps
+    return Embedder(model, preset, embedding=config.student_output, maps=maps)
 
 
 def _require_second_views(config: TSMRConfig) -> None:
     """Refuse a loss of two views of each image where both would be the same one."""
-    varied = config.views != 1 and (config.flip or any(vars(config.augment).values()))
+    varied = config.views != 1 and (config.plan.flip or any(vars(config.augment).values()))
     asking = [name for name in config.losses if LOSSES[name].needs & SECOND]
     if asking and not varied:
         raise InputError(
-            f"{', '.join(asking)} needs a second view of each image, and flip={config.flip}, "
+            f"{', '.join(asking)} needs a second view of each image, and flip={config.plan.flip}, "
             f"views={config.views!r} and augment make one alone: allow flip, an augmentation, or more views"
         )
 
@@ -202,7 +214,7 @@ def prepare(
         done = len(history.epochs)
         with whole(checkpoint):
             trainer.load_state_dict(saved["trainer"], done)
-        progress.say(f"going on after epoch {done} of {config.epochs}, from {checkpoint}")
+        progress.say(f"going on after epoch {done} of {config.total_epochs}, from {checkpoint}")
     return Prepared(given, fingerprints, origin, history, trainer)
 
 
@@ -264,7 +276,7 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
     device = device_of(model)
 
     def inputs(images: int) -> Iterator[Tensor]:
-        order = islice(epoch_order(len(views), config.flip, config.seed), images)
+        order = islice(epoch_order(len(views), config.plan.flip, config.seed), images)
         for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
             yield preset.prepare(batch.to(device))
 
@@ -308,14 +320,14 @@ def gathered(
     if labels is not None and labels.max() < 1:
         asking = ", ".join(name for name in config.losses if "labels" in LOSSES[name].needs)
         raise InputError(
-            f"losses that tell people apart ({asking}) need labels, and the data names fewer than two people"
+            f"losses that tell people or classes apart ({asking}) need labels, and the data names fewer than two"
         )
     embedders = [teacher.embed for teacher in given.teachers]
-    teachers = list(map(Net, embedders, fingerprints.teachers))
+    kind = Task(config.task)
+    teachers = [Net(embed, of, kind) for embed, of in zip(embedders, fingerprints.teachers, strict=True)]
     old = None
     if "old" in needs(config):
-        embed = Embedder(given.model, input_preset(config.student_input), embedding=config.student_output)
-        old = Net(embed, fingerprints.student, "deployed model")
+        old = Net(of_student(given.model, config), fingerprints.student, kind, "deployed model")
     examples = gather_examples(
         given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress,
         given.processes,
@@ -334,21 +346,21 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     """Map and losses, started from a sample of the training images.
 
     Raises:
-        InputError: the student's embeddings of them are not finite, or all the same.
+        InputError: the student's outputs of them are not finite, or all the same.
     """
-    embed = Embedder(model, input_preset(config.student_input), embedding=config.student_output)
+    embed, task = of_student(model, config), Task(config.task)
     ours, theirs = [], []
     for shown in examples.showing.first(_FITTED, _CALIBRATED, config.workers):
-        ours.append(embed(shown.images))
+        ours.append(task.student(embed(shown.images)))
         theirs.append(examples.targets.rows(shown).cpu())
     student, teacher = torch.cat(ours), torch.cat(theirs)
     if not student.isfinite().all():
         raise InputError(
-            "the student's embeddings of the training images are not finite: check the student and "
+            "the student's outputs of the training images are not finite: check the student and "
             f"student_input={config.student_input!r}"
         )
-    refuse_constant(student.float().cpu().numpy(), "student")
-    turn = Turn(student.shape[1], teacher.shape[1])
+    refuse_constant(student.flatten(1).float().cpu().numpy(), "student", task)
+    turn = Turn(student.shape[1], teacher.shape[1]) if task.unit else Same()
     turn.fit(student, teacher)
     objective = Objective(turn, config)
     device = device_of(model)

@@ -105,6 +105,7 @@ def apply_tsmr(
     shown = Progress(silent=not progress or processes.rank > 0)
     with own_places(cache, checkpoint), ExitStack() as stack:
         given = gather(model, teacher, teacher_weights, data, val, config, processes)
+        shown.say(given.task)
         stack.enter_context(torch.random.fork_rng([given.device] if given.device.type == "cuda" else []))
         torch.manual_seed(config.seed)
         kept = None if cache is None else Path(cache)
@@ -142,7 +143,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
     """Train all epochs that are left; the history takes in each as it would be deployed."""
     config, history = prepared.given.config, prepared.history
     callback.start(config, len(history.epochs))
-    for epoch in range(len(history.epochs) + 1, config.epochs + 1):
+    for epoch in range(len(history.epochs) + 1, config.total_epochs + 1):
         losses, rate = prepared.trainer.run_epoch(epoch, callback)
         folded = deployable(prepared.trainer.trained)
         validation = prepared.given.judge(folded)
@@ -162,6 +163,7 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         epochs=tuple(history.epochs),
         curve=tuple(prepared.trainer.curve),
         own_losses=own_losses(config),
+        task=given.task,
         imported=imported_files(),
         inputs=history.inputs,
         teacher_scores=history.teacher_scores,

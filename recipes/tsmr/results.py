@@ -139,7 +139,8 @@ class TSMRReport:
     """A run.
 
     Attributes:
-        config: the choices made.
+        config: the choices made, those included that hang on the task.
+        task: why the student's output was taken for what it is, ``config.task``.
         student: sha256 of the model that was passed in (structure and weights).
         teachers: sha256 of each teacher's file, or of its structure and weights.
         data: sha256 of what identifies the training images, see ``recipes.tsmr.targets.identity.data_identity``.
@@ -182,6 +183,7 @@ class TSMRReport:
     kept: int
     gallery: dict[str, Evaluation]
     weight_change: dict[str, float]
+    task: str = ""
     other_outputs: dict[str, float] = field(default_factory=dict)
     own_losses: dict[str, str] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)

@@ -12,10 +12,8 @@ from reparam_kit import InputError, Registry, suggestion
 LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.losses")
 """Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
 
-_USUAL = {
-    "cosine",
-    "adversarial",
-}  # of the usual stages, which are made without a look-up: it would import torch
+# Of the usual stages, which are made without a look-up: it would import torch.
+_USUAL = {"cosine", "adversarial", "kl", "labels"}
 
 
 @dataclass(frozen=True, init=False)
@@ -75,3 +73,31 @@ class Stage(Choices):
 
 DISTIL = Stage(epochs=5, cosine=1.0)
 REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
+CLASSIFY = Stage(epochs=10, kl=1.0, labels=1.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices that hang on what the student's output is.
+
+    Attributes:
+        stages: what is trained for, in this order.
+        lr: peak learning rate.
+        flip: whether half of the images are shown mirrored.
+    """
+
+    stages: tuple[Stage, ...]
+    lr: float
+    flip: bool
+
+
+USUAL: dict[str, Plan] = {
+    "embeddings": Plan((DISTIL, REFINE), 1e-4, True),
+    "logits": Plan((CLASSIFY,), 1e-3, False),
+    "maps": Plan((), 1e-3, False),
+}
+"""What a run does unless told otherwise, by its task.
+
+A face is the same person in a mirror; whether a class is the same one is not known (letters, left and right), so
+images of classes are not mirrored.
+"""

@@ -161,7 +161,7 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: compare(convolution(), w / "teacher.onnx", w / "alone.rec", w / "pairs.bin", recipe(), "arms"),
         rk.InputError, "the images show 1 people"),
     "student that gives NaN": (
-        lambda w: train(w, spoilt(convolution())), rk.InputError, "embeddings .* are not finite"),
+        lambda w: train(w, spoilt(convolution())), rk.InputError, "outputs .* are not finite"),
     "no image": (lambda w: train(w, data=[]), rk.InputError, "the training data has no image"),
     "no teacher": (lambda w: train(w, teacher=[]), rk.InputError, "for 0 teachers"),
     "checkpoint of another run": (train_twice, rk.InputError, r"run.pt was written by a run with seed=0 \(now 1\)"),

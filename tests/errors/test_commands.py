@@ -99,7 +99,7 @@ OUT = {
     ),
     TSMR.replace("face.onnx", "nan_teacher.onnx") + "--teacher {w}/teacher.onnx --data {w}/faces.rec": (
         2,
-        "the student's embeddings of the training images are not finite",
+        "the student's outputs of the training images are not finite",
     ),
     "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs {w}/text.npz": (
         2,
@@ -176,7 +176,7 @@ DATA = {
     "{w}/faces.rec --loss cosine=-1": r"stages\[0\].losses.cosine=-1.0 must be a number, zero or positive",
     "{w}/faces.rec --lr nan": "lr=nan must be a positive number",
     "{w}/faces.rec --lr 1e30": r"no longer finite in epoch 1 .*: lower lr=1e\+30",
-    "{w}/faces.rec --epochs 0": r"stages\[0\].epochs=0 must be a whole number, at least 1",
+    "{w}/faces.rec --epochs 0": "epochs=0 must be a whole number, at least 1",
     "{w}/faces.rec --block dbbb": "there is no block 'dbbb'",
     "{w}/faces.rec --device cudo": "--device cudo: ",
     "{w}/faces.rec --device meta": "--device meta: Cannot copy out of meta tensor",
@@ -236,7 +236,9 @@ def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None
     # What a recipe reports of its progress before it fails are lines about images; older versions of rich end a
     # progress bar that is not shown with an empty one.
     *progress, line = filter(None, result.stderr.splitlines())
-    assert all(re.match(r"[a-z ]+: \d+ images, ", text) for text in progress)
+    assert all(
+        re.match(r"[a-z ]+: \d+ images, |the student.s output is taken for ", text) for text in progress
+    )
     assert line.startswith("reparam-kit: ")
     assert_one_line(line, says)
     assert result.stdout == ""

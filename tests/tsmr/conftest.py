@@ -101,6 +101,13 @@ def teacher() -> Net:
 
 
 @pytest.fixture
+def twin() -> Net:
+    """A teacher that gives as many numbers as the student."""
+    torch.manual_seed(3)
+    return Net(8, width=16).eval()
+
+
+@pytest.fixture
 def counted() -> Callable[[nn.Module], list[int]]:
     """Counts the images that a module is given, call by call."""
 

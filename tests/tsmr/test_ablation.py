@@ -25,7 +25,7 @@ CONFIG = TSMRConfig(
 def test_the_arms_differ_in_one_thing_each_and_see_as_many_images() -> None:
     made = arms(CONFIG)
     assert list(made) == [FINE_TUNING, DISTILLATION, BRANCHES, TSMR]
-    assert {arm.epochs for arm in made.values()} == {3}
+    assert {arm.total_epochs for arm in made.values()} == {3}
     assert made[TSMR] == CONFIG
     assert made[BRANCHES] == replace(CONFIG, stages=(Stage(epochs=3, cosine=1.0),))
     assert made[DISTILLATION] == replace(made[BRANCHES], block=None)

@@ -39,6 +39,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
     Attack: {"radius": [*NUMBERS, 0.0], "steps": [*WHOLE, None]},
     Augment: {share: [*NUMBERS, 1.5] for share in ("crop", "colour", "low_resolution", "occlusion", "mix")},
     TSMRConfig: {
+        "task": ["logit", None, 1, ["logits"]],
         "block": [3, True, "", ["dbb"], {}],
         "norm": ["bach", None, 1],
         "restore_bn": FLAGS,
@@ -48,7 +49,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "student_output": [3, True, "", [], ["y"]],
         "teacher_output": [3, True, (), [], ["y", 3], {}],
         "combine": ["men", None, 1],
-        "stages": [(), [], {}, "dbb", None, 3, [3], [None], [{}], [{"cosin": 1}], [{"cosine": NAN}], [[]]],
+        "stages": [(), [], {}, "dbb", 3, [3], [None], [{}], [{"cosin": 1}], [{"cosine": NAN}], [[]]],
         **{
             part: [None, 3, "x", [], {"scal": 1}, True]
             for part in ("margin", "adversary", "attack", "augment")
@@ -57,13 +58,16 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "keep_gallery": NUMBERS,
         "batch_size": [*WHOLE, 1, None],
         "accumulate": [*WHOLE, None],
-        "lr": [*NUMBERS, 0, 0.0],
+        "epochs": WHOLE,
+        "temperature": [*NUMBERS, 0.0],
+        "lr": [*(number for number in NUMBERS if number is not None), 0, 0.0],
         "weight_decay": NUMBERS,
         "warmup": [*NUMBERS, 1.0],
         "clip": [*NUMBERS, 0.0],
         "shares": [0.5, "half", True, None, [1.5], [-0.1], ["a"], [NAN], {}],
         "ema": [*NUMBERS, 1.0],
-        **dict.fromkeys(("bf16", "compile", "flip"), FLAGS),
+        **dict.fromkeys(("bf16", "compile"), FLAGS),
+        "flip": [flag for flag in FLAGS if flag is not None],
         "seed": [*WHOLE[1:], None],
         "workers": [*WHOLE[1:], None, 10**6],
     },
@@ -108,8 +112,8 @@ def test_a_value_that_cannot_be_used_gets_the_same_line_from_python_and_json(kin
         (TSMRConfig, {"teacher_input": ("raw", "rw")}, "teacher_input: .*did you mean 'raw'"),
         (TSMRConfig, {"combine": "men"}, "combine='men' is not known: did you mean 'mean'?"),
         (TSMRConfig, {"stages": ()}, "stages=.. must be one stage at least"),
-        (TSMRConfig, {"flip": "no"}, "flip='no' must be true or false"),
-        (TSMRConfig, {"lr": NAN}, "lr=nan must be a positive number"),
+        (TSMRConfig, {"flip": "no"}, "flip='no' must be true, false or none"),
+        (TSMRConfig, {"lr": NAN}, "lr=nan must be a positive number, or none"),
         (TSMRConfig, {"batch_size": 64.5}, "batch_size=64.5 must be a whole number, at least 2"),
         (
             TSMRConfig,
@@ -208,7 +212,7 @@ def test_json_that_is_no_choice_is_refused(values: Any, says: str) -> None:
 
 def test_epochs_are_counted_through_the_stages() -> None:
     config = TSMRConfig(stages=(Stage(2, cosine=1.0), Stage(1, mse=1.0), Stage(3, cosine=1.0)))
-    assert config.epochs == 6
+    assert config.total_epochs == 6
     assert [config.place(epoch) for epoch in range(1, 7)] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
     assert config.losses == ("cosine", "mse")
     assert replace(config, keep_gallery=0.5).losses == ("cosine", "mse", "gallery")

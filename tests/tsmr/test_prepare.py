@@ -50,7 +50,7 @@ def test_a_net_that_has_its_batch_norms_is_given_none(rec: Path) -> None:
     [
         (0.0, 0.0, "the student gives the same embedding for each of 24 training images"),
         (0.0, 1.0, "the student gives the same embedding for each of 24 training images"),
-        (float("nan"), 0.0, "the student's embeddings of the training images are not finite"),
+        (float("nan"), 0.0, "the student's outputs of the training images are not finite"),
     ],
 )
 def test_a_student_that_tells_nobody_apart_is_not_trained(

@@ -47,6 +47,7 @@ class Embedder:
             ``1`` and so on in a tuple. None: there is only one that can be.
         device: where onnxruntime runs a file, which has to be built for it: CUDA. None: the CPU.
         progress: show on stderr, if that is a terminal, how many images of a set are done.
+        maps: whether its maps ``[N, C, H, W]`` are wanted, and no embeddings.
 
     Raises:
         InputError: the file is missing, is not a model that onnxruntime runs, or does not take one image batch.
@@ -64,6 +65,7 @@ class Embedder:
         embedding: str | None = None,
         progress: bool = False,
         device: torch.device | None = None,
+        maps: bool = False,
     ) -> None:
         self.model = model
         self.progress = progress
@@ -73,7 +75,7 @@ class Embedder:
         run = _ModuleRunner(model) if isinstance(model, nn.Module) else _OnnxRunner(Path(model), device)
         self._run: Callable[[torch.Tensor], object] = run
         who = "the model" if isinstance(model, nn.Module) else os.fspath(model)
-        self._embedding_of = EmbeddingOf(run.signature, embedding, who)
+        self._embedding_of = EmbeddingOf(run.signature, embedding, who, maps)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Embed one batch of images ``[N, C, H, W]``: float32 ``[N, D]`` on the CPU.

@@ -160,14 +160,20 @@ class EmbeddingOf:
         signature: what the model's file says: the names of its outputs; None where there is no file.
         wanted: name of the output; None where one alone can be it.
         who: what messages call the model.
+        maps: whether a map ``[N, C, H, W]`` is wanted, and no embedding.
     """
 
     def __init__(
-        self, signature: Signature | None, wanted: str | None = None, who: str = "the model"
+        self,
+        signature: Signature | None,
+        wanted: str | None = None,
+        who: str = "the model",
+        maps: bool = False,
     ) -> None:
         self._names = signature.outputs if signature is not None else ()
         self._wanted = wanted
         self._who = who
+        self._kind = "map" if maps else "embedding"
         self._chosen: str | None = None
 
     def named(self, output: object) -> dict[str, Tensor]:
@@ -175,7 +181,7 @@ class EmbeddingOf:
         return named_outputs(output, self._names)
 
     def __call__(self, output: object, images: int) -> Tensor:
-        """Return the embedding of each of ``images`` images, ``[N, D]``.
+        """Return the embedding of each of ``images`` images, ``[N, D]``, or the map of each.
 
         Raises:
             InputError: there is no output of that name, none or several could be the embedding, or what is named is
@@ -186,7 +192,7 @@ class EmbeddingOf:
         embedding = outputs[name]
         if len(embedding) != images:
             raise InputError(self._none(outputs, images))
-        return embedding.flatten(1)
+        return embedding if self._kind == "map" else embedding.flatten(1)
 
     def choose(self, outputs: Mapping[str, Tensor], images: int) -> str:
         """Return the name of the embedding among ``outputs``, chosen once."""
@@ -195,7 +201,7 @@ class EmbeddingOf:
         return self._chosen
 
     def _choose(self, outputs: Mapping[str, Tensor], images: int) -> str:
-        fitting = [name for name, tensor in outputs.items() if _is_embedding(tensor, images)]
+        fitting = [name for name, tensor in outputs.items() if _is(self._kind, tensor, images)]
         if self._wanted is not None:
             if self._wanted not in outputs:
                 raise InputError(
@@ -208,7 +214,7 @@ class EmbeddingOf:
         if len(fitting) > 1:
             listed = _listed({name: outputs[name] for name in fitting})
             raise InputError(
-                f"{self._who} has several outputs that could be the embedding, {listed}: name it (embedding=; "
+                f"{self._who} has several outputs that could be the {self._kind}, {listed}: name it (embedding=; "
                 "--embedding for evaluate, --student-output or --teacher-output for tsmr)"
             )
         if not fitting:
@@ -217,12 +223,16 @@ class EmbeddingOf:
 
     def _none(self, outputs: Mapping[str, Tensor], images: int) -> str:
         kinds = {_kind(tensor, images) for tensor in outputs.values()}
-        advice = (": a map is pooled or flattened in the net first" if "map" in kinds else "") + (
-            ": one number an image is no embedding" if "number" in kinds else ""
-        )
-        if "embedding" in kinds:
+        advice = ""
+        if "map" in kinds:
+            advice += (
+                ": a map is pooled or flattened in the net first, or trained by losses that take maps alone"
+            )
+        if "number" in kinds:
+            advice += ": one number an image is no embedding"
+        if self._kind in kinds:
             advice = ": its numbers are integers; name a model that gives them in floating point"
-        return f"{self._who} gives {_listed(outputs)} for {images} images, not one embedding each{advice}"
+        return f"{self._who} gives {_listed(outputs)} for {images} images, not one {self._kind} each{advice}"
 
 
 def _kind(output: Tensor, images: int) -> str:
@@ -232,8 +242,8 @@ def _kind(output: Tensor, images: int) -> str:
     return ("number", "embedding")[long] if long < 2 else "map"
 
 
-def _is_embedding(output: Tensor, images: int) -> bool:
-    return output.is_floating_point() and _kind(output, images) == "embedding"
+def _is(kind: str, output: Tensor, images: int) -> bool:
+    return output.is_floating_point() and _kind(output, images) == kind
 
 
 def _listed(outputs: Mapping[str, Tensor]) -> str:

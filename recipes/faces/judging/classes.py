@@ -161,6 +161,12 @@ class ClassesJudge(Judge, name="classes"):
             differences.append(Difference(difference.before, difference.after, difference.interval, chance))
         return Comparison(tuple(differences), drawn.decides, f"{drawn.method}; McNemar's exact test")
 
+    def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:
+        """Take them as it was told; else for logits, where they are as many as the classes."""
+        if self._outputs != "auto":
+            return self._outputs
+        return "logits" if size == self._classes else None
+
     def images(self, count: int) -> Sequence[Item]:
         """Return the first images of the set."""
         return [self._image(i) for i in range(min(count, len(self._set)))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -90,6 +90,10 @@ class Judge(ABC):
             }
         what = "groups of examples" if GROUPS in before.outcomes else "examples"
         return comparison(before, after, found, f"{what} drawn {COMPARED:,} times")
+
+    def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:
+        """Say what a net's ``size`` numbers are to this judge; None where it does not know."""
+        return None
 
     def images(self, count: int) -> Sequence[Item]:
         """Return the first images, at most ``count``, such as uint8 ``[H, W, 3]`` RGB: what an input is held

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,10 @@ class PairsJudge(Judge, name="pairs"):
         self._flip, self._batch_size, self._bootstrap, self._decides = flip, batch_size, bootstrap, decides
         self._progress = progress
         self._asked = folds
+
+    def outputs(self, size: int) -> Literal["embeddings"]:
+        """Take them for embeddings, whatever their size."""
+        return "embeddings"
 
     def judge(
         self, model: Model, input: str | InputPreset = "insightface", embedding: str | None = None

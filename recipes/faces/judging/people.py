@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -150,6 +150,10 @@ class PeopleJudge(Judge, name="people"):
         """Make a judge of ``people`` or ``people,impostors``."""
         people, comma, impostors = path.rpartition(",")
         return cls(people, impostors) if comma and not Path(path).exists() else cls(path)
+
+    def outputs(self, size: int) -> Literal["embeddings"]:
+        """Take them for embeddings, whatever their size."""
+        return "embeddings"
 
     def judge(
         self, model: Model, input: str | InputPreset = "insightface", embedding: str | None = None

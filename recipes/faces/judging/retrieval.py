@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,10 @@ class RetrievalJudge(Judge, name="retrieval"):
         if not comma:
             raise InputError(f"retrieval:{path} names one folder: write retrieval:QUERY,GALLERY")
         return cls(query, gallery)
+
+    def outputs(self, size: int) -> Literal["embeddings"]:
+        """Take them for embeddings, whatever their size."""
+        return "embeddings"
 
     def judge(
         self, model: Model, input: str | InputPreset = "insightface", embedding: str | None = None

@@ -8,3 +8,4 @@ from recipes.tsmr.objective import margins as margins
 from recipes.tsmr.objective import pairs as pairs
 
 from recipes.tsmr.objective import adversarial as adversarial  # isort: skip
+from recipes.tsmr.objective import logits as logits  # isort: skip

@@ -112,7 +112,9 @@ class Game:
 _ACCURACY = "accuracy of the discriminator"  # 0.5 is guessing; near 1 it teaches nothing
 
 
-class Adversarial(Loss, name="adversarial", title="passing as the teacher", needs={"target"}):
+class Adversarial(
+    Loss, name="adversarial", title="passing as the teacher", needs={"target"}, task="embeddings"
+):
     """What it takes to pass as the teacher before a discriminator, a new one in each stage.
 
     The discriminator has an optimizer of its own, so it is held in a ``Game``, which is no module.

@@ -18,7 +18,13 @@ _HARD_PAIRS = 0.1
 _TO_TEACHER = frozenset({"mapped", "teacher"})
 
 
-class Cosine(Loss, name="cosine", title="angle to the teacher, as one minus its cosine", needs=_TO_TEACHER):
+class Cosine(
+    Loss,
+    name="cosine",
+    title="angle to the teacher, as one minus its cosine",
+    needs=_TO_TEACHER,
+    task="embeddings",
+):
     """``1 - cos`` of the angle between the two."""
 
     def forward(self, batch: Batch) -> Tensor:
@@ -37,7 +43,11 @@ class SquaredDistance(Loss, name="mse", title="squared distance to the teacher",
 
 
 class Relational(
-    Loss, name="relational", title="similarities within a batch, against the teacher's", needs={"teacher"}
+    Loss,
+    name="relational",
+    title="similarities within a batch, against the teacher's",
+    needs={"teacher"},
+    task="embeddings",
 ):
     """``(cos(s_i, s_j) - cos(t_i, t_j))^2`` over all pairs of a batch.
 
@@ -50,7 +60,11 @@ class Relational(
 
 
 class HardSamples(
-    Loss, name="hard", title="angle to the teacher, worst quarter of a batch", needs=_TO_TEACHER
+    Loss,
+    name="hard",
+    title="angle to the teacher, worst quarter of a batch",
+    needs=_TO_TEACHER,
+    task="embeddings",
 ):
     """The loss "cosine" over the quarter of the batch that is fitted worst (Shrivastava et al., OHEM, CVPR 2016)."""
 
@@ -58,7 +72,13 @@ class HardSamples(
         return _worst(distances(batch.mapped, batch.teacher), _HARD_SAMPLES)
 
 
-class HardPairs(Loss, name="hard_pairs", title="similarities within a batch, worst tenth", needs={"teacher"}):
+class HardPairs(
+    Loss,
+    name="hard_pairs",
+    title="similarities within a batch, worst tenth",
+    needs={"teacher"},
+    task="embeddings",
+):
     """The loss "relational" over the tenth of the pairs that is fitted worst.
 
     Few pairs decide an error rate, those that a student puts on the wrong side: after Huang et al.,
@@ -74,6 +94,7 @@ class Perturbed(
     name="perturbed",
     title="angle to the teacher, images changed on purpose",
     needs={"perturbed", "teacher"},
+    task="embeddings",
 ):
     """The loss "cosine" for adversarially changed images and the teacher's embeddings of the unchanged ones."""
 
@@ -81,7 +102,9 @@ class Perturbed(
         return distances(batch.perturbed, batch.teacher).mean()
 
 
-class Gallery(Loss, name="gallery", title="angle to the old model's embedding", needs={"old"}):
+class Gallery(
+    Loss, name="gallery", title="angle to the old model's embedding", needs={"old"}, task="embeddings"
+):
     """``1 - cos(s, o)`` for the embedding ``o`` that the model gave of the same image before training.
 
     Both in the student's own space, so embeddings that were stored stay comparable with new ones (Shen et

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 
+from recipes.tsmr.choices import TASKS
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.stages import LOSSES, Stage
 from recipes.tsmr.targets.examples import Examples
@@ -24,9 +25,12 @@ def _absent() -> Any:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Batch:
-    """The embeddings of N images, and what else the losses of a stage need.
+    """What the student gives of N images, and what else the losses of a stage need.
 
-    A loss declares which of these it reads besides ``student``; what no loss of a stage needs is not made.
+    A loss declares which of these it reads besides ``student``; what no loss of a stage needs is not made. Said here is
+    what they are of embeddings. Logits and maps ``[N, C, H, W]`` are as the nets give them, neither scaled nor mapped:
+    ``mapped`` is ``student``, and ``target`` is ``teacher``. Of a net that ends in a softmax, logits are the logarithms
+    of what it gives.
 
     Attributes:
         student: as the student gives them, float32 ``[N, D]``.
@@ -83,7 +87,7 @@ class Start:
     """What is known before the first step.
 
     Attributes:
-        size: D, of the student's embeddings.
+        size: D, of the student's embeddings or logits; of maps, their channels.
         teacher_size: T, of the teacher's.
         examples: the training images with what is known of them.
         config: the choices of the run.
@@ -115,9 +119,10 @@ class Loss(nn.Module):
         needs: of ``Batch``, what it reads besides ``student``.
         paired: whether half of each batch is to be pairs of images that are hard to tell, see
             ``recipes.tsmr.targets.partners``.
+        task: what its rows are: "embeddings", "logits" or "maps" ``[N, C, H, W]``; None: rows ``[N, D]`` of any kind.
 
     Raises:
-        InputError: the class has a name that is taken, or needs what there is not.
+        InputError: the class has a name that is taken, or needs what there is not, or is for no task.
 
     >>> class Near(Loss, name="near", title="angle to the next image"):
     ...     def forward(self, batch: Batch) -> Tensor:
@@ -130,11 +135,21 @@ class Loss(nn.Module):
     title: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     paired: ClassVar[bool] = False
+    task: ClassVar[str | None] = None
 
     def __init_subclass__(
-        cls, name: str | None = None, title: str | None = None, needs: set[str] | frozenset[str] | None = None
+        cls,
+        name: str | None = None,
+        title: str | None = None,
+        needs: set[str] | frozenset[str] | None = None,
+        task: str | None = None,
     ) -> None:
         super().__init_subclass__()
+        cls.task = task or cls.task
+        if cls.task not in (None, *TASKS[1:]):
+            raise InputError(
+                f"{cls.__qualname__} is for {cls.task!r}: {suggestion(str(cls.task), TASKS[1:], 'tasks')}"
+            )
         if needs is not None:
             cls.needs = frozenset(needs)
         for need in sorted(cls.needs - NEEDS):

@@ -117,7 +117,9 @@ class _Softmax(Loss, needs={"labels"}):
         return torch.where(labels >= 0, columns, -1), classes
 
 
-class MarginSoftmax(_Softmax, name="margin", title="margin softmax on identities", needs={"labels", "old"}):
+class MarginSoftmax(
+    _Softmax, name="margin", title="margin softmax on identities", needs={"labels", "old"}, task="embeddings"
+):
     """Margin softmax with centres ``[C, D]`` in the student's own space, learnt with it.
 
     They start at the mean of each person's embeddings by the model as it was, and at random for people without an
@@ -139,6 +141,7 @@ class MarginSoftmax(_Softmax, name="margin", title="margin softmax on identities
 class TeacherCentres(
     _Softmax,
     name="centres",
+    task="embeddings",
     title="margin softmax on the teacher's centres",
     needs={"labels", "mapped", "teacher"},
 ):

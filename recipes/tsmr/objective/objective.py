@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.objective.earlier import Earlier
 from recipes.tsmr.objective.loss import Batch, Loss, Start
-from recipes.tsmr.objective.turn import Turn
+from recipes.tsmr.objective.turn import Same
 from recipes.tsmr.stages import LOSSES, Stage
 from recipes.tsmr.targets.description import described
 from reparam_kit import InputError, fingerprint
@@ -33,11 +33,11 @@ class Objective(nn.Module):
     """Trained beside the student through all stages, and thrown away.
 
     Args:
-        turn: the map from the student's space to the teacher's.
+        turn: the map from the student's space to the teacher's; that of logits and maps is none.
         config: says which losses some stage has.
     """
 
-    def __init__(self, turn: Turn, config: TSMRConfig) -> None:
+    def __init__(self, turn: Same, config: TSMRConfig) -> None:
         super().__init__()
         self.config = config
         self.turn = turn

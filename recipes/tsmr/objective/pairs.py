@@ -15,7 +15,7 @@ _TEMPERATURE = 0.5
 _PAIRED = frozenset({"index", "teacher", "earlier_index", "earlier_student", "earlier_teacher"})
 
 
-class _Pairs(Loss):
+class _Pairs(Loss, task="embeddings"):
     """Compares each image of a batch with the others and with those of earlier batches."""
 
     teacher: Spread

@@ -18,7 +18,28 @@ from recipes.tsmr.targets.procrustes import procrustes
 _NEW = 0.3  # share in the running mean of what was seen since the map last followed
 
 
-class Turn(nn.Module):
+class Same(nn.Module):
+    """The map between outputs that name the same things, class by class or place by place: none."""
+
+    def map(self, student: Tensor) -> Tensor:
+        """What a student gives, as its teacher would."""
+        return student
+
+    def unmap(self, teacher: Tensor) -> Tensor:
+        """What a teacher gives, as its student would have to."""
+        return teacher
+
+    def fit(self, student: Tensor, teacher: Tensor) -> None:
+        """Start from a sample."""
+
+    def observe(self, student: Tensor, teacher: Tensor) -> None:
+        """Note a batch."""
+
+    def follow(self) -> None:
+        """Move to where the student is now."""
+
+
+class Turn(Same):
     """The orthogonal Procrustes map from the student's space to the teacher's, which follows the student.
 
     It follows from a running mean of the products of their embeddings and has no gradient.

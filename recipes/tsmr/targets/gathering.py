@@ -20,6 +20,7 @@ from recipes.tsmr.targets.identity import data_identity
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.targets import LiveTargets, PartTable, StoredTargets, Table
+from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Part, Views
 
 
@@ -51,16 +52,20 @@ def gather_examples(
     Raises:
         InputError: as ``embedding_tables``.
     """
-    showing = Showing.of(views, config)
+    showing, kind = Showing.of(views, config), Task(config.task)
+    combine = config.combine if kind.unit else "average"
     nets = [*teachers, *([] if old is None else [old])]
     if config.views == "live":
-        live = LiveTargets([net.embed for net in teachers], config.combine, views, device)
+        live = LiveTargets([net.embed for net in teachers], combine, views, device, kind=kind)
         _say_cost(live, showing, config, progress)
-        was = None if old is None else LiveTargets([old.embed], "concat", views, device, old.who)
+        was = None if old is None else LiveTargets([old.embed], "concat", views, device, old.who, kind)
         return Examples(showing, live, labels, was)
     tables = _tables(showing, nets, data, folder, config, progress, processes)
-    targets = StoredTargets(tables[: len(teachers)], config.combine, showing.person)
-    kept = None if old is None else StoredTargets(tables[len(teachers) :], "concat", showing.person)
+    shapes = [tuple(net.embed(views.first(1)).shape[1:]) if kind.maps else () for net in nets]
+    targets = StoredTargets(tables[: len(teachers)], combine, showing.person, shapes[0])
+    kept = None
+    if old is not None:
+        kept = StoredTargets(tables[len(teachers) :], "concat", showing.person, shapes[-1])
     return Examples(showing, targets, labels, kept)
 
 
@@ -97,8 +102,8 @@ def _say_cost(live: LiveTargets, showing: Showing, config: TSMRConfig, progress:
     start = time.perf_counter()
     live.originals(index)
     each = (time.perf_counter() - start) / count
-    whole = timedelta(seconds=round(each * len(showing) * config.epochs))
+    whole = timedelta(seconds=round(each * len(showing) * config.total_epochs))
     progress.say(
         f"views='live': the teacher sees what the student sees, {1000 * each:.1f} ms an image, "
-        f"{whole} over {config.epochs} epochs"
+        f"{whole} over {config.total_epochs} epochs"
     )

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.filesize import decimal
-from torch import Tensor
 
 from recipes.faces import Embedder
 from recipes.tsmr.distributed import ALONE, Processes
@@ -29,19 +28,21 @@ from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.identity import made_folder
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.table import BLOCK, TableFile
+from recipes.tsmr.targets.task import EMBEDDINGS, Task
 from reparam_kit import InputError, __version__, fingerprint
 
 _CHECKED = 8  # rows of a table that are computed again before it is used
-_ALIKE = 0.999  # cosine of two computations of one embedding: float16 costs 1e-7, TF32 and other batches 1e-5
+_ALIKE = 0.045  # between two computations of a row, over its length: float16 costs 5e-4, TF32 and other batches 5e-3
 _LONG = 60.0  # seconds of a pass whose plan is told
 
 
 @dataclass(frozen=True)
 class Net:
-    """A net that is asked about images: what runs it, its identity, and what messages call it."""
+    """A net that is asked about images: what runs it, its identity, what it gives, and what messages call it."""
 
     embed: Embedder
     identity: str
+    kind: Task = EMBEDDINGS
     who: str = "teacher"
 
 
@@ -55,7 +56,8 @@ def embedding_tables(
     progress: Progress,
     processes: Processes = ALONE,
 ) -> list[npt.NDArray[np.float16]]:
-    """Unit embeddings of all images in the views ``showing.columns`` by each net: memory maps, float16 ``[N, V, D]``.
+    """Unit embeddings, logits or flattened maps of all images in the views ``showing.columns`` by each net: memory
+    maps, float16 ``[N, V, D]``.
 
     Such a map is a ``.npy`` file in ``folder`` (made if needed) whose name comes from N, the views, the embedder, and
     the identity of the net. Of one that is there, blocks that match their checksums, which are over the identity of the
@@ -86,14 +88,14 @@ class _TablePass:
         processes: Processes,
     ) -> None:
         self.who = net.who
-        self._embed = net.embed
+        self._net = net
         self._showing = showing
         self._workers = workers
         self._progress = progress
         self._processes = processes
         preset = described(net.embed.preset)
         shape = tuple(showing.views.shape)
-        asked = [__version__, net.identity, shape, preset, net.embed.embedding, *showing.told]
+        asked = [__version__, net.identity, shape, preset, net.embed.embedding, net.kind.word, *showing.told]
         images, views = len(showing), len(showing.columns)
         # Not by the data: images that were exchanged have their rows computed into the file of those that are gone.
         path = folder / f"{net.who.replace(' ', '-')}-{fingerprint([*asked, images])[:16]}.npy"
@@ -140,8 +142,9 @@ class _TablePass:
 
     def _embeddings(self, shown: Shown) -> npt.NDArray[np.float32]:
         """Those of images ``[N, V, 3, H, W]``: ``[N, V, D]``."""
-        rows = [unit_rows(self._embed(view), shown.number, self.who) for view in shown.images.unbind(1)]
-        return torch.stack(rows, dim=1).numpy()
+        ask, keep = self._net.embed, self._net.kind.teacher
+        rows = [keep(ask(view), shown.number, self.who) for view in shown.images.unbind(1)]
+        return torch.stack(rows, dim=1).flatten(2).numpy()
 
     def _share(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """The number of each block that is this process's, and its embeddings."""
@@ -150,7 +153,7 @@ class _TablePass:
         for block, shown in zip(blocks, self._showing.stored(index, BLOCK, self._workers), strict=True):
             rows = self._embeddings(shown)
             if block == blocks[0]:
-                refuse_constant(rows[:, 0], self.who)
+                refuse_constant(rows[:, 0], self.who, self._net.kind)
             yield block, rows
 
     def _write(self, blocks: Iterable[tuple[int, npt.NDArray[np.float32]]], task: Pass, total: int) -> None:
@@ -188,27 +191,17 @@ def _require_room(folder: Path, passes: Sequence[_TablePass]) -> None:
 
 
 def _agree(then: npt.NDArray[np.float16], now: npt.NDArray[np.float32]) -> bool:
-    return now.shape == then.shape and bool(((now * then.astype(np.float32)).sum(axis=2) > _ALIKE).all())
+    if now.shape != then.shape:
+        return False
+    apart, length = (np.linalg.norm(rows, axis=2) for rows in (now - then, now))
+    return bool((apart <= _ALIKE * length).all())
 
 
-def unit_rows(embeddings: Tensor, index: Tensor, who: str) -> Tensor:
-    """Embeddings of images ``index`` at length 1, float32 ``[N, D]``; InputError where one is zero or not finite."""
-    norms = embeddings.norm(dim=1, keepdim=True)
-    bad = ((norms == 0) | ~norms.isfinite()).flatten()
-    if bad.any():
-        raise InputError(
-            f"the {who}'s embedding of training image {int(index[bad.cpu()][0])} is zero or not finite: "
-            f"check the {who} and its input preset"
-        )
-    unit: Tensor = embeddings / norms
-    return unit
-
-
-def refuse_constant(embeddings: npt.NDArray[np.float32], who: str) -> None:
-    """Raise InputError where ``embeddings`` ``[N, D]`` of different images are all the same."""
+def refuse_constant(embeddings: npt.NDArray[np.float32], who: str, kind: Task) -> None:
+    """Raise InputError where ``embeddings`` ``[N, D]``, logits or maps of different images are all the same."""
     spread = np.abs(embeddings - embeddings[:1]).max()
     if len(embeddings) > 1 and spread <= 1e-3 * np.abs(embeddings).max():
         raise InputError(
-            f"the {who} gives the same embedding for each of {len(embeddings)} training images: "
+            f"the {who} gives the same {kind.word} for each of {len(embeddings)} training images: "
             f"check the {who} and its input preset"
         )

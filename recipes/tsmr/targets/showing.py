@@ -86,7 +86,7 @@ class Showing:
     @classmethod
     def of(cls, views: Views, config: TSMRConfig) -> Showing:
         """Those of a run."""
-        return cls(views, config.views, config.augment, config.flip, config.seed)
+        return cls(views, config.views, config.augment, config.plan.flip, config.seed)
 
     def __len__(self) -> int:
         return len(self.views)

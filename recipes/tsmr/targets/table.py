@@ -24,12 +24,12 @@ _CHECKSUM = 32  # bytes
 
 @dataclass
 class TableFile:
-    """A table of ``images`` times ``views`` embeddings.
+    """A table of ``images`` times ``views`` rows: embeddings, logits or flattened maps.
 
     Attributes:
         path: the file.
         of: what the table is of, in any words that no other table has.
-        size: D, of an embedding; 0 until that is known.
+        size: D, of a row; 0 until that is known.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class TableFile:
         return blocks * (2 * BLOCK * self.views * self.size + _CHECKSUM)
 
     def rows(self) -> npt.NDArray[np.float16]:
-        """The embeddings: a read-only memory map."""
+        """The rows: a read-only memory map."""
         start = len(self._header())
         return np.memmap(self.path, "<f2", "r", start, self.shape)
 
@@ -88,7 +88,7 @@ class TableFile:
             file.truncate(self._length())
 
     def write(self, block: int, rows: npt.NDArray[np.floating]) -> None:
-        """Put unit embeddings ``[n, V, D]`` in their place.
+        """Put rows ``[n, V, D]`` in their place.
 
         Raises:
             InputError: the disk is full, or the file is gone.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +15,33 @@ from torch.nn import functional as F
 
 from recipes.faces import Embedder
 from recipes.tsmr.choices import Combine
-from recipes.tsmr.targets.passes import unit_rows
 from recipes.tsmr.targets.procrustes import procrustes
 from recipes.tsmr.targets.showing import Shown
+from recipes.tsmr.targets.task import EMBEDDINGS, Task
 from recipes.tsmr.targets.views import Views
+
+Combined: TypeAlias = Combine | Literal["average"]
 
 _ALIGNED = 4096  # images on which teachers are mapped onto the first
 _BATCH = 64  # images that a net is asked about at once, where no batch is given
 
 
 class Targets(Protocol):
-    """One embedding of length 1 for each image, from those of one or several nets that are not trained."""
+    """What is learnt of each image, from one or several nets that are not trained: an embedding of length 1, logits or
+    a map.
+    """
 
     @property
     def size(self) -> int:
-        """T, of the combined embeddings."""
+        """T, of a row; of maps, their channels."""
         ...
 
     def rows(self, shown: Shown) -> Tensor:
-        """Embeddings of a batch as it is shown, float32 ``[N, T]``, on the CPU or where its images are."""
+        """What is learnt of a batch as it is shown, float32 ``[N, T]`` or maps, on the CPU or where its images are."""
         ...
 
     def originals(self, index: npt.NDArray[np.int64]) -> Tensor:
-        """Embeddings of images ``index``, none of them blended, float32 ``[N, T]``, on the CPU."""
+        """The same of images ``index``, none of them blended, float32 ``[N, T]`` or maps, on the CPU."""
         ...
 
 
@@ -45,7 +49,7 @@ At = tuple[npt.NDArray[np.int64], int | npt.NDArray[np.int64]]  # images, and wh
 
 
 class Table(Protocol):
-    """Unit embeddings float16 ``[N, V, D]``, read where they are asked for: an array, or some rows of one."""
+    """Rows float16 ``[N, V, D]``, maps flattened, read where they are asked for: an array, or some rows of one."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -73,14 +77,18 @@ class StoredTargets:
     """Those of tables, each float16 ``[N, V, D_i]``: of V views of every image.
 
     Args:
-        tables: embeddings of each teacher.
+        tables: of each teacher.
         combine: see ``Combination``.
         person: the view that is no blend.
+        shape: of maps; empty for rows.
     """
 
-    def __init__(self, tables: Sequence[Table], combine: Combine, person: int = 0) -> None:
+    def __init__(
+        self, tables: Sequence[Table], combine: Combined, person: int = 0, shape: tuple[int, ...] = ()
+    ) -> None:
         self._tables = tables
         self._person = person
+        self._shape = shape
         self._combination = Combination(combine, [table.shape[2] for table in tables])
         if self._combination.maps_wanted:
             sample = _sample(tables[0].shape[0])
@@ -88,14 +96,17 @@ class StoredTargets:
 
     @property
     def size(self) -> int:
-        return self._combination.size
+        return self._shape[0] if self._shape else self._combination.size
 
     def rows(self, shown: Shown) -> Tensor:
-        at = (shown.number.numpy(), shown.column.numpy())
-        return self._combination([_rows(table[at]) for table in self._tables])
+        return self._read((shown.number.numpy(), shown.column.numpy()))
 
     def originals(self, index: npt.NDArray[np.int64]) -> Tensor:
-        return self._combination([_rows(table[index, self._person]) for table in self._tables])
+        return self._read((index, self._person))
+
+    def _read(self, at: At) -> Tensor:
+        rows = self._combination([_rows(table[at]) for table in self._tables])
+        return rows.view(len(rows), *self._shape) if self._shape else rows
 
 
 class LiveTargets:
@@ -107,19 +118,22 @@ class LiveTargets:
         views: all images.
         device: of the run.
         who: what messages call the nets.
+        kind: what they give.
 
     Raises:
-        InputError: an embedding is zero or not finite; so do the methods.
+        InputError: an output is not finite, or an embedding zero; so do the methods.
     """
 
     def __init__(
         self,
         embedders: Sequence[Embedder],
-        combine: Combine,
+        combine: Combined,
         views: Views,
         device: torch.device,
         who: str = "teacher",
+        kind: Task = EMBEDDINGS,
     ) -> None:
+        self._kind = kind
         self._embedders = embedders
         self._views = views
         self._device = device
@@ -150,22 +164,24 @@ class LiveTargets:
         images = images.to(self._device)
         with torch.autocast(self._device.type, enabled=False):
             return [
-                unit_rows(embed.rows(images).to(self._device), index, self._who) for embed in self._embedders
+                self._kind.teacher(embed.rows(images).to(self._device), index, self._who)
+                for embed in self._embedders
             ]
 
 
 class Combination:
-    """One embedding of length 1 of those of several teachers.
+    """One row of those of several teachers.
 
     "concat" puts them one after the other; the similarity of two images is then the mean of what the teachers
     say. "mean" maps each onto the first by orthogonal Procrustes and averages, between spaces of different size too.
+    "average" is the mean of logits or maps, as they are.
 
     Args:
         combine: how.
-        sizes: of the embeddings, ``D_i``.
+        sizes: of the rows, ``D_i``.
     """
 
-    def __init__(self, combine: Combine, sizes: Sequence[int]) -> None:
+    def __init__(self, combine: Combined, sizes: Sequence[int]) -> None:
         self._combine = combine
         self.size = sum(sizes) if combine == "concat" else sizes[0]
         self.maps_wanted = combine == "mean" and len(sizes) > 1
@@ -177,10 +193,12 @@ class Combination:
         self._maps = [procrustes(rows.T.double() @ first.double()).float() for rows in others]
 
     def __call__(self, rows: Sequence[Tensor]) -> Tensor:
-        """Combine unit embeddings, float32 ``[N, D_i]``, to ``[N, T]``."""
+        """Combine rows of one net each, float32 ``[N, D_i]``, to ``[N, T]``."""
         first, *others = rows
         if not others:
             return first
+        if self._combine == "average":
+            return torch.stack(list(rows)).mean(dim=0)
         if self._combine == "concat":
             return torch.cat([first, *others], dim=1) / math.sqrt(len(rows))
         mapped = [one @ onto.to(one.device) for one, onto in zip(others, self._maps, strict=True)]

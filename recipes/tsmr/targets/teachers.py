@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from recipes.faces.embedding.signature import read_signature
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.targets.identity import model_identity
+from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
 
@@ -90,11 +92,12 @@ def open_teachers(
     models = list(_loaded(several, [weights] if isinstance(weights, str | Path) else weights or ()))
     names = _for_each(models, config.teacher_inputs, "input presets")
     outputs = _for_each(models, config.teacher_outputs, "names of outputs")
-    opened = []
+    opened, maps = [], Task(config.task).maps
     for number, (model, name, output) in enumerate(zip(models, names, outputs, strict=True), start=1):
         preset = teacher_preset(model, name, views.shape)
+        embedder = partial(Embedder, preset=preset, embedding=output, maps=maps)
         called = f"teacher {number}" if isinstance(model, nn.Module) else f"the teacher {model}"
-        opened.append(OpenedTeacher(model, called, placed(model, preset, output, views, device)))
+        opened.append(OpenedTeacher(model, called, placed(model, embedder, views, device)))
         opened[-1].embed(views.first(2))
     return tuple(opened)
 
@@ -114,23 +117,23 @@ def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size
 
 
 def placed(
-    model: Path | nn.Module, preset: InputPreset, output: str | None, views: Views, device: torch.device
+    model: Path | nn.Module, embedder: Callable[..., Embedder], views: Views, device: torch.device
 ) -> Embedder:
-    """Run ``model`` on ``device``.
+    """Run ``model`` on ``device``, by ``embedder``.
 
     A file is run by onnxruntime on CUDA where that is installed; elsewhere as the module that is imported from it, if
     that gives what the file gives; or else on the CPU, and a warning says so.
     """
     if isinstance(model, nn.Module):
         here = all(parameter.device == device for parameter in model.parameters())
-        return Embedder(model if here else rk.duplicate(model).to(device), preset, embedding=output)
+        return embedder(model if here else rk.duplicate(model).to(device))
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         with suppress(InputError):  # it is built for CUDA, which is not there
-            return Embedder(model, preset, embedding=output, device=device)
-    embed = Embedder(model, preset, embedding=output)
+            return embedder(model, device=device)
+    embed = embedder(model)
     if device.type == "cpu":
         return embed
-    imported = _imported(model, preset, output, embed, views.first(_TRIED), device)
+    imported = _imported(model, embedder, embed, views.first(_TRIED), device)
     if isinstance(imported, Embedder):
         return imported
     LOGGER.warning(
@@ -140,11 +143,11 @@ def placed(
 
 
 def _imported(
-    model: Path, preset: InputPreset, output: str | None, file: Embedder, images: Tensor, device: torch.device
+    model: Path, embedder: Callable[..., Embedder], file: Embedder, images: Tensor, device: torch.device
 ) -> Embedder | str:
     """The module of ``model``, where it gives what ``file`` gives of ``images``; or why it cannot take its place."""
     try:
-        embed = Embedder(rk.load(model).to(device), preset, embedding=output)
+        embed = embedder(rk.load(model).to(device))
         found = embed(images)
     except rk.ReparamError as error:
         return f"it cannot be imported as a module ({rk.first_line(error)})"

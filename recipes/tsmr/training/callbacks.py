@@ -74,7 +74,7 @@ class ProgressBar(Callback):
         self._last: Point | None = None
 
     def start(self, config: TSMRConfig, done: int) -> None:
-        self._epochs = config.epochs
+        self._epochs = config.total_epochs
 
     def step(self, step: StepReport) -> None:
         if self._pass is None:

@@ -44,8 +44,10 @@ class History:
 
     def require_fit(self, model: nn.Module, config: TSMRConfig) -> None:
         """Raise ValueError where this is no history of ``model`` under ``config``."""
-        if not 0 <= self.kept <= len(self.epochs) <= config.epochs:
-            raise ValueError(f"it keeps epoch {self.kept} of {len(self.epochs)}, of a run of {config.epochs}")
+        if not 0 <= self.kept <= len(self.epochs) <= config.total_epochs:
+            raise ValueError(
+                f"it keeps epoch {self.kept} of {len(self.epochs)}, of a run of {config.total_epochs}"
+            )
         if [epoch.epoch for epoch in self.epochs] != list(range(1, len(self.epochs) + 1)):
             raise ValueError("its epochs are not numbered one by one")
         wanted = model.state_dict()

@@ -59,7 +59,7 @@ class StageRun:
         processes: Processes,
     ) -> None:
         self.number = number
-        self.stage = config.stages[number]
+        self.stage = config.plan.stages[number]
         self._student = student
         self._average = average
         self._objective = objective

@@ -17,6 +17,7 @@ from recipes.tsmr.objective.earlier import Earlier
 from recipes.tsmr.objective.embeddings import distances
 from recipes.tsmr.objective.loss import Batch
 from recipes.tsmr.objective.objective import Objective
+from recipes.tsmr.targets.task import Task
 from reparam_kit import evaluating
 
 
@@ -37,7 +38,10 @@ class Step(nn.Module):
         self.student = student
         self.objective = objective
         self.preset = input_preset(config.student_input)
-        self.embedding_of = EmbeddingOf(read_signature(student), config.student_output, "the student")
+        self.task = Task(config.task)
+        self.embedding_of = EmbeddingOf(
+            read_signature(student), config.student_output, "the student", self.task.maps
+        )
         self.config = config
         self.processes = processes
 
@@ -57,7 +61,7 @@ class Step(nn.Module):
             "mapped": lambda: turn.map(student),
             "target": lambda: turn.unmap(teacher),
             "labels": lambda: gather(known["labels"]),
-            "old": lambda: gather(known["old"]),
+            "old": lambda: gather(known["old"]).view_as(student),
             "index": lambda: gather(known["index"]),
             "earlier_index": lambda: cast("Earlier", earlier).index,
             "earlier_student": lambda: cast("Earlier", earlier).student,
@@ -87,4 +91,4 @@ class Step(nn.Module):
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.config.bf16):
             output = self.student(inputs)
-        return self.embedding_of(output, len(inputs)).float()
+        return self.task.student(self.embedding_of(output, len(inputs)).float())

@@ -17,6 +17,7 @@ import reparam_kit as rk
 from recipes.faces import input_preset
 from recipes.faces.embedding.signature import EmbeddingOf, read_signature
 from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, evaluating
 
@@ -46,7 +47,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
             )
     images = views.first(_SEEN)
     device = next(student.parameters()).device
-    take = EmbeddingOf(read_signature(student), config.student_output, "the student")
+    take = EmbeddingOf(read_signature(student), config.student_output, "the student", Task(config.task).maps)
     with evaluating(student), torch.enable_grad():
         outputs = run_named(student, take, input_preset(config.student_input).prepare(images.to(device)))
         name = take.choose(outputs, len(images))

@@ -89,7 +89,7 @@ class Trainer:
         Raises:
             DivergedError: the gradient is no longer finite.
         """
-        config = self.config
+        config, plan = self.config, self.config.plan
         seed = (config.seed * 1_000_003 + epoch) % 2**63
         torch.manual_seed(seed)
         number, nth = config.place(epoch)
@@ -105,7 +105,7 @@ class Trainer:
         start = time.perf_counter()
         for step in range(1, steps + 1):
             at, of = steps * nth + step, steps * current.stage.epochs
-            rate = config.lr * current.stage.rate * schedule(at, of, config.warmup)
+            rate = plan.lr * current.stage.rate * schedule(at, of, config.warmup)
             losses, norm = current.take_step(batches, rate, at / of)
             for means in (whole, recent):
                 means.add(losses)
@@ -114,7 +114,7 @@ class Trainer:
                 if not norm.isfinite():
                     raise DivergedError(
                         f"the gradient is no longer finite in epoch {epoch} at step {step} of {steps}: "
-                        f"lower lr={config.lr:g}, or check student_input={config.student_input!r}"
+                        f"lower lr={plan.lr:g}, or check student_input={config.student_input!r}"
                     )
                 self.objective.turn.follow()
                 figures = self.objective.figures()

@@ -20,7 +20,7 @@ from recipes.tsmr.stages import DISTIL, LOSSES, REFINE
 from recipes.tsmr.training.stage import StageRun
 from reparam_kit import InputError
 
-BUILT_IN = list(LOSSES)
+BUILT_IN = [name for name in LOSSES if not LOSSES.foreign(name)]
 CONFIG = TSMRConfig(
     batch_size=8, lr=3e-3, adversary=Adversary(hidden=8), margin=Margin("adaface", 0.2, 8.0, classes=4)
 )
@@ -77,12 +77,16 @@ def test_a_run_of_it_alone_has_finite_gradients_and_goes_on_exactly_after_an_int
     rec: Path,
     student: nn.Module,
     teacher: nn.Module,
+    twin: nn.Module,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
     stage = Stage(2, losses={name: 1.0})
-    config = replace(CONFIG, stages=(stage, Stage(1, cosine=1.0), stage))
+    logits = LOSSES[name].task == "logits"
+    between = Stage(1, mse=1.0) if logits else Stage(1, cosine=1.0)
+    config = replace(CONFIG, stages=(stage, between, stage))
+    teacher = twin if logits else teacher
     gradients: list[Tensor] = []
 
     def run(steps: int | None = None, **where: Any) -> Any:

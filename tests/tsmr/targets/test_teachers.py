@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import reparam_kit as rk
-from recipes.faces import FaceRecords, input_preset
+from recipes.faces import Embedder, FaceRecords, input_preset
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, improve
 from recipes.tsmr.targets.teachers import placed, teacher_preset
 from recipes.tsmr.targets.views import Views
@@ -27,6 +28,7 @@ from reparam_kit import InputError
 from reparam_kit.formats import load as load_model
 
 CUDA = torch.device("cuda")
+RAW = partial(Embedder, preset=input_preset("raw"))
 CONFIG = TSMRConfig(stages=(Stage(1, cosine=1.0),), batch_size=8)
 
 
@@ -100,10 +102,10 @@ def test_a_file_runs_in_onnxruntime_on_cuda_where_that_is_installed(
 ) -> None:
     provided(monkeypatch, "CUDAExecutionProvider")
     path, views = onnx_teacher(tmp_path / "t.onnx"), Views(FaceRecords(rec))
-    embed = placed(path, input_preset("raw"), None, views, torch.device("cuda", 1))
+    embed = placed(path, RAW, views, torch.device("cuda", 1))
     assert without_cuda == [[("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]]
     assert embed(views.first(2)).shape == (2, 6)
-    placed(path, input_preset("raw"), None, views, torch.device("cpu"))
+    placed(path, RAW, views, torch.device("cpu"))
     assert without_cuda[1:] == [["CPUExecutionProvider"]]
 
 
@@ -120,9 +122,9 @@ def test_a_file_runs_as_a_module_where_onnxruntime_has_no_cuda(
         )
     views = Views(FaceRecords(rec))
     path = onnx_teacher(tmp_path / "t.onnx")
-    embed = placed(path, input_preset("raw"), None, views, CUDA)
+    embed = placed(path, RAW, views, CUDA)
     assert isinstance(embed.model, nn.Module)
-    on_file = placed(path, input_preset("raw"), None, views, torch.device("cpu"))
+    on_file = placed(path, RAW, views, torch.device("cpu"))
     torch.testing.assert_close(embed(views.first(3)), on_file(views.first(3)), rtol=1e-4, atol=1e-2)
     assert on_file.model == path
 
@@ -147,7 +149,7 @@ def test_a_file_runs_on_the_cpu_where_its_module_is_another_and_a_line_says_so(
     provided(monkeypatch, "CUDAExecutionProvider")
     monkeypatch.setattr(rk, "load", load)
     views, path = Views(FaceRecords(rec)), onnx_teacher(tmp_path / "t.onnx")
-    embed = placed(path, input_preset("raw"), None, views, torch.device("xpu"))
+    embed = placed(path, RAW, views, torch.device("xpu"))
     assert embed.model == path
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert re.search(rf"t\.onnx runs on the CPU, because .*{says}", record.getMessage())

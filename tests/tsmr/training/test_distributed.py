@@ -32,7 +32,7 @@ for rank in range(1, int(os.environ["WORLD_SIZE"])):
         os.environ["RANK"] = str(rank)
         break
 with launched("cpu"):
-    train(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
+    train(sys.argv[2], sys.argv[3], *map(int, sys.argv[5:]), task=sys.argv[4])
 if os.environ["RANK"] != "0":
     os._exit(0)  # with threads that were not forked, there is no other end
 for rank in range(1, int(os.environ["WORLD_SIZE"])):
@@ -91,16 +91,22 @@ class Net(nn.Module):
         return embedding, self.quality(embedding)
 
 
-def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
+def train(rec: str, folder: str, batch_size: int, epochs: int = 2, task: Any = "embeddings") -> None:
     torch.manual_seed(0)
-    student, teacher = Net(6), Net(9)
+    student, teacher = (Net(6), Net(9)) if task == "embeddings" else (Net(10), Net(10))
     ours = [name for name in LOSSES if not LOSSES.foreign(name)]
-    every = dict.fromkeys([*ours, "test_memory", "test_second"], 0.3)
+    embedding = [*(name for name in ours if LOSSES[name].task != "logits"), "test_memory", "test_second"]
+    logits = [name for name in ours if LOSSES[name].task != "embeddings"]
+    chosen = embedding if task == "embeddings" else logits
     config = TSMRConfig(
-        stages=(Stage(epochs, losses=every), Stage(epochs - 1, mse=1.0, adversarial=0.1)),
+        task=task,
+        stages=(
+            Stage(epochs, losses=dict.fromkeys(chosen, 0.3)),
+            Stage(epochs - 1, losses={"mse": 1.0} | ({"adversarial": 0.1} if task == "embeddings" else {})),
+        ),
         batch_size=batch_size,
         lr=3e-3,
-        keep_gallery=0.5,
+        keep_gallery=0.5 if task == "embeddings" else 0.0,
         adversary=Adversary(hidden=8),
         margin=Margin("adaface", 0.2, 8.0, classes=4),
         augment=Augment(colour=0.5, mix=0.3),
@@ -113,36 +119,44 @@ def train(rec: str, folder: str, batch_size: int, epochs: int = 2) -> None:
         torch.save({"curve": curve, "weights": result.model.state_dict()}, out / "result.pt")
 
 
-def start(rec: Path, folder: Path, *numbers: int, count: int = 1) -> subprocess.Popen[bytes]:
+def start(
+    rec: Path, folder: Path, *numbers: int, count: int = 1, task: str = "embeddings"
+) -> subprocess.Popen[bytes]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     launch = {"WORLD_SIZE": str(count), "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(rec), str(folder)]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(rec), str(folder), task]
     environment = {**os.environ, **launch, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
 
-@pytest.fixture(scope="module")
-def alone(uneven: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What comes of one process with batches of 12."""
+@pytest.fixture(scope="module", params=["embeddings", "logits"])
+def alone(
+    request: pytest.FixtureRequest, uneven: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any]]:
+    """A task, and what comes of one process with batches of 12."""
     folder = tmp_path_factory.mktemp("alone")
-    train(str(uneven), str(folder), batch_size=12)
-    return torch.load(folder / "result.pt", weights_only=True)
+    train(str(uneven), str(folder), batch_size=12, task=request.param)
+    return request.param, torch.load(folder / "result.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_take_the_steps_of_one_with_a_batch_of_all(
-    uneven: Path, tmp_path: Path, alone: dict[str, Any], count: int
+    uneven: Path, tmp_path: Path, alone: tuple[str, dict[str, Any]], count: int
 ) -> None:
-    process = start(uneven, tmp_path, 12 // count, count=count)
+    task, by_one = alone
+    process = start(uneven, tmp_path, 12 // count, count=count, task=task)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
-    assert errors.count(b"\n") == count, errors.decode()  # that of the output that no loss is of
+    lines = (
+        1 if task == "embeddings" else 2
+    )  # of the output that no loss is of; and of labels that no net names
+    assert errors.count(b"\n") == lines * count, errors.decode()
     together = torch.load(tmp_path / "result.pt", weights_only=True)
-    for ours, theirs in zip(alone["curve"], together["curve"], strict=True):
+    for ours, theirs in zip(by_one["curve"], together["curve"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
-    for name, tensor in alone["weights"].items():
+    for name, tensor in by_one["weights"].items():
         torch.testing.assert_close(together["weights"][name], tensor, rtol=1e-3, atol=1e-4)
 
 

@@ -116,7 +116,7 @@ def _name(name: str) -> Markup:
 
 def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:
     """List name and value of every choice but the stages, and whether it is the usual one."""
-    usual = _named(TSMRConfig())
+    usual = _named(TSMRConfig().settled(config.task, True))
     return [(name, value, value == usual[name]) for name, value in _named(config).items()]
 
 

@@ -202,11 +202,11 @@ def _curve(
 def _along(report: TSMRReport, title: str, y: Axis) -> Chart:
     """An empty chart over the epochs, with the stages marked."""
     chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=200.0)
-    if len(report.config.stages) > 1:
+    if len(report.config.plan.stages) > 1:
         chart.top += 12.0
         chart.height += 12.0
         start = 0
-        for number, stage in enumerate(report.config.stages, start=1):
+        for number, stage in enumerate(report.config.plan.stages, start=1):
             if start:
                 chart.stick(start, "rule")
             chart.above(start, f"stage {number}")

@@ -1,0 +1,201 @@
+"""What the student's output is: found out before training from the judges, the labels, the losses and the nets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from recipes.faces import Judge
+from recipes.tsmr.choices import TaskName
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.progress import LOGGER
+from recipes.tsmr.stages import LOSSES
+from recipes.tsmr.targets.examples import identity_labels
+from recipes.tsmr.targets.task import are_probabilities
+from recipes.tsmr.targets.views import Views
+from reparam_kit import InputError
+
+Asked = Callable[[Tensor], Tensor]  # a net: images to its output
+
+_SHOWN = 128  # images on which nets are asked what they name
+_CHANCE = 1e-6  # probability below which an agreement is no chance
+_ONE_LENGTH = 1e-3  # spread of lengths, over their mean, below which rows are unit vectors
+
+
+def with_maps(config: TSMRConfig) -> TSMRConfig:
+    """``config`` for maps, where all losses that were chosen take maps: what a net is asked for hangs on that.
+
+    Raises:
+        InputError: maps are asked for, and no losses: there are no usual ones.
+    """
+    tasks = {LOSSES[name].task for name in config.losses}
+    if config.task == "auto" and tasks == {"maps"}:
+        return replace(config, task="maps")
+    if config.task == "maps" and not tasks:
+        raise InputError("no losses are usual for maps (task='maps'): give stages whose losses take maps")
+    return config
+
+
+def settle(
+    config: TSMRConfig, student: Asked, teachers: Sequence[Asked], views: Views, judges: Sequence[Judge]
+) -> tuple[TSMRConfig, str]:
+    """Make every choice that hangs on what the student's output is; and why it is taken for that.
+
+    What the choices say holds; else what a judge knows; else the labels, where a net names them far more often than by
+    chance; else the losses that were chosen; else whether student and teacher name the same of as many numbers.
+
+    Raises:
+        InputError: a loss is for another task, or the student's logits are not as many as a teacher's.
+    """
+    few = torch.stack([views[number, False][0] for number in range(min(2, len(views)))])
+    size, *sizes = (net(few).shape[1] for net in (student, *teachers))
+    task, reason = _said(config, judges, size)
+    seen = None
+    if task in ("auto", "logits") and set(sizes) == {size}:
+        seen = _Seen.of(student, teachers, views)
+    if task == "auto":
+        task, reason = _shown(config, seen, size)
+    if task == "logits" and seen is None:
+        raise InputError(
+            f"the student gives {size} logits ({reason}) and the teachers {', '.join(map(str, sizes))} numbers: they "
+            "have to be of the same classes; name the outputs that are (student_output, teacher_output), or train "
+            "them as embeddings (task='embeddings')"
+        )
+    labelled = task == "logits" and seen is not None and bool(seen.labelled)
+    settled = config.settled(task, labelled)
+    _refuse_others(settled, task, reason)
+    LOGGER.info(line := f"the student's output is taken for {task}: {reason}")
+    if task == "logits" and seen is not None:
+        seen.warn("labels" in settled.losses)
+    return settled, line
+
+
+def _said(config: TSMRConfig, judges: Sequence[Judge], size: int) -> tuple[TaskName, str]:
+    if config.task != "auto":
+        return config.task, f"task={config.task!r} was chosen"
+    for judge in judges:
+        known = judge.outputs(size)
+        if known is not None:
+            return (
+                known,
+                f"the judge {judge.name or type(judge).__name__!r} takes its {size} numbers for that",
+            )
+    return "auto", ""
+
+
+def _shown(config: TSMRConfig, seen: _Seen | None, size: int) -> tuple[TaskName, str]:
+    if seen is not None and seen.labelled:
+        return (
+            "logits",
+            f"{seen.labelled} of {seen.known} labels are the largest of its {size} numbers or the teacher's",
+        )
+    tasks = {LOSSES[name].task: name for name in config.losses if config.stages is not None}
+    for task in ("embeddings", "logits"):
+        if task in tasks:
+            return task, f"the loss {tasks[task]!r} was chosen, which is for {task}"
+    if seen is not None and seen.agreeing:
+        same = f"{seen.agreeing} of {len(seen.ours)} images"
+        return "logits", f"the largest of its {size} numbers is the teacher's for {same}"
+    return "embeddings", "nothing says that it is logits"
+
+
+def _refuse_others(config: TSMRConfig, task: TaskName, reason: str) -> None:
+    for name in config.losses:
+        if _fits(name, task):
+            continue
+        fitting = [other for other in LOSSES if _fits(other, task)]
+        raise InputError(
+            f"the loss {name!r} is for {LOSSES[name].task or 'rows [N, D]'}, and the student's output is taken for "
+            f"{task} ({reason}): choose losses of {task} ({', '.join(fitting) or 'your own'}), or say by task= (--task)"
+            " what it is"
+        )
+
+
+def _fits(loss: str, task: TaskName) -> bool:
+    its = LOSSES[loss].task
+    return its == task or (its is None and task != "maps")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What nets with as many numbers each give of some images, ``[N, D]``, and the labels of these ``[N]``.
+
+    ``labelled`` and ``agreeing`` count the images whose label is the largest number of a net, and those on which the
+    nets agree; 0 where that may be chance, or where the rows are unit vectors.
+    """
+
+    ours: Tensor
+    theirs: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(cls, student: Asked, teachers: Sequence[Asked], views: Views) -> _Seen:
+        """Ask them, of images from all over the set."""
+        chosen = np.linspace(0, len(views) - 1, min(len(views), _SHOWN)).astype(int).tolist()
+        images = torch.stack([views[number, False][0] for number in chosen])
+        labels = torch.from_numpy(identity_labels(Subset(views.images, chosen)))
+        ours, *theirs = (net(images).float() for net in (student, *teachers))
+        return cls(ours, torch.stack(theirs).mean(dim=0), labels)
+
+    @property
+    def known(self) -> int:
+        return int((self.labels >= 0).sum())
+
+    @property
+    def labelled(self) -> int:
+        if int(self.labels.max()) >= self.ours.shape[1] or self._unit:
+            return 0
+        known = self.labels >= 0
+        return max(_hits(rows[known].argmax(dim=1), self.labels[known]) for rows in (self.ours, self.theirs))
+
+    @property
+    def agreeing(self) -> int:
+        if self._unit or int(self.labels.max()) >= self.ours.shape[1]:  # which are people, and more
+            return 0
+        return _hits(self.ours.argmax(dim=1), self.theirs.argmax(dim=1))
+
+    @property
+    def _unit(self) -> bool:
+        lengths = [rows.norm(dim=1) for rows in (self.ours, self.theirs) if not are_probabilities(rows).all()]
+        return any(bool(length.std() <= _ONE_LENGTH * length.mean()) for length in lengths)
+
+    def warn(self, asked: bool) -> None:
+        """Say what is unusual about the logits; the labels are ``asked`` for or not."""
+        for who, rows in (("student", self.ours), ("teacher", self.theirs)):
+            if are_probabilities(rows).all():
+                LOGGER.info(
+                    f"the {who} ends in a softmax: the logarithm of its probabilities is taken for logits"
+                )
+            elif bool(((rows >= 0) & (rows <= 1)).all()):
+                LOGGER.warning(
+                    f"the {who}'s numbers lie in 0..1 and do not sum to 1, as sigmoids give them: they are taken for "
+                    "logits, of which one class is right; name an output before the sigmoid"
+                )
+        if self.known and not self.labelled:
+            LOGGER.warning(
+                "student and teacher name the labels of the images no more often than by chance: the classes of the "
+                "data may be others, or in another order"
+                + ("" if asked else "; the loss 'labels' is left out")
+            )
+
+
+def _hits(first: Tensor, second: Tensor) -> int:
+    """How many of two lists of classes agree; 0 where they may by chance, drawn as often as each names a class."""
+    if not len(first):
+        return 0
+    hits, count = int((first == second).sum()), len(first)
+    classes = int(max(first.max(), second.max())) + 1
+    shares = (torch.bincount(rows, minlength=classes).double() / count for rows in (first, second))
+    chance = float(torch.stack(list(shares)).prod(dim=0).sum())
+    return hits if _tail(hits, count, chance) < _CHANCE else 0
+
+
+def _tail(hits: int, count: int, chance: float) -> float:
+    """The probability of ``hits`` or more of ``count`` draws that succeed with probability ``chance``."""
+    return sum(math.comb(count, k) * chance**k * (1 - chance) ** (count - k) for k in range(hits, count + 1))
