@@ -128,7 +128,7 @@ class _TablePass:
         index = np.random.default_rng().choice(there, min(len(there), _CHECKED), replace=False)
         (few,) = self._showing.stored(sorted(index.tolist()) or [0], _CHECKED, workers=0)
         now = self._embeddings(few)
-        if len(there) and not _agree(table.rows()[few.number.numpy()], now):
+        if len(there) and not _agree(table.rows()[few[0].number.numpy()], now):
             self._progress.say(
                 f"{table.path}: its rows are not what the {self.who} gives, all are computed anew"
             )
@@ -140,18 +140,18 @@ class _TablePass:
             )
         return np.flatnonzero(~sound).tolist(), now.shape[2]
 
-    def _embeddings(self, shown: Shown) -> npt.NDArray[np.float32]:
-        """Those of images ``[N, V, 3, H, W]``: ``[N, V, D]``."""
+    def _embeddings(self, views: Sequence[Shown]) -> npt.NDArray[np.float32]:
+        """Those of N images in V views: ``[N, V, D]``."""
         ask, keep = self._net.embed, self._net.kind.teacher
-        rows = [keep(ask(view), shown.number, self.who) for view in shown.images.unbind(1)]
+        rows = [keep(ask(shown.images), shown.number, self.who) for shown in views]
         return torch.stack(rows, dim=1).flatten(2).numpy()
 
     def _share(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """The number of each block that is this process's, and its embeddings."""
         blocks = self._missing[self._processes.rank :: self._processes.count]
         index = [at for block in blocks for at in self._table.numbers(block)]
-        for block, shown in zip(blocks, self._showing.stored(index, BLOCK, self._workers), strict=True):
-            rows = self._embeddings(shown)
+        for block, views in zip(blocks, self._showing.stored(index, BLOCK, self._workers), strict=True):
+            rows = self._embeddings(views)
             if block == blocks[0]:
                 refuse_constant(rows[:, 0], self.who, self._net.kind)
             yield block, rows

@@ -52,9 +52,9 @@ class Shown(NamedTuple):
     column: Tensor
     blended: Tensor
 
-    def view(self, nth: int) -> Shown:
-        """View ``nth`` of a batch that has several of each image, ``[N, n, ...]``."""
-        return Shown(self.images[:, nth], self.number, self.column[:, nth], self.blended[:, nth])
+    def views(self, count: int) -> tuple[Shown, ...]:
+        """The batches that this one is of, where it holds ``count`` views of each image, one after the other."""
+        return tuple(Shown(*(part[nth::count] for part in self)) for nth in range(count))
 
     def to(self, device: torch.device) -> Shown:
         """The same with its images on ``device``."""
@@ -115,14 +115,13 @@ class Showing:
         )
         keys = ((index, self._draws(epoch, mirrored)[:views]) for index, mirrored in order)
         share = processes.share(keys, batch_size)
-        for shown in self._batches(share, batch_size, workers, pin_memory):
-            yield tuple(map(shown.view, range(views)))
+        return self._batches(share, views, batch_size, workers, pin_memory)
 
     def first(self, count: int, batch_size: int, workers: int) -> Iterator[Shown]:
         """The first ``count`` images of the first epoch, at most."""
         order = islice(epoch_order(len(self), self.flip, self._seed(1)), count)
         keys = ((index, self._draws(1, mirrored)[:1]) for index, mirrored in order)
-        return (shown.view(0) for shown in self._batches(keys, batch_size, workers))
+        return (shown for (shown,) in self._batches(keys, 1, batch_size, workers))
 
     @property
     def columns(self) -> tuple[Draw, ...]:
@@ -146,9 +145,10 @@ class Showing:
             return [len(self.columns)]
         return [self.taught, self.seed, self.flip, asdict(self.augment)]
 
-    def stored(self, index: Iterable[int], batch_size: int, workers: int) -> Iterator[Shown]:
-        """Images ``index`` in all views of ``columns``: ``[N, V, C, H, W]``."""
-        return self._batches(((at, self.columns) for at in index), batch_size, workers)
+    def stored(self, index: Iterable[int], batch_size: int, workers: int) -> Iterator[tuple[Shown, ...]]:
+        """Images ``index`` in each view of ``columns``."""
+        keys = ((at, self.columns) for at in index)
+        return self._batches(keys, len(self.columns), batch_size, workers)
 
     def _draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
         """The view of an image in ``epoch``, and a second one."""
@@ -169,18 +169,22 @@ class Showing:
         return (self.seed * _FACTOR + epoch) % 2**63
 
     def _batches(
-        self, keys: Iterable[Key], batch_size: int, workers: int, pin_memory: bool = False
-    ) -> Iterator[Shown]:
+        self,
+        keys: Iterable[tuple[int, tuple[Draw, ...]]],
+        views: int,
+        batch_size: int,
+        workers: int,
+        pin_memory: bool = False,
+    ) -> Iterator[tuple[Shown, ...]]:
         # Where the mirror image has targets of its own, what shows it is not chance among others.
         drawn = _Drawn(self.views, self.augment, self.flip and self.taught != "original")
-        return loaded(drawn, keys, batch_size, workers, pin_memory=pin_memory)
-
-
-Key = tuple[int, tuple[Draw, ...]]
+        flat = ((index, draw) for index, draws in keys for draw in draws)
+        batches = loaded(drawn, flat, views * batch_size, workers, pin_memory=pin_memory)
+        return (shown.views(views) for shown in batches)
 
 
 class _Drawn(Dataset[Shown]):
-    """``drawn[index, draws]`` is these views of an image: ``images`` is ``[n, C, H, W]``."""
+    """``drawn[index, draw]`` is this view of an image, with plain numbers, of which a loader makes a batch."""
 
     def __init__(self, views: Views, augment: Augment, flip: bool) -> None:
         self._views = views
@@ -189,16 +193,16 @@ class _Drawn(Dataset[Shown]):
         del chances["mix"]
         chances["flip"] = 0.5 if flip else 0.0
         self._augmentation = Augmentation(**chances) if any(chances.values()) else None
+        self._last: tuple[int, Tensor] | None = None  # views of one image follow each other
 
-    def __getitem__(self, key: Key) -> Shown:
-        index, draws = key
-        image = self._views[index, False][0]
-        shown, blended = zip(*(self._view(image, index, draw) for draw in draws), strict=True)
-        columns = torch.tensor([draw.column for draw in draws])
-        return Shown(torch.stack(shown), torch.tensor(index), columns, torch.tensor(blended))
+    def __getitem__(self, key: tuple[int, Draw]) -> Shown:
+        index, draw = key
+        if self._last is None or self._last[0] != index:
+            self._last = index, self._views[index, False][0]
+        image, blended = self._blend(self._changed(self._last[1], index, draw), index, draw)
+        return Shown(image, index, draw.column, blended)  # type: ignore[arg-type]
 
-    def _view(self, image: Tensor, index: int, draw: Draw) -> tuple[Tensor, bool]:
-        image = self._changed(image, index, draw)
+    def _blend(self, image: Tensor, index: int, draw: Draw) -> tuple[Tensor, bool]:
         if draw.seed is None or not self._mix:
             return image, False
         random = torch.Generator().manual_seed(_number(draw.seed, index) ^ _BLENDING)

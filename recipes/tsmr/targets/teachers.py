@@ -161,8 +161,9 @@ def _loaded(teachers: Sequence[Teacher], weights: Sequence[str | Path]) -> Itera
     factories = [isinstance(t, str | Path) and ":" in str(t) and not Path(t).exists() for t in teachers]
     if weights and len(weights) != sum(factories):
         raise InputError(
-            f"{len(weights)} files of weights for {sum(factories)} teachers that are package.module:factory "
-            "(teacher_weights, --teacher-weights): give one each, in their order, or none; others bring their own"
+            f"of the teachers {sum(factories)} are package.module:factory, and weights (teacher_weights, "
+            f"--teacher-weights) are given for {len(weights)}: give each its own, in their order, or none; others "
+            "bring theirs"
         )
     rest = iter(weights)
     for teacher, made in zip(teachers, factories, strict=True):

@@ -195,10 +195,14 @@ def test_a_factory_with_weights_is_a_teacher(
         (
             "teacher_nets:wide",
             ["wide", "narrow"],
-            "2 files of weights for 1 teachers that are package.module",
+            "teachers 1 are package.module:factory, and weights .* for 2",
         ),
-        (["teacher_nets:wide", "teacher_nets:narrow"], ["wide"], "1 files of weights for 2 teachers"),
-        ("t.onnx", ["wide"], "1 files of weights for 0 teachers"),
+        (
+            ["teacher_nets:wide", "teacher_nets:narrow"],
+            ["wide"],
+            "teachers 2 are package.module:factory, and weights .* for 1",
+        ),
+        ("t.onnx", ["wide"], "teachers 0 are package.module:factory, and weights .* for 1"),
         ("teacher_nets:wide", ["narrow"], "does not fit teacher_nets:wide"),
         ("teacher_nets:tall", [], "teacher_nets:tall: cannot import the factory"),
         ("no_such_nets:tall", [], "no_such_nets:tall: cannot import the factory"),
