@@ -17,12 +17,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from recipes.faces.judging.protocols import d_prime, fold_numbers, kfold_accuracy, tar_at_fars
+from recipes.faces.judging.drawn_pairs import SortedPairs
+from recipes.faces.judging.protocols import fold_numbers
 
 Interval = tuple[float, float]
 Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 _CELLS = 1 << 22  # examples times sets drawn at once
+_BLOCK = 1 << 18  # and judged at once
 
 
 def interval(drawn: Floats, level: float = 0.95) -> Interval:
@@ -37,18 +39,6 @@ def probability_of_chance(differences: Floats) -> float:
     return min(1.0, 2 * (1 + against) / (1 + len(differences)))
 
 
-def pair_figures(
-    scores: Floats,
-    same: npt.NDArray[np.bool_],
-    folds: _Ints,
-    fars: Sequence[float],
-    times: _Ints | None = None,
-) -> Floats:
-    """Accuracy, TAR at each FAR and d' of pairs, each of which counts as often as ``times`` says."""
-    accuracy = kfold_accuracy(scores, same, folds, times)[0]
-    return np.array([accuracy, *tar_at_fars(scores, same, fars, times), d_prime(scores, same, times)])
-
-
 def resampled_pairs(
     models: Sequence[Floats],
     same: npt.NDArray[np.bool_],
@@ -57,7 +47,7 @@ def resampled_pairs(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[Floats]:
-    """Return :func:`pair_figures` of each model on the same sets drawn: for each ``[B, len(fars) + 2]``.
+    """Return accuracy, TAR at each FAR and d' of each model on the same sets drawn: for each ``[B, len(fars) + 2]``.
 
     Args:
         models: scores of the pairs by each model, ``[N]``.
@@ -68,13 +58,12 @@ def resampled_pairs(
         seed: of the drawing.
     """
     numbers = fold_numbers(same, folds)
-    orders = [np.argsort(-scores, kind="stable") for scores in models]
-    ordered = [(scores[o], same[o], numbers[o]) for scores, o in zip(models, orders, strict=True)]
+    pairs = [SortedPairs(scores, same, numbers, fars) for scores in models]
     drawn: list[list[Floats]] = [[] for _ in models]
     for times in _draw(numbers * 2 + same, resamples, np.random.default_rng(seed)):
-        for rows, pairs, order in zip(drawn, ordered, orders, strict=True):
-            rows.append(pair_figures(*pairs, fars, times[order]))
-    return [np.stack(rows) for rows in drawn]
+        for blocks, model in zip(drawn, pairs, strict=True):
+            blocks.append(model.figures(times))
+    return [np.concatenate(blocks) for blocks in drawn]
 
 
 def resampled_means(
@@ -94,11 +83,14 @@ def resampled_means(
         counts = np.bincount(number).astype(np.float64)
         sums = np.stack([np.bincount(number, column) for column in sums.T], axis=1)
     drawn = _draw(np.zeros(len(counts), np.int64), resamples, np.random.default_rng(seed))
-    return np.stack([times @ sums / (times @ counts) for times in drawn])
+    return np.concatenate([times @ sums / (times @ counts)[:, None] for times in drawn])
 
 
 def _draw(strata: _Ints, resamples: int, random: np.random.Generator) -> Iterator[_Ints]:
-    """Count how many times each example is in each set, int64 ``[N]``; as many of each stratum as there are."""
+    """Count how many times each example is in each set; as many of each stratum as there are.
+
+    Yields blocks of sets, int64 ``[B, N]``, small enough to stay in a processor's cache.
+    """
     members_of = [np.flatnonzero(strata == number) for number in range(int(strata.max()) + 1)]
     rows = max(1, _CELLS // len(strata))
     for start in range(0, resamples, rows):
@@ -109,4 +101,5 @@ def _draw(strata: _Ints, resamples: int, random: np.random.Generator) -> Iterato
             drawn = random.integers(size, size=(sets, size)) if size else np.empty((sets, 0), np.int64)
             cells = drawn + size * np.arange(sets)[:, None]
             times[:, members] = np.bincount(cells.ravel(), minlength=sets * size).reshape(sets, size)
-        yield from times
+        step = max(1, _BLOCK // len(strata))
+        yield from (times[first : first + step] for first in range(0, sets, step))

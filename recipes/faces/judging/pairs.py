@@ -156,9 +156,11 @@ class PairsJudge(Judge, name="pairs"):
         ours, theirs = resampled_pairs(
             [before.scores, after.scores], before.same, before.outcomes["folds"], before.fars, sets
         )
+        with np.errstate(invalid="ignore"):  # d' of both may be infinite
+            differences = theirs - ours
         found = {
             figure.name: (interval(drawn), probability_of_chance(drawn))
-            for figure, drawn in zip(before.figures, (theirs - ours).T, strict=True)
+            for figure, drawn in zip(before.figures, differences.T, strict=True)
             if np.isfinite(drawn).all()
         }
         return comparison(before, after, found, f"pairs drawn within fold and kind, {sets:,} times")

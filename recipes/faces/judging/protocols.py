@@ -83,7 +83,7 @@ def _dealt(same: npt.NDArray[np.bool_], numbers: Ints) -> Ints:
 
 
 def kfold_accuracy(
-    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10, times: Ints | None = None
+    scores: npt.ArrayLike, same: npt.ArrayLike, folds: int | npt.ArrayLike = 10
 ) -> tuple[float, float, Floats]:
     """Apply LFW View 2: for each fold, the threshold that is most accurate on the others, judged on the fold.
 
@@ -96,7 +96,6 @@ def kfold_accuracy(
         scores: ``[N]``.
         same: bool ``[N]``.
         folds: as :func:`fold_numbers`.
-        times: how often each pair counts, int64 ``[N]``; None: once.
 
     Returns:
         Mean of the folds' accuracies, their standard deviation (over ``folds``, not ``folds - 1``; the LFW paper's
@@ -112,24 +111,22 @@ def kfold_accuracy(
     scores, same = _checked(scores, same)
     order = _falling(scores)
     fold = fold_numbers(same, folds)[order]
-    scores, same, times = scores[order], same[order], _counted(times, len(same))[order]
+    scores, same = scores[order], same[order]
     accuracies = np.empty(int(fold.max()) + 1)
     thresholds = np.empty(len(accuracies))
     for i in range(len(accuracies)):
         inside = fold == i
-        genuine, impostors, candidates = _sweep(scores[~inside], same[~inside], times[~inside])
+        genuine, impostors, candidates = _sweep(scores[~inside], same[~inside])
         thresholds[i] = candidates[np.argmax(genuine - impostors)]
-        right = (scores[inside] >= thresholds[i]) == same[inside]
-        accuracies[i] = times[inside][right].sum() / times[inside].sum()
+        accuracies[i] = ((scores[inside] >= thresholds[i]) == same[inside]).mean()
     return float(accuracies.mean()), float(accuracies.std()), thresholds
 
 
-def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = None) -> float:
+def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Return the separation of genuine and impostor scores: ``(mean - mean) / sqrt((variance + variance) / 2)``.
 
     It uses every score, where accuracy and TAR see only the few near a threshold, and so tells two models or inputs
-    apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal. Each pair counts as often as
-    ``times`` says.
+    apart on a few hundred pairs. NaN or infinite where all scores of each kind are equal.
 
     Source: D. M. Green, J. A. Swets, "Signal Detection Theory and Psychophysics", 1966; J. Daugman, "Biometric decision
     landscapes", Cambridge TR 482, 2000.
@@ -142,11 +139,17 @@ def d_prime(scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = Non
     """
     scores, same = _checked(scores, same)
     require_both_kinds(same)
-    if times is not None:
-        scores, same = np.repeat(scores, times), np.repeat(same, times)
-    genuine, impostors = scores[same], scores[~same]
+    away: Floats = scores - scores.max()  # exact where all scores are close to one another
+    genuine, impostors = _moments(away[same]), _moments(away[~same])
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float((genuine.mean() - impostors.mean()) / np.sqrt((genuine.var() + impostors.var()) / 2))
+        return float((genuine[0] - impostors[0]) / np.sqrt((genuine[1] + impostors[1]) / 2))
+
+
+def _moments(scores: Floats) -> tuple[np.float64, np.float64]:
+    """Mean and variance, by the distances from the highest score: equal scores have no variance at all."""
+    highest = scores.max()
+    away = scores - highest
+    return highest + away.mean(), away.var()
 
 
 def roc(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -193,13 +196,9 @@ def tar_at_far(scores: npt.ArrayLike, same: npt.ArrayLike, far: float) -> float:
     return tar_at_fars(scores, same, [far])[0]
 
 
-def tar_at_fars(
-    scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float], times: Ints | None = None
-) -> list[float]:
-    """Return :func:`tar_at_far` for each of ``fars``, sorting the scores once; each pair counts as often as
-    ``times`` says.
-    """
-    genuine, impostors, _ = _both_kinds(scores, same, times)
+def tar_at_fars(scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float]) -> list[float]:
+    """Return :func:`tar_at_far` for each of ``fars``, sorting the scores once."""
+    genuine, impostors, _ = _both_kinds(scores, same)
     tars = []
     for far in fars:
         allowed = accepts_allowed(far, int(impostors[-1]))
@@ -213,17 +212,11 @@ def accepts_allowed(far: float, impostors: int) -> int:
     return int(np.floor(far * impostors + 1e-9))  # 0.29 * 100 is 28.999...
 
 
-def _both_kinds(
-    scores: npt.ArrayLike, same: npt.ArrayLike, times: Ints | None = None
-) -> tuple[Ints, Ints, Floats]:
+def _both_kinds(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Ints, Ints, Floats]:
     scores, same = _checked(scores, same)
     require_both_kinds(same)
     order = _falling(scores)
-    return _sweep(scores[order], same[order], _counted(times, len(same))[order])
-
-
-def _counted(times: Ints | None, pairs: int) -> Ints:
-    return np.ones(pairs, np.int64) if times is None else times
+    return _sweep(scores[order], same[order])
 
 
 def require_both_kinds(same: npt.NDArray[np.bool_]) -> None:
@@ -256,19 +249,20 @@ def _falling(scores: Floats) -> Ints:
     return np.argsort(-scores, kind="stable")
 
 
-def _sweep(falling: Floats, same: npt.NDArray[np.bool_], times: Ints) -> tuple[Ints, Ints, Floats]:
+def _sweep(falling: Floats, same: npt.NDArray[np.bool_]) -> tuple[Ints, Ints, Floats]:
     """Genuine and impostor pairs accepted at each threshold that decides differently, and the thresholds.
 
-    The scores and the thresholds fall; each pair counts as often as ``times`` says.
+    The scores and the thresholds fall.
     """
-    drawn = times > 0
-    if not drawn.all():
-        falling, same, times = falling[drawn], same[drawn], times[drawn]
     last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    genuine = np.append(0, np.cumsum(times * same)[last])
-    impostors = np.append(0, np.cumsum(times)[last]) - genuine
+    genuine = np.append(0, np.cumsum(same)[last])
+    impostors = np.append(0, last + 1) - genuine
     values = falling[last]
-    high, low = values[:-1], values[1:]
+    first = np.nextafter(values[:1], np.inf)
+    return genuine, impostors, np.concatenate([first, between(values[:-1], values[1:]), values[-1:]])
+
+
+def between(high: Floats, low: Floats) -> Floats:
+    """Return thresholds that accept the scores ``high`` and not the lower ones ``low``: the midpoints."""
     middle = low / 2 + high / 2
-    between = np.where(middle > low, middle, high)  # there is nothing between neighbouring floats
-    return genuine, impostors, np.concatenate([[np.nextafter(values[0], np.inf)], between, values[-1:]])
+    return np.where(middle > low, middle, high)  # there is nothing between neighbouring floats

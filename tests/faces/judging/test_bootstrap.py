@@ -1,38 +1,57 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recipes.faces import d_prime, kfold_accuracy, tar_at_far
 from recipes.faces.judging import bootstrap
 from recipes.faces.judging.bootstrap import interval, probability_of_chance, resampled_means, resampled_pairs
+from recipes.faces.judging.drawn_pairs import SortedPairs
+from recipes.faces.judging.protocols import fold_numbers, tar_at_fars
 
-# Few distinct values, so that ties are common and some are in one fold only.
-ROWS = st.lists(
-    st.tuples(st.integers(-3, 3).map(float), st.booleans(), st.integers(0, 2)), min_size=8, max_size=25
+# Few distinct values, so that ties are common and some are in one fold only; values all apart; and of one kind or all,
+# values that are equal, but whose mean is not exactly theirs.
+SCORES = st.one_of(st.integers(-3, 3).map(lambda n: n / 7), st.floats(-1, 1).map(lambda x: round(x, 6)))
+ROWS = st.one_of(
+    st.lists(st.tuples(scores, st.booleans(), st.integers(0, 2)), min_size=2, max_size=25)
+    for scores in (SCORES, st.just(0.1))
 ).filter(lambda rows: len({y for _, y, _ in rows}) == 2 and len({f for *_, f in rows}) > 1)
 
 
 @settings(deadline=None)
-@given(ROWS)
-def test_each_set_is_judged_by_the_protocols(rows: list[tuple[float, bool, int]]) -> None:
+@given(ROWS, st.booleans(), st.integers(0, 2**32))
+@example([(n / 10, i < 3, int(i < 3)) for i, n in enumerate([0, 1, 8, 4, 2, 0])], True, 0)
+def test_each_set_is_judged_by_the_protocols(
+    rows: list[tuple[float, bool, int]], given: bool, seed: int
+) -> None:
     """The figures of a drawn set are those of its pairs written out, each as often as it was drawn."""
     scores, same, folds = (np.array(column) for column in zip(*rows, strict=True))
-    fold = np.unique(folds, return_inverse=True)[1]
-    far = 1 / (~same).sum()
-    drawn = resampled_pairs([scores], same, fold, [far], 5)[0]
-    times_of = list(bootstrap._draw(fold * 2 + same, 5, np.random.default_rng(0)))
-    for figures, times in zip(drawn, times_of, strict=True):
-        rows_drawn = np.repeat(np.arange(len(times)), times)
-        assert np.array_equal(
-            np.bincount(fold[rows_drawn] * 2 + same[rows_drawn]), np.bincount(fold * 2 + same)
-        )
-        written = scores[rows_drawn], same[rows_drawn]
-        assert figures[0] == pytest.approx(kfold_accuracy(*written, fold[rows_drawn])[0])
-        assert figures[1] == tar_at_far(*written, far)
-        assert figures[2] == pytest.approx(d_prime(*written), nan_ok=True)
+    fold = fold_numbers(same, folds if given else 2)
+    fars = [1e-6, 1 / (~same).sum(), 0.3, 1.0]
+    drawn = np.concatenate(list(bootstrap._draw(fold * 2 + same, 5, np.random.default_rng(seed))))
+    times = np.concatenate([drawn, lone(fold * 2 + same)])
+    figures = SortedPairs(scores, same, fold, fars).figures(times)
+    both = resampled_pairs([scores, scores], same, fold, fars, 5, seed)
+    np.testing.assert_array_equal(both, [figures[:5]] * 2)
+    for found, repeats in zip(figures, times, strict=True):
+        pairs = np.repeat(np.arange(len(repeats)), repeats)
+        written = scores[pairs], same[pairs]
+        assert np.array_equal(np.bincount(fold[pairs] * 2 + same[pairs]), np.bincount(fold * 2 + same))
+        accuracy, tars = kfold_accuracy(*written, fold[pairs])[0], tar_at_fars(*written, fars)
+        np.testing.assert_allclose(found, [accuracy, *tars, d_prime(*written)], rtol=1e-12, atol=1e-12)
+
+
+def lone(strata: np.ndarray) -> np.ndarray:
+    """Two sets of which each stratum holds but one pair, its first or its last, as often as it has pairs."""
+    times = np.zeros((2, len(strata)), np.int64)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        times[[0, 1], members[[0, -1]]] = len(members)
+    return times
 
 
 def normal(count: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -58,13 +77,27 @@ def test_interval_of_an_accuracy_is_that_of_a_proportion() -> None:
     assert np.isnan(resampled_pairs([scores], same, 10, [1e-4], 2)[0][:, 1]).all()
 
 
-def test_seed_decides_and_the_chunks_hardly_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seed_decides_and_how_many_are_drawn_at_once_hardly_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, same = normal(200, 1.5)
     ask = lambda seed: intervals(scores, same, 5, 1e-1, 50, seed)  # noqa: E731
     assert ask(0) == ask(0)
     assert ask(0) != ask(1)
+    once = ask(0)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 1)
+    assert ask(0) == once
     monkeypatch.setattr(bootstrap, "_CELLS", 1)
     assert ask(0)[0] == pytest.approx(ask(1)[0], abs=0.05)
+
+
+def test_memory_does_not_grow_with_the_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, same = normal(400, 1.5)
+    monkeypatch.setattr(bootstrap, "_CELLS", 1 << 15)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 1 << 14)
+    tracemalloc.start()
+    resampled_pairs([scores, scores], same, 10, [1e-1], 3000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6 < 3000 * 400 * 4
 
 
 def test_level_widens() -> None:

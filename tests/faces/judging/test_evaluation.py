@@ -12,8 +12,18 @@ import torch
 from click.testing import CliRunner
 
 import recipes.faces
-from recipes.faces import PairSet, d_prime, evaluate, input_preset, kfold_accuracy, tar_at_far, write_pairs
+from recipes.faces import (
+    PairSet,
+    PairsJudge,
+    d_prime,
+    evaluate,
+    input_preset,
+    kfold_accuracy,
+    tar_at_far,
+    write_pairs,
+)
 from recipes.faces.cli import evaluate as command
+from recipes.faces.judging.evaluation import FARS, judge_scores
 from reparam_kit import InputError, UnsafeFileError
 from reparam_kit.cli import main
 
@@ -307,3 +317,14 @@ def test_real_models_tell_people_apart(shared_faces: Path) -> None:
     some = [*range(0, 1200, 15)]
     part = PairSet([whole.images[2 * i + k] for i in some for k in (0, 1)], whole.same[some])
     assert evaluate(shared_faces / "models" / "mobilefacenet.onnx", part, "imagenet").accuracy > 0.95
+
+
+def test_a_separation_that_is_infinite_is_not_compared(pairs: PairSet) -> None:
+    folds = np.arange(PAIRS) // 6
+    verdicts = [
+        judge_scores(pairs.same * high, pairs.same, folds, FARS, 5, "raw", False, 0) for high in (0.3, 0.7)
+    ]
+    assert [verdict.d_prime for verdict in verdicts] == [None, None]
+    *shares, separation = PairsJudge(pairs, bootstrap=20).compare(*verdicts).differences
+    assert (shares[0].interval, shares[0].chance) == ((0.0, 0.0), 1.0)
+    assert (separation.interval, separation.chance) == (None, None)

@@ -108,6 +108,9 @@ def test_d_prime_of_two_normal_distributions() -> None:
 def test_d_prime_without_spread_is_not_finite() -> None:
     assert np.isinf(d_prime([1, 1, 0], [True, True, False]))
     assert np.isnan(d_prime([0, 0, 0], [True, True, False]))
+    # The mean of three times 0.1 is not exactly 0.1.
+    assert np.isinf(d_prime([0.3] * 3 + [0.1] * 3, [True] * 3 + [False] * 3))
+    assert np.isnan(d_prime([0.1] * 6, [True] * 3 + [False] * 3))
 
 
 @given(SCORES.filter(lambda rows: len({y for _, y in rows}) == 2))
