@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -33,30 +35,37 @@ WEIGHTS = {
 
 def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in ``folder``, with the files that pages and docstrings name; what they register is forgotten afterwards."""
-    write(folder / "deployed.onnx", FACE_NET, WEIGHTS)
-    write(folder / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
-    write(folder / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
-    records = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
-    for name in ("train.rec", "people.rec"):
-        write_records(folder / name, records, (16, 16))
-    write_records(folder / "impostors.rec", [(-1, picture(1000 + i, 16)) for i in range(12)], (16, 16))
-    write_records(folder / "people.rec", records, (16, 16))
-    write_records(folder / "others.rec", [(-1, picture(100 + i, 16)) for i in range(6)])
-    images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
-    write_pairs(folder / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
-    for number, name in enumerate(("photos", "photos", "query", "gallery")):
-        for person in ("anna", "ben", "carla"):
-            place = folder / name / person
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number}.png").write_bytes(picture(sum(map(ord, person)), 16))
-    for number, name in enumerate(("photos", "photos", "query", "gallery")):
-        for person in ("anna", "ben", "carla"):
-            place = folder / name / person
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number}.png").write_bytes(picture(sum(map(ord, person)), 16))
+    for name, content in _files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     monkeypatch.setattr("recipes.faces.judging.pairs.COMPARED", 40)  # a thousand sets take most of the time
     monkeypatch.chdir(folder)
     for known in (FACTORS, JUDGES, LOGGERS, LOSSES):
         monkeypatch.setattr(known, "_known", {thing: known[thing] for thing in known})
     monkeypatch.setattr(registry, "_TABLE", registry._TABLE.copy())
     return folder
+
+
+@cache
+def _files() -> dict[str, bytes]:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder / "deployed.onnx", FACE_NET, WEIGHTS)
+        write(folder / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
+        write(folder / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
+        people = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
+        others = [(-1, picture(1000 + i, 16)) for i in range(12)]
+        for name, records in {
+            "train": people,
+            "people": people,
+            "impostors": others,
+            "others": others,
+        }.items():
+            write_records(folder / f"{name}.rec", records, (16, 16))
+        images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
+        write_pairs(folder / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.iterdir()}
+    for number, place in enumerate(("photos", "photos", "query", "gallery")):
+        for person in ("anna", "ben", "carla"):
+            files[f"{place}/{person}/{number}.png"] = picture(sum(map(ord, person)), 16)
+    return files

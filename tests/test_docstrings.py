@@ -24,11 +24,11 @@ import reparam_kit as rk
 ROOT = Path(__file__).parents[1]
 PUBLIC = {
     f"{package.__name__}.{name}": getattr(package, name)
-    for package in (rk, faces)
+    for package in (rk, faces, tsmr)
     for name in package.__all__
     if name != "__version__"
 }
-RESULT = "a result: what gives it shows it"
+RESULT, GIVEN = "a result: what gives it shows it", "what takes it shows it"
 NO_EXAMPLE = {  # besides errors, which nobody makes
     "reparam_kit.lazily": "the __init__ of a package is its only place",
     "recipes.faces.Comparison": RESULT,
@@ -36,6 +36,15 @@ NO_EXAMPLE = {  # besides errors, which nobody makes
     "recipes.faces.Faces": RESULT,
     "recipes.faces.Judgements": RESULT,
     "recipes.faces.PeopleVerdict": RESULT,
+    "recipes.tsmr.Arm": RESULT,
+    "recipes.tsmr.Batch": GIVEN,
+    "recipes.tsmr.EpochReport": RESULT,
+    "recipes.tsmr.Improved": RESULT,
+    "recipes.tsmr.compare": "it trains eight runs; Ablation shows what is chosen",
+    "recipes.tsmr.Start": GIVEN,
+    "recipes.tsmr.StepReport": RESULT,
+    "recipes.tsmr.TSMRReport": RESULT,
+    "recipes.tsmr.TSMRResult": RESULT,
 }
 # First words that are no verb: what a docstring of a function begins with should be what it does.
 NO_VERB = re.compile(

@@ -58,6 +58,9 @@ class Margin(Choices):
         scale: the factor s on all cosines.
         classes: take part in a step, at most; the people in the batch do, and others drawn at random (Partial
             FC). None: all.
+
+    >>> TSMRConfig(margin=Margin("arcface", size=0.5)).margin.kind
+    'arcface'
     """
 
     kind: MarginKind = "cosface"
@@ -76,6 +79,9 @@ class Adversary(Choices):
         warmup: part of the stage over which the loss's weight rises from 0, while the discriminator learns.
         saturation: accuracy, from 0.5 to 1, above which the discriminator is not trained on and the loss's weight
             falls, to 0 at an accuracy of 1: what it says of embeddings that it cannot mistake teaches nothing.
+
+    >>> TSMRConfig(adversary=Adversary(hidden=128)).adversary.hidden
+    128
     """
 
     hidden: Width = 256
@@ -91,6 +97,9 @@ class Attack(Choices):
     Attributes:
         radius: largest change of a pixel, in 0..255 units.
         steps: gradient steps: 1 is FGSM, more is PGD.
+
+    >>> TSMRConfig(attack=Attack(radius=4.0, steps=3)).attack.steps
+    3
     """
 
     radius: Positive = 2.0
@@ -103,6 +112,9 @@ class Augment(Choices):
 
     Which embedding the teacher has for it, ``TSMRConfig.views`` says. ``mix`` blends an image with another one, after
     all other changes.
+
+    >>> TSMRConfig(augment=Augment(crop=0.2, occlusion=0.1)).augment.crop
+    0.2
     """
 
     crop: Part = 0.0
@@ -168,6 +180,10 @@ class TSMRConfig(Choices):
 
     Raises:
         InputError: a value cannot be used.
+
+    >>> config = TSMRConfig(block="repvgg", stages=(Stage(epochs=10, cosine=1.0),), batch_size=128)
+    >>> TSMRConfig.from_json(config.to_json()) == config
+    True
     """
 
     VERSION: ClassVar[int] = 2
@@ -243,7 +259,7 @@ class TSMRConfig(Choices):
 
     @property
     def plan(self) -> Plan:
-        """What hangs on the task: as chosen, or as usual; the task is taken for embeddings until it is known."""
+        """What depends on the task: as chosen, or as usual; the task is taken for embeddings until it is known."""
         usual = USUAL["embeddings" if self.task == "auto" else self.task]
         stages = usual.stages if self.stages is None else self.stages
         if self.epochs is not None and stages:
@@ -252,7 +268,7 @@ class TSMRConfig(Choices):
         return Plan(stages, lr, usual.flip if self.flip is None else self.flip)
 
     def settled(self, task: TaskName, labelled: bool) -> TSMRConfig:
-        """The same with every choice made that hangs on the task; of what was not chosen, the loss "labels" is left
+        """Make every choice that depends on the task; of what was not chosen, the loss "labels" is left
         out unless the images are ``labelled``.
         """
         plan = replace(self, task=task).plan
@@ -267,7 +283,7 @@ class TSMRConfig(Choices):
         return sum(stage.epochs for stage in self.plan.stages)
 
     def place(self, epoch: int) -> tuple[int, int]:
-        """Stage of ``epoch`` (from 1), and which of its epochs this is; both from 0."""
+        """Return the stage of ``epoch`` (from 1), and which of its epochs this is; both from 0."""
         rest = epoch - 1
         for number, stage in enumerate(self.plan.stages):
             if rest < stage.epochs:
@@ -276,7 +292,7 @@ class TSMRConfig(Choices):
         raise IndexError(f"there is no epoch {epoch} of {self.total_epochs}")
 
     def weights(self, stage: Stage) -> dict[str, float]:
-        """The weight of each loss of a stage of this run by its name."""
+        """Return the weight of each loss of a stage of this run by its name."""
         kept = {_GALLERY: self.keep_gallery} if self.keep_gallery else {}
         return kept | stage.losses
 
@@ -287,12 +303,12 @@ class TSMRConfig(Choices):
         return tuple(name for name in LOSSES if name in used)
 
     def to_json(self) -> dict[str, Any]:
-        """Every choice by name, with the version of this class as ``version``."""
+        """Return every choice by name, with the version of this class as ``version``."""
         return {"version": self.VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TSMRConfig:
-        """The choices that ``to_json`` gave, after JSON or not; what is left out has its default.
+        """Read the choices that ``to_json`` gave, after JSON or not; what is left out has its default.
 
         Raises:
             InputError: another version, an unknown name, or a value that cannot be used.
@@ -327,6 +343,9 @@ class Ablation(Choices):
 
     Raises:
         InputError: a value cannot be used.
+
+    >>> Ablation(seeds=(0, 1), rates=(1e-4, 3e-4)).seeds
+    (0, 1)
     """
 
     seeds: Seeds = (0, 1, 2)

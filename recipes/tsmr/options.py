@@ -76,7 +76,9 @@ def chosen(
         changed["margin"] = {**asdict(config.margin), "kind": margin}
     config, weights = replace(config, **changed), _weights(losses)
     if config.stages is None and not weights and refine_epochs is None and adversarial is None:
-        return config if epochs is None else replace(config, epochs=epochs)  # of stages that hang on the task
+        return (
+            config if epochs is None else replace(config, epochs=epochs)
+        )  # of stages that depend on the task
     made: dict[str, Any] = {"stages": _stages(_weighted(config, weights), epochs, refine_epochs, adversarial)}
     return replace(config, **made, epochs=None)
 

@@ -93,6 +93,13 @@ def apply_tsmr(
         VerificationError: a student that came from ONNX computes something else than its file.
         ExpressionError, NothingToDoError: as ``rk.expand``.
         DivergedError: training diverged.
+
+    ```python
+    student = rk.load("deployed.onnx")
+    config = TSMRConfig(stages=(Stage(epochs=1, cosine=1.0),), batch_size=8)
+    result = apply_tsmr(student, "teacher.onnx", "train.rec", val="lfw.bin", config=config)
+    rk.save(result.model, "trained.onnx")
+    ```
     """
     read = {"teacher": teacher, "teacher_weights": teacher_weights, "data": data, "val": val}
     written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}

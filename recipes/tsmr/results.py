@@ -139,7 +139,7 @@ class TSMRReport:
     """A run.
 
     Attributes:
-        config: the choices made, those included that hang on the task.
+        config: the choices made, those included that depend on the task.
         task: why the student's output was taken for what it is, ``config.task``.
         student: sha256 of the model that was passed in (structure and weights).
         teachers: sha256 of each teacher's file, or of its structure and weights.

@@ -28,6 +28,9 @@ class Stage(Choices):
         epochs: passes over the images.
         rate: peak learning rate, as a multiple of ``TSMRConfig.lr``.
         losses: the weight of each loss by its name; of those alone that are minimised.
+
+    >>> Stage(epochs=5, rate=0.5, cosine=1.0).losses
+    {'cosine': 1.0}
     """
 
     epochs: Count = 5
@@ -78,7 +81,7 @@ CLASSIFY = Stage(epochs=10, kl=1.0, labels=1.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices that hang on what the student's output is.
+    """The choices that depend on what the student's output is.
 
     Attributes:
         stages: what is trained for, in this order.

@@ -29,7 +29,7 @@ _ONE_LENGTH = 1e-3  # spread of lengths, over their mean, below which rows are u
 
 
 def with_maps(config: TSMRConfig) -> TSMRConfig:
-    """``config`` for maps, where all losses that were chosen take maps: what a net is asked for hangs on that.
+    """Return ``config`` for maps, where all losses that were chosen take maps: what a net is asked for depends on that.
 
     Raises:
         InputError: maps are asked for, and no losses: there are no usual ones.
@@ -45,7 +45,7 @@ def with_maps(config: TSMRConfig) -> TSMRConfig:
 def settle(
     config: TSMRConfig, student: Asked, teachers: Sequence[Asked], views: Views, judges: Sequence[Judge]
 ) -> tuple[TSMRConfig, str]:
-    """Make every choice that hangs on what the student's output is; and why it is taken for that.
+    """Make every choice that depends on what the student's output is; and why it is taken for that.
 
     What the choices say holds; else what a judge knows; else the labels, where a net names them far more often than by
     chance; else the losses that were chosen; else whether student and teacher name the same of as many numbers.
@@ -166,7 +166,7 @@ class _Seen:
         return any(bool(length.std() <= _ONE_LENGTH * length.mean()) for length in lengths)
 
     def warn(self, asked: bool) -> None:
-        """Say what is unusual about the logits; the labels are ``asked`` for or not."""
+        """Return what is unusual about the logits; the labels are ``asked`` for or not."""
         for who, rows in (("student", self.ours), ("teacher", self.theirs)):
             if are_probabilities(rows).all():
                 LOGGER.info(
@@ -186,7 +186,7 @@ class _Seen:
 
 
 def _hits(first: Tensor, second: Tensor) -> int:
-    """How many of two lists of classes agree; 0 where they may by chance, drawn as often as each names a class."""
+    """Say how many of two lists of classes agree; 0 where they may by chance, drawn as often as each names a class."""
     if not len(first):
         return 0
     hits, count = int((first == second).sum()), len(first)
@@ -197,5 +197,5 @@ def _hits(first: Tensor, second: Tensor) -> int:
 
 
 def _tail(hits: int, count: int, chance: float) -> float:
-    """The probability of ``hits`` or more of ``count`` draws that succeed with probability ``chance``."""
+    """Return the probability of ``hits`` or more of ``count`` draws that succeed with probability ``chance``."""
     return sum(math.comb(count, k) * chance**k * (1 - chance) ** (count - k) for k in range(hits, count + 1))

@@ -70,7 +70,9 @@ class Game:
         self.accuracy = torch.tensor(0.5, device=device)
 
     def loss(self, student: Tensor) -> Tensor:
-        """What the student minimises: the cross-entropy of being taken for the teacher, ``[N, D]`` to a number."""
+        """Return what the student minimises: the cross-entropy of being taken for the teacher, ``[N, D]`` to a
+        number.
+        """
         return F.softplus(-self.discriminator(student)).mean()
 
     def weight(self, done: float) -> Tensor:
@@ -146,7 +148,7 @@ class Adversarial(
         return self.game
 
     def get_extra_state(self) -> dict[str, Any] | None:
-        """Of the game that is on."""
+        """Return the state of the game that is on."""
         return None if self.game is None else self.game.state_dict()
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:

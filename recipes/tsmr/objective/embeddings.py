@@ -118,7 +118,7 @@ class Gallery(
 
 
 def distances(ours: Tensor, theirs: Tensor) -> Tensor:
-    """``1 - z . t`` for the rows of two ``[N, D]``, of length 1: ``[N]``.
+    """Return ``1 - z . t`` for the rows of two ``[N, D]``, of length 1: ``[N]``.
 
     Not scaled again: a ``z`` that the map has shortened is one that the teacher's space has no room for.
     """

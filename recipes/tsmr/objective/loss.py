@@ -74,7 +74,7 @@ class Batch:
         raise AttributeError(f"a batch has no {name!r}")
 
     def detach(self) -> Batch:
-        """The same without gradients."""
+        """Return the same without gradients."""
         return Batch(**{name: rows.detach() for name, rows in vars(self).items()})
 
 
@@ -174,7 +174,7 @@ class Loss(nn.Module):
         """Decide what is drawn at random from here on: once an epoch, the same in every process."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of a batch, a number."""
+        """Return the loss of a batch, a number."""
         raise NotImplementedError
 
     def after_step(self, batch: Batch) -> None:
@@ -185,7 +185,7 @@ class Loss(nn.Module):
         return 1.0
 
     def figures(self) -> dict[str, float]:
-        """What else to show along the run, by name."""
+        """Return what else to show along the run, by name."""
         return {}
 
 

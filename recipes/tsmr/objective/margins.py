@@ -21,7 +21,7 @@ _NORM_SHARE = 0.01  # of a batch in AdaFace's running statistics
 
 
 def arcface(cosines: Tensor, margin: float) -> Tensor:
-    """``cos(theta + m)`` of the true class (Deng et al., ArcFace, CVPR 2019, eq. 3).
+    """Return ``cos(theta + m)`` of the true class (Deng et al., ArcFace, CVPR 2019, eq. 3).
 
     Beyond ``theta = pi - m``, where this would rise again, ``cos(theta) - m sin(m)`` (as its authors' code).
     Written without arccos.
@@ -32,12 +32,14 @@ def arcface(cosines: Tensor, margin: float) -> Tensor:
 
 
 def cosface(cosines: Tensor, margin: float) -> Tensor:
-    """``cos(theta) - m`` of the true class (Wang et al., CosFace, CVPR 2018, eq. 4)."""
+    """Return ``cos(theta) - m`` of the true class (Wang et al., CosFace, CVPR 2018, eq. 4)."""
     return cosines - margin
 
 
 def adaface(cosines: Tensor, margin: float, quality: Tensor) -> Tensor:
-    """``cos(theta - m q) - m (q + 1)`` for image quality ``q`` in -1..1 (Kim et al., AdaFace, CVPR 2022, eq. 10)."""
+    """Return ``cos(theta - m q) - m (q + 1)`` for image quality ``q`` in -1..1 (Kim et al., AdaFace, CVPR 2022, eq.
+    10).
+    """
     angles = cosines.clamp(-1 + _EPS, 1 - _EPS).acos() - margin * quality
     return angles.clamp(_EPS, math.pi - _EPS).cos() - margin * (quality + 1)
 

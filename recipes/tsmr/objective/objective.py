@@ -18,12 +18,14 @@ _EARLIER = frozenset({"earlier_index", "earlier_student", "earlier_teacher"})
 
 
 def needs(config: TSMRConfig) -> frozenset[str]:
-    """What the losses of all stages need, see ``Batch``."""
+    """Return what the losses of all stages need, see ``Batch``."""
     return frozenset().union(*(LOSSES[name].needs for name in config.losses))
 
 
 def own_losses(config: TSMRConfig) -> dict[str, str]:
-    """sha256 of the code of each loss that is not this project's, by name; what it calls of ours has a version."""
+    """Return the sha256 of the code of each loss that is not this project's, by name; what it calls of ours has
+    a version.
+    """
     return {
         name: fingerprint(described(LOSSES[name], _OURS)) for name in config.losses if LOSSES.foreign(name)
     }
@@ -80,7 +82,7 @@ class Objective(nn.Module):
             loss.seed(seed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of the stage by name, without their weights.
+        """Return the losses of the stage by name, without their weights.
 
         Raises:
             InputError: one is no number.
@@ -95,7 +97,7 @@ class Objective(nn.Module):
         return losses
 
     def total(self, losses: dict[str, Tensor], done: float) -> Tensor:
-        """The weighted sum of what ``forward`` gave, when the share ``done`` of the stage is over."""
+        """Return the weighted sum of what ``forward`` gave, when the share ``done`` of the stage is over."""
         weights = {name: self.weights[name] * loss.weight(done) for name, loss in self.active.items()}
         return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
@@ -107,7 +109,7 @@ class Objective(nn.Module):
             loss.after_step(batch)
 
     def figures(self) -> dict[str, float]:
-        """What the losses of the stage show besides themselves, as "loss/figure"."""
+        """Return what the losses of the stage show besides themselves, as "loss/figure"."""
         return {
             f"{name}/{figure}": value
             for name, loss in self.active.items()

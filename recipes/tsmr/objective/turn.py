@@ -22,11 +22,11 @@ class Same(nn.Module):
     """The map between outputs that name the same things, class by class or place by place: none."""
 
     def map(self, student: Tensor) -> Tensor:
-        """What a student gives, as its teacher would."""
+        """Return what a student gives, as its teacher would."""
         return student
 
     def unmap(self, teacher: Tensor) -> Tensor:
-        """What a teacher gives, as its student would have to."""
+        """Return what a teacher gives, as its student would have to."""
         return teacher
 
     def fit(self, student: Tensor, teacher: Tensor) -> None:

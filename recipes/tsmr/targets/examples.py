@@ -51,9 +51,9 @@ class Examples:
         return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
 
     def known(self, shown: Shown, *others: Shown) -> dict[str, Tensor]:
-        """What is known of images as shown: "index" ``[N]``, "teacher" ``[N, T]``, where a loss needs them "labels"
-        ``[N]`` and "old" ``[N, D]``, and of other views of the same images "second" ``[N, 3, H, W]`` and
-        "second_teacher" ``[N, T]``.
+        """Return what is known of images as shown: "index" ``[N]``, "teacher" ``[N, T]``, where a loss needs
+        them "labels" ``[N]`` and "old" ``[N, D]``, and of other views of the same images "second" ``[N, 3, H,
+        W]`` and "second_teacher" ``[N, T]``.
         """
         known = {"index": shown.number, "teacher": self.targets.rows(shown)}
         if self.labels is not None:

@@ -47,20 +47,21 @@ class TableFile:
         return (self.images, self.views, self.size)
 
     def numbers(self, block: int) -> range:
-        """Which images are in a block."""
+        """Say which images are in a block."""
         return range(block * BLOCK, min((block + 1) * BLOCK, self.images))
 
     def bytes_of(self, blocks: int) -> int:
-        """On disk, of that many blocks, with their checksums."""
+        """Return the size on disk of that many blocks, with their checksums."""
         return blocks * (2 * BLOCK * self.views * self.size + _CHECKSUM)
 
     def rows(self) -> npt.NDArray[np.float16]:
-        """The rows: a read-only memory map."""
+        """Return the rows: a read-only memory map."""
         start = len(self._header())
         return np.memmap(self.path, "<f2", "r", start, self.shape)
 
     def sound(self) -> npt.NDArray[np.bool_]:
-        """Which blocks are there and match their checksums: bool ``[blocks]``. None of a file that is no such table.
+        """Say which blocks are there and match their checksums: bool ``[blocks]``. None of a file that is no such
+        table.
 
         Raises:
             InputError: the file cannot be read.
@@ -105,7 +106,7 @@ class TableFile:
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _fits(self) -> bool:
-        """Whether the file has the length and the header of a table of these images; sets ``size``."""
+        """Say whether the file has the length and the header of a table of these images; sets ``size``."""
         try:
             with self.path.open("rb") as file:
                 header = file.read(len(self._header()))

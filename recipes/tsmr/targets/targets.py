@@ -37,11 +37,13 @@ class Targets(Protocol):
         ...
 
     def rows(self, shown: Shown) -> Tensor:
-        """What is learnt of a batch as it is shown, float32 ``[N, T]`` or maps, on the CPU or where its images are."""
+        """Return what is learnt of a batch as it is shown, float32 ``[N, T]`` or maps, on the CPU or where its
+        images are.
+        """
         ...
 
     def originals(self, index: npt.NDArray[np.int64]) -> Tensor:
-        """The same of images ``index``, none of them blended, float32 ``[N, T]`` or maps, on the CPU."""
+        """Return the same of images ``index``, none of them blended, float32 ``[N, T]`` or maps, on the CPU."""
         ...
 
 
@@ -160,7 +162,7 @@ class LiveTargets:
         return torch.stack([self._views[int(at), False][0] for at in index]), torch.from_numpy(index)
 
     def _asked(self, images: Tensor, index: Tensor) -> list[Tensor]:
-        """What each net says, on the device of the run."""
+        """Return what each net says, on the device of the run."""
         images = images.to(self._device)
         with torch.autocast(self._device.type, enabled=False):
             return [

@@ -41,11 +41,12 @@ class Task:
         return {"logits": "output", "maps": "map"}.get(self.name, "embedding")
 
     def student(self, output: Tensor) -> Tensor:
-        """A net's output as losses see the student's: logits also of one that ends in a softmax."""
+        """Return a net's output as losses see the student's: logits also of one that ends in a softmax."""
         return as_logits(output) if self.name == "logits" else output
 
     def teacher(self, output: Tensor, index: Tensor, who: str) -> Tensor:
-        """The output for the images ``index`` of a net that is not trained, as it is kept: embeddings at length 1.
+        """Return the output for the images ``index`` of a net that is not trained, as it is kept: embeddings at length
+        1.
 
         Raises:
             InputError: one is not finite, or an embedding zero; the message calls the net ``who``.
@@ -73,6 +74,6 @@ def as_logits(rows: Tensor) -> Tensor:
 
 
 def are_probabilities(rows: Tensor) -> Tensor:
-    """Which rows of ``[N, D]`` are the outcome of a softmax: nowhere negative, with the sum 1. Bool ``[N]``."""
+    """Say which rows of ``[N, D]`` are the outcome of a softmax: nowhere negative, with the sum 1. Bool ``[N]``."""
     rows = rows.detach().float()
     return (rows >= 0).all(dim=1) & ((rows.sum(dim=1) - 1).abs() < _SUM)

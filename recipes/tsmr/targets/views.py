@@ -83,7 +83,7 @@ def loaded(
 ) -> Iterator[Any]:
     """Batches of the items ``keys`` of a dataset, read by ``workers`` processes.
 
-    What is drawn at random elsewhere does not hang on how often this is called: a loader draws from a generator.
+    What is drawn at random elsewhere does not depend on how often this is called: a loader draws from a generator.
     """
     loader = DataLoader(
         dataset,

@@ -1,4 +1,4 @@
-"""What is told how a run goes: the bar, TensorBoard, the checkpoint, and whatever the caller brings."""
+"""What is called as a run goes: the bar, TensorBoard, the checkpoint, and whatever the caller brings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reparam_kit import InputError
 
 
 class Callback:
-    """Is told when training starts, after each step and each epoch, and at the end; does nothing of its own.
+    """Base of callbacks: called when training starts, after each step and each epoch, and at the end.
 
     It changes neither the model nor, if the same run is to give the same weights, the state of torch's generator. What
     it raises ends the run. Of several processes the first has callbacks.
@@ -24,16 +24,16 @@ class Callback:
     """
 
     def start(self, config: TSMRConfig, done: int) -> None:
-        """Training begins, after epoch ``done``: 0, or more in a run that goes on."""
+        """Begin: training starts after epoch ``done``: 0, or more in a run that goes on."""
 
     def step(self, step: StepReport) -> None:
-        """A step was taken."""
+        """Take note of a step."""
 
     def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
-        """An epoch is over; ``model`` is the folded student, which ``epoch.validation`` is of."""
+        """Take note that an epoch is over; ``model`` is the folded student, which ``epoch.validation`` is of."""
 
     def end(self, report: TSMRReport | None) -> None:
-        """The run is over; None where an error or an interruption ended it."""
+        """End: the run is over; None where an error or an interruption ended it."""
 
 
 class Callbacks(Callback):

@@ -75,7 +75,7 @@ class History:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> History:
-        """What ``state_dict`` was given."""
+        """Return what ``state_dict`` was given."""
         return cls(
             inputs={name: Verdict.from_state(saved) for name, saved in state["inputs"].items()},
             teacher_scores=_unpacked(state["teacher_scores"]),

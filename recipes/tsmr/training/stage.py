@@ -85,7 +85,7 @@ class StageRun:
     def take_step(
         self, batches: Iterator[tuple[Shown, ...]], rate: float, done: float
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One step at learning rate ``rate``, when the share ``done`` of the stage is over.
+        """Return one step at learning rate ``rate``, when the share ``done`` of the stage is over.
 
         Returns the losses, without their weights, and the norm that the gradient had.
         """

@@ -74,7 +74,7 @@ class Step(nn.Module):
         return self.objective(batch), batch
 
     def _perturbed(self, images: Tensor, teacher: Tensor) -> Tensor:
-        """The student's embeddings of images that were changed to where it is furthest from its teacher."""
+        """Return the student's embeddings of images that were changed to where it is furthest from its teacher."""
 
         def error(images: Tensor) -> Tensor:
             return distances(self.objective.turn.map(self._run(self.preset(images))), teacher).mean()

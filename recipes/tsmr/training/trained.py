@@ -29,8 +29,8 @@ _SEEN = 2  # images on which is seen what depends on what
 
 
 def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Model, tuple[str, ...]]:
-    """A copy of ``model`` in which what is trained, and nothing else, requires a gradient; and the names of its other
-    outputs that depend on that too.
+    """Return a copy of ``model`` in which what is trained, and nothing else, requires a gradient; and the names of its
+    other outputs that depend on that too.
 
     Raises:
         InputError: a pattern matches nothing; a weight to train is not float32; the model does not take the images, or
@@ -64,7 +64,7 @@ def choose_trained(model: Model, views: Views, config: TSMRConfig) -> tuple[Mode
 
 
 def run_named(model: nn.Module, take: EmbeddingOf, inputs: Tensor) -> dict[str, Tensor]:
-    """Every output of ``model`` by name. Raises InputError where it fails on ``inputs``."""
+    """Return every output of ``model`` by name. Raises InputError where it fails on ``inputs``."""
     try:
         return take.named(model(inputs))
     except RuntimeError as error:
@@ -74,7 +74,7 @@ def run_named(model: nn.Module, take: EmbeddingOf, inputs: Tensor) -> dict[str, 
 
 
 def _reached(student: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, set[nn.Parameter]]:
-    """The parameters that each output depends on: those that its gradient reaches, as in training."""
+    """Return the parameters that each output depends on: those that its gradient reaches, as in training."""
     found: dict[str, set[nn.Parameter]] = {}
     for name, output in outputs.items():
         student.zero_grad(set_to_none=True)
@@ -88,7 +88,7 @@ def _reached(student: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, set
 def changed_outputs(
     old: nn.Module, new: nn.Module, names: Sequence[str], images: Tensor, config: TSMRConfig
 ) -> dict[str, float]:
-    """How far each of the outputs ``names`` moved on ``images`` ``[N, C, H, W]``: ``|new - old| / |old|``."""
+    """Say how far each of the outputs ``names`` moved on ``images`` ``[N, C, H, W]``: ``|new - old| / |old|``."""
     if not names:
         return {}
     preset = input_preset(config.student_input)

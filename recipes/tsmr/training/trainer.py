@@ -128,7 +128,7 @@ class Trainer:
         return whole.read(), steps * size / (time.perf_counter() - start)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Shown, ...]]:
-        """This process's batches of an epoch, in two views where a loss of the stage asks for a second one."""
+        """Yield this process's batches of an epoch, in two views where a loss of the stage asks for a second one."""
         config = self.config
         return self.examples.showing.epoch(
             epoch,

@@ -41,6 +41,12 @@ def write_report(
 
     Raises:
         InputError: ``path`` cannot be written.
+
+    ```python
+    config = TSMRConfig(stages=(Stage(epochs=1, cosine=1.0),), batch_size=8)
+    result = apply_tsmr(rk.load("deployed.onnx"), "teacher.onnx", "train.rec", config=config)
+    write_report(result.report, "run.html")
+    ```
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -73,19 +79,19 @@ def write_report(
 
 
 def _measured(verdicts: Iterable[Verdict]) -> list[Figure]:
-    """The figures that each of the verdicts has a value of, as the first has them."""
+    """Return the figures that each of the verdicts has a value of, as the first has them."""
     first, *others = verdicts
     found = [(figure, *(verdict[figure.name] for verdict in others)) for figure in first.figures]
     return [same[0] for same in found if all(figure.value is not None for figure in same)]
 
 
 def _value(figure: Figure) -> str:
-    """The value of a figure, a share in percent."""
+    """Return the value of a figure, a share in percent."""
     return f"{_number(figure)}{_SPACE}%" if figure.share else _number(figure)
 
 
 def _number(figure: Figure, value: float | None = None) -> str:
-    """The value of a figure, or another one of it, where the unit is said elsewhere."""
+    """Return the value of a figure, or another one of it, where the unit is said elsewhere."""
     value = figure.value if value is None else value
     if value is None:
         return ""
@@ -93,24 +99,24 @@ def _number(figure: Figure, value: float | None = None) -> str:
 
 
 def _change(figure: Figure, before: Figure) -> str:
-    """The difference of two figures, of shares in percentage points."""
+    """Return the difference of two figures, of shares in percentage points."""
     if figure.value is None or before.value is None:
         return ""
     return _change_of(figure, figure.value - before.value)
 
 
 def _change_of(figure: Figure, change: float) -> str:
-    """A difference of two values of a figure, of shares in percentage points."""
+    """Return a difference of two values of a figure, of shares in percentage points."""
     return (f"{100 * change:+.2f}" if figure.share else f"{change:+.3f}").replace("-", MINUS)
 
 
 def _share(value: float) -> str:
-    """A share of any size, to three digits."""
+    """Return a share of any size, to three digits."""
     return f"{100 * value:.3g}{_SPACE}%"
 
 
 def _name(name: str) -> Markup:
-    """A long name that may be broken after its parts."""
+    """Return a long name that may be broken after its parts."""
     return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(rk.printable(name)))))
 
 

@@ -27,7 +27,7 @@ _FEW = 30  # points, up to which each gets a dot
 
 
 def draw_roc(evaluations: Mapping[str, Evaluation], title: str) -> Chart:
-    """A curve for each evaluation, with a dot at each false accept rate that its figures name."""
+    """Return a curve for each evaluation, with a dot at each false accept rate that its figures name."""
     lowest = 1 / max(2, min(evaluation.impostors for evaluation in evaluations.values()))
     curves = {}
     for name, evaluation in evaluations.items():
@@ -80,7 +80,7 @@ def draw_histograms(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
 
 
 def draw_validation(report: TSMRReport) -> Chart:
-    """What decides, after each epoch, against that of the model as it was."""
+    """Return what decides, after each epoch, against that of the model as it was."""
     figure = report.before[0].deciding
     judged = {e.epoch: _number(e.validation[0]) for e in report.epochs if e.validation}
     known = [*judged.values(), _number(report.before[0])]
@@ -96,12 +96,12 @@ def draw_validation(report: TSMRReport) -> Chart:
 
 
 def _number(verdict: Verdict) -> float:
-    """What decides; 0 where that could not be measured."""
+    """Return what decides; 0 where that could not be measured."""
     return verdict.deciding.value or 0.0
 
 
 def draw_losses(report: TSMRReport) -> list[Chart]:
-    """Each loss along the run, without its weight."""
+    """Return each loss along the run, without its weight."""
     names = dict.fromkeys(name for point in report.curve for name in point.losses)
     return [_curve(report, name, LOSSES[name].title, partial(_loss, name=name)) for name in names]
 
@@ -111,7 +111,7 @@ def _loss(point: Point, name: str) -> float | None:
 
 
 def draw_figures(report: TSMRReport) -> list[Chart]:
-    """What losses show besides themselves, along the run."""
+    """Return what losses show besides themselves, along the run."""
     names = dict.fromkeys(name for point in report.curve for name in point.figures)
     return [
         _curve(report, name.partition("/")[0], name.partition("/")[2], partial(_figure, name=name))
@@ -124,7 +124,7 @@ def _figure(point: Point, name: str) -> float | None:
 
 
 def draw_rate(report: TSMRReport) -> Chart:
-    """The learning rate along the run."""
+    """Return the learning rate along the run."""
     top = max(point.lr for point in report.curve)
     power = math.floor(math.log10(top))
     label = f"learning rate, in units of 1e{power}"
@@ -134,7 +134,9 @@ def draw_rate(report: TSMRReport) -> Chart:
 
 
 def draw_weight_change(report: TSMRReport) -> Chart:
-    """How far each weight moved, in the order of the net; those that did not move or started at zero are left out."""
+    """Say how far each weight moved, in the order of the net; those that did not move or started at zero are
+    left out.
+    """
     moved = moved_weights(report)
     at = [number for number, name in enumerate(report.weight_change) if name in moved]
     values = list(moved.values())
@@ -158,7 +160,7 @@ def moved_weights(report: TSMRReport) -> dict[str, float]:
 
 
 def draw_ablation(arms: Sequence[Arm], before: Verdict | None) -> Chart:
-    """What decides, of every run, a row for each arm, with a line at the arm's mean."""
+    """Return what decides, of every run, a row for each arm, with a line at the arm's mean."""
     figure = arms[0].verdicts[0].deciding
     runs = [[_number(verdict) for verdict in arm.verdicts] for arm in arms]
     known = [value for row in runs for value in row] + ([_number(before)] if before else [])
@@ -200,7 +202,7 @@ def _curve(
 
 
 def _along(report: TSMRReport, title: str, y: Axis) -> Chart:
-    """An empty chart over the epochs, with the stages marked."""
+    """Return an empty chart over the epochs, with the stages marked."""
     chart = Chart(title, Axis(0, len(report.epochs), "epoch"), y, height=200.0)
     if len(report.config.plan.stages) > 1:
         chart.top += 12.0
@@ -215,5 +217,5 @@ def _along(report: TSMRReport, title: str, y: Axis) -> Chart:
 
 
 def _epochs(report: TSMRReport, point: Point) -> float:
-    """Where a step lies in the run; the last point is the end of the last epoch."""
+    """Return where a step lies in the run; the last point is the end of the last epoch."""
     return point.step * len(report.epochs) / report.curve[-1].step
