@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from recipes.faces import Judge, PairSet, TemplateSet
 from recipes.tsmr.config import TSMRConfig
@@ -58,6 +58,8 @@ def _require(name: str, value: Any, called: str) -> None:
 
 
 def _is_dataset(value: Any) -> bool:
+    if isinstance(value, IterableDataset):
+        return True
     return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, Mapping)
 
 

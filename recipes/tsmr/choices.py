@@ -35,6 +35,7 @@ Block = Annotated[Name | None, Meta(description="a preset, an expression or none
 Count = Annotated[int, Meta(ge=1, le=_LARGEST, description="a whole number, at least 1")]
 Passes = Annotated[Count | None, Meta(description="a whole number, at least 1, or none")]
 Several = Annotated[int, Meta(ge=2, le=_LARGEST, description="a whole number, at least 2")]
+Steps = Annotated[Count | None, Meta(description="a whole number, at least 1, or none")]
 Limit = Annotated[Several | None, Meta(description="a whole number, at least 2, or none")]
 Width = Annotated[int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536")]
 Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024")]

@@ -36,6 +36,7 @@ from recipes.tsmr.choices import (
     Seeds,
     Several,
     Shares,
+    Steps,
     TaskName,
     Taught,
     Weight,
@@ -162,6 +163,7 @@ class TSMRConfig(Choices):
             embeddings of the model as it was. 0 lets them go.
         batch_size: images a step and process. The images left over at the end of an epoch are not used in it.
         accumulate: batches whose gradients are averaged for one step.
+        steps: in an epoch of a stream (an ``IterableDataset``). None: as many as its length has.
         lr: peak learning rate of AdamW. None: the usual one of the task.
         weight_decay: decoupled weight decay of kernels; scales, biases, norms and PReLU slopes have none.
         warmup: part of a stage's steps over which the rate rises linearly from 0; after it, it falls to 0 as a
@@ -210,6 +212,7 @@ class TSMRConfig(Choices):
     keep_gallery: Weight = 0.0
     batch_size: Several = 64
     accumulate: Count = 1
+    steps: Steps = None
     lr: Rate = None
     weight_decay: Weight = 0.05
     warmup: PartBelowOne = 0.1

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 import reparam_kit as rk
 from recipes.faces import (
@@ -39,6 +40,7 @@ from recipes.tsmr.targets.gathering import gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
+from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views, epoch_order
@@ -144,8 +146,11 @@ def gather(
     processes: Processes,
 ) -> Ingredients[Model]:
     """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
-    views = Views(read_faces(data) if isinstance(data, str | Path) else data)
-    if len(views) < config.batch_size * config.accumulate * processes.count:
+    views = Views(opened(data, config, processes))
+    if (
+        not isinstance(views.images, Stream)
+        and len(views) < config.batch_size * config.accumulate * processes.count
+    ):
         raise InputError(
             f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
         )
@@ -166,6 +171,15 @@ def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
     """Ask the student as it is before training."""
     preset, maps = input_preset(config.student_input), Task(config.task).maps
     return Embedder(model, preset, embedding=config.student_output, maps=maps)
+
+
+def opened(data: str | Path | Images, config: TSMRConfig, processes: Processes) -> Images:
+    """The training images as a dataset: of a stream, its first ones."""
+    if isinstance(data, IterableDataset):
+        return Stream(data, config, processes)
+    if config.steps is not None:
+        raise InputError("steps says how long an epoch of a stream is; here it is the length of the data")
+    return read_faces(data) if isinstance(data, str | Path) else data
 
 
 def _require_second_views(config: TSMRConfig) -> None:

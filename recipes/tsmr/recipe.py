@@ -166,7 +166,7 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
     report = TSMRReport(
         config,
         **vars(prepared.fingerprints),
-        images=len(given.views),
+        images=len(prepared.trainer.examples.showing),
         epochs=tuple(history.epochs),
         curve=tuple(prepared.trainer.curve),
         own_losses=own_losses(config),

@@ -33,8 +33,8 @@ class Items(Protocol):
     def __getitem__(self, index: int, /) -> Item: ...
 
 
-_IMAGE_KEYS = ("image", "img", "pixel_values", "x")
-_LABEL_KEYS = ("label", "labels", "target", "y")
+_IMAGE_KEYS = ("image", "img", "pixel_values", "x", "jpg", "jpeg", "png", "webp")  # the last are webdataset's
+_LABEL_KEYS = ("label", "labels", "target", "y", "cls")
 _WANTED = (
     "an item of the data is an image, (image, label), (image, label, index), or a dict of image and label, the image a "
     "tensor [C, H, W], an array [H, W, C], a PIL image or a pathlib.Path"
@@ -86,7 +86,7 @@ def item_label(item: Item, where: str) -> int:
         value = label.item() if math.prod(label.shape) == 1 else None
     elif label is None:
         return -1
-    if isinstance(value, float) and value.is_integer():
+    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, bytes) and value.isdigit()):
         value = int(value)
     if isinstance(value, int) and abs(value) < _LARGEST:
         return int(value)

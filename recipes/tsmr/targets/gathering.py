@@ -19,6 +19,7 @@ from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.identity import data_identity
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
+from recipes.tsmr.targets.streams import Stream, Streaming
 from recipes.tsmr.targets.targets import LiveTargets, PartTable, StoredTargets, Table
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Part, Views
@@ -52,7 +53,8 @@ def gather_examples(
     Raises:
         InputError: as ``embedding_tables``.
     """
-    showing, kind = Showing.of(views, config), Task(config.task)
+    kind = Task(config.task)
+    showing = (Streaming if isinstance(views.images, Stream) else Showing).of(views, config)
     combine = config.combine if kind.unit else "average"
     nets = [*teachers, *([] if old is None else [old])]
     if config.views == "live":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import IterableDataset
 
 from recipes.faces import PairSet
 from recipes.tsmr.targets.examples import identity_labels
@@ -22,6 +23,10 @@ def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
     Raises:
         InputError: the images have no labels, or the people held out have too few images to make pairs.
     """
+    if isinstance(images, IterableDataset):
+        raise InputError(
+            "controls are compared on people held out, who cannot be told beforehand in a stream"
+        )
     labels = identity_labels(images)
     if labels.min() < 0:
         raise InputError(

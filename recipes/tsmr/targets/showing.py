@@ -113,14 +113,14 @@ class Showing:
             if partners is None
             else partners.order(len(self), processes.count * batch_size, self.flip, seed)
         )
-        keys = ((index, self._draws(epoch, mirrored)[:views]) for index, mirrored in order)
+        keys = ((index, self.draws(epoch, mirrored)[:views]) for index, mirrored in order)
         share = processes.share(keys, batch_size)
         return self._batches(share, views, batch_size, workers, pin_memory)
 
     def first(self, count: int, batch_size: int, workers: int) -> Iterator[Shown]:
         """The first ``count`` images of the first epoch, at most."""
-        order = islice(epoch_order(len(self), self.flip, self._seed(1)), count)
-        keys = ((index, self._draws(1, mirrored)[:1]) for index, mirrored in order)
+        order = islice(epoch_order(len(self.views), self.flip, self._seed(1)), count)
+        keys = ((index, self.draws(1, mirrored)[:1]) for index, mirrored in order)
         return (shown for (shown,) in self._batches(keys, 1, batch_size, workers))
 
     @property
@@ -150,7 +150,7 @@ class Showing:
         keys = ((at, self.columns) for at in index)
         return self._batches(keys, len(self.columns), batch_size, workers)
 
-    def _draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
+    def draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
         """The view of an image in ``epoch``, and a second one."""
         if self.taught == "live":
             return Draw(0, False, self._seed(epoch)), Draw(0, False, self._seed(-epoch))
@@ -177,13 +177,13 @@ class Showing:
         pin_memory: bool = False,
     ) -> Iterator[tuple[Shown, ...]]:
         # Where the mirror image has targets of its own, what shows it is not chance among others.
-        drawn = _Drawn(self.views, self.augment, self.flip and self.taught != "original")
+        drawn = Drawn(self.views, self.augment, self.flip and self.taught != "original")
         flat = ((index, draw) for index, draws in keys for draw in draws)
         batches = loaded(drawn, flat, views * batch_size, workers, pin_memory=pin_memory)
         return (shown.views(views) for shown in batches)
 
 
-class _Drawn(Dataset[Shown]):
+class Drawn(Dataset[Shown]):
     """``drawn[index, draw]`` is this view of an image, with plain numbers, of which a loader makes a batch."""
 
     def __init__(self, views: Views, augment: Augment, flip: bool) -> None:
@@ -199,7 +199,11 @@ class _Drawn(Dataset[Shown]):
         index, draw = key
         if self._last is None or self._last[0] != index:
             self._last = index, self._views[index, False][0]
-        image, blended = self._blend(self._changed(self._last[1], index, draw), index, draw)
+        return self.of(self._last[1], index, draw)
+
+    def of(self, image: Tensor, index: int, draw: Draw) -> Shown:
+        """The view ``draw`` of ``image``, whose number is ``index``."""
+        image, blended = self._blend(self._changed(image, index, draw), index, draw)
         return Shown(image, index, draw.column, blended)  # type: ignore[arg-type]
 
     def _blend(self, image: Tensor, index: int, draw: Draw) -> tuple[Tensor, bool]:

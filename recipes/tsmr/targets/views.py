@@ -93,10 +93,10 @@ def loaded(
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
-    return _as_from_here(loader)
+    return as_from_here(loader)
 
 
-def _as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
+def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
     """Return what a worker process raises, without the trace that torch puts before the message."""
     try:
         yield from loader

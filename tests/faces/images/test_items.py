@@ -65,6 +65,9 @@ def test_a_file_and_its_bytes_are_decoded(tmp_path: Path) -> None:
     Image.fromarray(array(RGB)).save(path)
     for image in (path, path.read_bytes()):
         assert torch.equal(item_image((image, 3), "image 0"), RGB)
+    sample = {"__key__": "0", "png": path.read_bytes(), "cls": b"17"}  # webdataset's, not decoded
+    assert torch.equal(item_image(sample, "image 0"), RGB)
+    assert item_label(sample, "image 0") == 17
 
 
 LABELS = {
