@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
 import reparam_kit as rk
 from recipes.faces import (
@@ -24,7 +23,6 @@ from recipes.faces import (
     Verdict,
     compare_inputs,
     input_preset,
-    read_faces,
     read_judges,
 )
 from recipes.faces.judging.reading import Judged
@@ -40,7 +38,7 @@ from recipes.tsmr.targets.gathering import gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
-from recipes.tsmr.targets.streams import Stream
+from recipes.tsmr.targets.streams import open_views
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views, epoch_order
@@ -146,14 +144,7 @@ def gather(
     processes: Processes,
 ) -> Ingredients[Model]:
     """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
-    views = Views(opened(data, config, processes))
-    if (
-        not isinstance(views.images, Stream)
-        and len(views) < config.batch_size * config.accumulate * processes.count
-    ):
-        raise InputError(
-            f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
-        )
+    views = open_views(data, config, processes)
     _require_second_views(config)
     device = device_of(model)
     judges = read_judges(val)
@@ -171,15 +162,6 @@ def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
     """Ask the student as it is before training."""
     preset, maps = input_preset(config.student_input), Task(config.task).maps
     return Embedder(model, preset, embedding=config.student_output, maps=maps)
-
-
-def opened(data: str | Path | Images, config: TSMRConfig, processes: Processes) -> Images:
-    """The training images as a dataset: of a stream, its first ones."""
-    if isinstance(data, IterableDataset):
-        return Stream(data, config, processes)
-    if config.steps is not None:
-        raise InputError("steps says how long an epoch of a stream is; here it is the length of the data")
-    return read_faces(data) if isinstance(data, str | Path) else data
 
 
 def _require_second_views(config: TSMRConfig) -> None:

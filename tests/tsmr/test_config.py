@@ -58,6 +58,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "keep_gallery": NUMBERS,
         "batch_size": [*WHOLE, 1, None],
         "accumulate": [*WHOLE, None],
+        "steps": WHOLE,
         "epochs": WHOLE,
         "temperature": [*NUMBERS, 0.0],
         "lr": [*(number for number in NUMBERS if number is not None), 0, 0.0],

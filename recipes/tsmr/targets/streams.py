@@ -10,24 +10,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from recipes.faces import item_image
+from recipes.faces import item_image, read_faces
 from recipes.faces.images.items import Item
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import ALONE, Processes
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.showing import Draw, Drawn, Showing, Shown
-from recipes.tsmr.targets.views import as_from_here
+from recipes.tsmr.targets.views import Images, Views, as_from_here
 from reparam_kit import InputError
 
 _HELD = 2048  # images, at most
 _HELD_BYTES = 1 << 28  # of them, unless a batch is larger
+
+
+def open_views(data: str | Path | Images, config: TSMRConfig, processes: Processes) -> Views:
+    """Open the training images; of a stream, its first ones.
+
+    Raises:
+        InputError: they cannot be read, or do not fill a step.
+    """
+    if isinstance(data, IterableDataset):
+        return Views(Stream(data, config, processes))
+    if config.steps is not None:
+        raise InputError("steps says how long an epoch of a stream is; here it is the length of the data")
+    views = Views(read_faces(data) if isinstance(data, str | Path) else data)
+    if len(views) < config.batch_size * config.accumulate * processes.count:
+        raise InputError(
+            f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
+        )
+    return views
 
 
 class Stream(Dataset[Tensor]):
