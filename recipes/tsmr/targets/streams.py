@@ -23,7 +23,7 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import ALONE, Processes
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.partners import Partners
-from recipes.tsmr.targets.showing import Draw, Drawn, Showing, Shown
+from recipes.tsmr.targets.showing import Drawn, Showing, Shown
 from recipes.tsmr.targets.views import Images, Views, as_from_here
 from reparam_kit import InputError
 
@@ -127,7 +127,10 @@ class _Running:
     """Batches that go on from one epoch to the next."""
 
     next: tuple[int, int] = (0, 0)  # the epoch that they go on with, and views of each image
-    batches: Iterator[Shown] = field(default_factory=lambda: iter(()))
+    batches: Iterator[tuple[Shown, ...]] = field(default_factory=lambda: iter(()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Running, ()  # a process that reads images opens them itself
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,14 @@ class Streaming(Showing):
             # One process reads it: several would have to share it out, which only some streams do.
             loader = DataLoader(
                 drawing,
-                batch_size,
+                views * batch_size,
                 num_workers=min(workers, 1),
                 pin_memory=pin_memory,
                 generator=torch.Generator(),
             )
-            running.batches = as_from_here(loader)
+            running.batches = (shown.views(views) for shown in as_from_here(loader))
         running.next = epoch + 1, views
-        for shown in islice(running.batches, len(self) // (processes.count * batch_size)):
-            yield tuple(map(shown.view, range(views)))
+        return islice(running.batches, len(self) // (processes.count * batch_size))
 
 
 class _Drawing(IterableDataset[Shown]):
@@ -194,8 +196,8 @@ class _Drawing(IterableDataset[Shown]):
                     f"image {number} of the stream is {image.dtype} {list(image.shape)}; all must be as image 0, "
                     f"{self._like.dtype} {list(self._like.shape)}"
                 )
-            draws: tuple[Draw, ...] = showing.draws(1 + number // len(showing), False)[: self._views]
-            yield drawn.of(image, number, draws)
+            draws = showing.draws(1 + number // len(showing), False)
+            yield from (drawn.of(image, number, draw) for draw in draws[: self._views])
 
 
 def _endless(source: IterableDataset[Any]) -> Iterator[Any]:

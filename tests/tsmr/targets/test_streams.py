@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def test_an_epoch_goes_on_where_the_one_before_ended_and_over_the_end() -> None:
 def test_processes_share_the_stream() -> None:
     parts = [shown(CONFIG, range(1, 3), rank, 2) for rank in (0, 1)]
     assert parts == [[[0, 1, 4, 5], [8, 9, 12, 13]], [[2, 3, 6, 7], [10, 11, 14, 15]]]
+
+
+def test_a_second_view_is_of_the_same_images() -> None:
+    config = changed(augment=Augment(colour=1.0))
+    showing = Streaming.of(Views(Stream(Endless(), config, Processes())), config)
+    (first, second), _ = showing.epoch(1, 2, 0, views=2)
+    assert first.number.tolist() == second.number.tolist() == [0, 1]
+    assert not torch.equal(first.images, second.images)
+    assert [batch.number.tolist() for (batch,) in showing.epoch(2, 2, 0)] == [[4, 5], [6, 7]]
+    again = pickle.loads(pickle.dumps(showing))  # as to a worker that is no fork
+    assert torch.equal(next(again.epoch(1, 2, 0, views=2))[1].images, second.images)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
