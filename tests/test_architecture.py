@@ -58,6 +58,7 @@ ROOMS = {
         "tasks",
         "arguments",
         "places",
+        "expansion",
         "prepare",
         "averaging",
         "recipe",

@@ -4,19 +4,16 @@ learns from, and the map between spaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import reparam_kit as rk
 from recipes.faces import (
     Embedder,
     Judge,
@@ -28,6 +25,7 @@ from recipes.faces import (
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.expansion import device_of, expanded
 from recipes.tsmr.objective.loss import SECOND, Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Same, Turn
@@ -41,7 +39,7 @@ from recipes.tsmr.targets.passes import Net, refuse_constant
 from recipes.tsmr.targets.streams import open_views
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
-from recipes.tsmr.targets.views import Images, Views, epoch_order
+from recipes.tsmr.targets.views import Images, Views
 from recipes.tsmr.tasks import settle, with_maps
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
@@ -61,8 +59,7 @@ Model = TypeVar("Model", bound=nn.Module)
 Value = TypeVar("Value")
 
 _FITTED = 2048  # images to which the start of the map is fitted
-_CALIBRATED = 64  # images on which the start of the branches is measured
-_MEASURED = 1024  # images over which the start of a BatchNorm is measured
+_EMBEDDED = 64  # of those at once
 
 
 @dataclass(frozen=True)
@@ -255,51 +252,6 @@ def _resumed(given: Ingredients[Any], saved: dict[str, Any], checkpoint: Path | 
     return history
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where ``model`` is trained. Raises InputError where it has nothing to train."""
-    parameter = next((p for p in model.parameters() if p.requires_grad), None)
-    if parameter is None:
-        raise InputError("the model has no parameter that requires a gradient: there is nothing to train")
-    return parameter.device
-
-
-def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
-    """What is trained: a copy of ``model``, with the BatchNorms and the branches that ``config`` asks for.
-
-    Both are started from the first images of the training.
-    """
-    preset = input_preset(config.student_input)
-    device = device_of(model)
-
-    def inputs(images: int) -> Iterator[Tensor]:
-        order = islice(epoch_order(len(views), config.plan.flip, config.seed), images)
-        for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
-            yield preset.prepare(batch.to(device))
-
-    student = rk.duplicate(model)
-    if config.restore_bn:
-        with suppress(rk.NothingToDoError):  # every convolution has its BatchNorm
-            student = rk.restore_bn(student, inputs(_MEASURED))
-    if config.block is not None:
-        try:
-            student = rk.expand(student, config.block, config.norm, calibration=inputs(_CALIBRATED))
-        except rk.NothingToDoError as error:
-            raise rk.NothingToDoError(f"{error}; block=None (--block plain) trains it as it is") from error
-    # Laid out as the images are in `Step`, branches multiply out without copies. `Module.to` would refuse 3-D kernels.
-    for parameter in student.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return student
-
-
-def deployable(trained: Model) -> Model:
-    """A copy of ``trained`` without what ``expanded`` put in: the student's graph again."""
-    try:
-        return rk.fold(trained)
-    except rk.NothingToDoError:
-        return rk.duplicate(trained)
-
-
 def gathered(
     given: Ingredients[Any],
     fingerprints: Fingerprints,
@@ -346,7 +298,7 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     """
     embed, task = of_student(model, config), Task(config.task)
     ours, theirs = [], []
-    for shown in examples.showing.first(_FITTED, _CALIBRATED, config.workers):
+    for shown in examples.showing.first(_FITTED, _EMBEDDED, config.workers):
         ours.append(task.student(embed(shown.images)))
         theirs.append(examples.targets.rows(shown).cpu())
     student, teacher = torch.cat(ours), torch.cat(theirs)

@@ -17,9 +17,10 @@ from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.averaging import Chosen, choose
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.expansion import deployable
 from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
-from recipes.tsmr.prepare import Ingredients, Prepared, deployable, gather, prepare
+from recipes.tsmr.prepare import Ingredients, Prepared, gather, prepare
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
 from recipes.tsmr.targets.teachers import Teacher, Weights

@@ -8,7 +8,7 @@ from torch import nn
 
 from recipes.faces import FaceRecords
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
-from recipes.tsmr.prepare import deployable, expanded
+from recipes.tsmr.expansion import deployable, expanded
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
 from reparam_kit.algebra import Expanded
