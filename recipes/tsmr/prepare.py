@@ -94,7 +94,7 @@ class Ingredients(Generic[Model]):
         return device_of(self.model)
 
     def judge(self, model: nn.Module) -> tuple[Verdict, ...]:
-        """What each judge says of ``model``."""
+        """Return what each judge says of ``model``."""
         config = self.config
         return tuple(judge.judge(model, config.student_input, config.student_output) for judge in self.judges)
 
@@ -127,7 +127,7 @@ class Prepared(Generic[Model]):
     trainer: Trainer
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return what a checkpoint holds."""
         return {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
 
 
@@ -214,7 +214,7 @@ def prepare(
 def _origin(
     given: Ingredients[Any], fingerprints: Fingerprints, labels: npt.NDArray[np.int64] | None
 ) -> dict[str, Any]:
-    """All that a run's weights depend on, by name."""
+    """Return all that a run's weights depend on, by name."""
     origin = {
         **given.config.to_json(),
         **vars(fingerprints),
@@ -230,7 +230,7 @@ def _origin(
 
 
 def _judged(given: Ingredients[Any]) -> History:
-    """The history of a run before its first epoch: what student and teachers score on the validation set."""
+    """Return the history of a run before its first epoch: what student and teachers score on the validation set."""
     if not given.judges:
         return History({}, (), (), given.model.state_dict())
     config = given.config
@@ -259,7 +259,7 @@ def gathered(
     folder: Path,
     progress: Progress,
 ) -> Examples:
-    """The images with all that is known of them, see ``gather_examples``.
+    """Return the images with all that is known of them, see ``gather_examples``.
 
     Raises:
         InputError: as there; or a loss needs identities and there are none.

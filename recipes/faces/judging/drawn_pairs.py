@@ -56,7 +56,7 @@ class SortedPairs:
         return accuracies
 
     def _thresholds(self, present: Bools, sums: Counts) -> Floats:
-        """Of each set, the highest of the thresholds that are most accurate on the pairs that are ``present``."""
+        """Return, of each set, the highest of the thresholds that are most accurate on the pairs that are ``present``."""
         accepted = self._cuts[sums[:, self._cuts].argmax(axis=1)]
         below = present & (np.arange(len(self._scores)) >= accepted[:, None])
         next_one = below.argmax(axis=1)
@@ -96,5 +96,5 @@ def _sums(values: Counts) -> Counts:
 
 
 def _at(rows: npt.NDArray[Any], columns: Ints) -> npt.NDArray[Any]:
-    """One value of each row."""
+    """Return one value of each row."""
     return rows[np.arange(len(rows)), columns]

@@ -120,7 +120,7 @@ class _TablePass:
         return self._table.rows()
 
     def _look(self) -> tuple[list[int], int]:
-        """The blocks that are missing, and the size of an embedding."""
+        """Return the blocks that are missing, and the size of an embedding."""
         table = self._table
         sound = table.sound()
         there = np.flatnonzero(np.repeat(sound, BLOCK)[: table.images])
@@ -147,7 +147,7 @@ class _TablePass:
         return torch.stack(rows, dim=1).flatten(2).numpy()
 
     def _share(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        """The number of each block that is this process's, and its embeddings."""
+        """Yield the number of each block that is this process's, and its embeddings."""
         blocks = self._missing[self._processes.rank :: self._processes.count]
         index = [at for block in blocks for at in self._table.numbers(block)]
         for block, views in zip(blocks, self._showing.stored(index, BLOCK, self._workers), strict=True):

@@ -103,8 +103,8 @@ def open_teachers(
 
 
 def teacher_preset(teacher: str | Path | nn.Module, name: str, shape: torch.Size) -> InputPreset:
-    """The preset ``name``; with scaling, where the teacher's file, also that of a module which was loaded from one,
-    fixes another height and width than ``shape`` has.
+    """Return the preset ``name``; with scaling, where the teacher's file, also that of a module which was loaded from
+    one, fixes another height and width than ``shape`` has.
 
     Raises:
         InputError: there is no such preset.
@@ -145,7 +145,9 @@ def placed(
 def _imported(
     model: Path, embedder: Callable[..., Embedder], file: Embedder, images: Tensor, device: torch.device
 ) -> Embedder | str:
-    """The module of ``model``, where it gives what ``file`` gives of ``images``; or why it cannot take its place."""
+    """Return the module of ``model``, where it gives what ``file`` gives of ``images``; or why it cannot take its
+    place.
+    """
     try:
         embed = embedder(rk.load(model).to(device))
         found = embed(images)
@@ -157,7 +159,7 @@ def _imported(
 
 
 def _loaded(teachers: Sequence[Teacher], weights: Sequence[str | Path]) -> Iterator[Path | nn.Module]:
-    """Each teacher as the path of a file or as a module; what is written ``package.module:factory`` is called."""
+    """Yield each teacher as the path of a file or as a module; what is written ``package.module:factory`` is called."""
     factories = [isinstance(t, str | Path) and ":" in str(t) and not Path(t).exists() for t in teachers]
     if weights and len(weights) != sum(factories):
         raise InputError(
@@ -174,7 +176,7 @@ def _loaded(teachers: Sequence[Teacher], weights: Sequence[str | Path]) -> Itera
 
 
 def _for_each(models: Sequence[object], values: tuple[Value, ...], what: str) -> tuple[Value, ...]:
-    """One of ``values`` for each teacher; a single one is for all."""
+    """Return one of ``values`` for each teacher; a single one is for all."""
     values = values * (len(models) if len(values) == 1 else 1)
     if not models or len(values) != len(models):
         raise InputError(f"{len(values)} {what} for {len(models)} teachers: give one, or one each")
