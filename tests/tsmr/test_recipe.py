@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import same, weights
 from torch import Tensor, nn
 
 from recipes.faces import Evaluation, evaluate
@@ -13,14 +14,6 @@ from recipes.tsmr import Callback, EpochReport, Stage, StepReport, TSMRConfig, T
 from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
 
 CONFIG = TSMRConfig(stages=(Stage(epochs=3, cosine=1.0),), batch_size=8, lr=3e-3)
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def changed(**choices: Any) -> TSMRConfig:

@@ -56,7 +56,7 @@ class SortedPairs:
         return accuracies
 
     def _thresholds(self, present: Bools, sums: Counts) -> Floats:
-        """Return, of each set, the highest of the thresholds that are most accurate on the pairs that are ``present``."""
+        """Return of each set the highest threshold that is most accurate on the pairs that are ``present``."""
         accepted = self._cuts[sums[:, self._cuts].argmax(axis=1)]
         below = present & (np.arange(len(self._scores)) >= accepted[:, None])
         next_one = below.argmax(axis=1)

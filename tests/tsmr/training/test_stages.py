@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import same, weights
 from torch import Tensor, nn
 
 from recipes.faces import Embedder, FaceRecords, PairSet, input_preset, read_pairs
@@ -41,14 +42,6 @@ class Plain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x)
         return out
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @contextmanager
