@@ -79,7 +79,7 @@ class ChoiceError(InputError):
         )
 
     def inside(self, outer: str) -> ChoiceError:
-        """The same of a choice that is a part of ``outer``."""
+        """Return the same of a choice that is a part of ``outer``."""
         joint = "." if self.path and not self.path.startswith("[") else ""
         return ChoiceError(self.reason, f"{outer}{joint}{self.path}", self.value)
 
@@ -111,7 +111,9 @@ def _kinds(choices: Any) -> dict[str, Any]:
 
 
 def _made(kind: Any, value: Any) -> Any:
-    """``value``, with nested choices that are written as JSON has them, ``{name: value}``, made into what they say."""
+    """Return ``value``, with nested choices that are written as JSON has them, ``{name: value}``, made into what they
+    say.
+    """
     if type(None) in get_args(kind) and any(get_origin(part) is tuple for part in get_args(kind)):
         return None if value is None else _made(get_args(kind)[0], value)
     if is_dataclass(kind):
@@ -133,7 +135,7 @@ def _made(kind: Any, value: Any) -> Any:
 
 
 def made_items(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all names, each as ``kind`` says."""
+    """Return the values of all names, each as ``kind`` says."""
     made = {}
     for name, value in values.items():
         if not isinstance(name, str):
@@ -168,7 +170,7 @@ def _rule(kind: Any, value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """``value`` as Python writes it, however long it is."""
+    """Return ``value`` as Python writes it, however long it is."""
     try:
         return reprlib.repr(value)
     except Exception:  # a whole number of more digits than Python writes

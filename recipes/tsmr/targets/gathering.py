@@ -37,7 +37,7 @@ def gather_examples(
     progress: Progress,
     processes: Processes,
 ) -> Examples:
-    """The images with ``labels``, what the teachers say of them and, where a loss needs it, the old model.
+    """Return the images with ``labels``, what the teachers say of them and, where a loss needs it, the old model.
 
     Args:
         views: the images, whose identity is ``data``.
@@ -80,8 +80,8 @@ def _tables(
     progress: Progress,
     processes: Processes,
 ) -> list[Table]:
-    """A table of each net. Those of a part of some images, unchanged, are rows of the tables of all of them, so that
-    a run on the part and one on the whole compute them once.
+    """Return a table of each net. Those of a part of some images, unchanged, are rows of the tables of all of them, so
+    that a run on the part and one on the whole compute them once.
     """
     images = showing.views.images
     part = images if isinstance(images, Part) and showing.taught == "original" else None
@@ -98,7 +98,7 @@ def _tables(
 
 
 def _say_cost(live: LiveTargets, showing: Showing, config: TSMRConfig, progress: Progress) -> None:
-    """Say what it costs to ask the teachers in every step, as measured on one batch."""
+    """Return what it costs to ask the teachers in every step, as measured on one batch."""
     count = min(config.batch_size, len(showing))
     index = np.arange(count)
     start = time.perf_counter()

@@ -53,11 +53,11 @@ class Shown(NamedTuple):
     blended: Tensor
 
     def views(self, count: int) -> tuple[Shown, ...]:
-        """The batches that this one is of, where it holds ``count`` views of each image, one after the other."""
+        """Return the batches that this one is of, where it holds ``count`` views of each image, one after the other."""
         return tuple(Shown(*(part[nth::count] for part in self)) for nth in range(count))
 
     def to(self, device: torch.device) -> Shown:
-        """The same with its images on ``device``."""
+        """Return the same with its images on ``device``."""
         return self._replace(images=self.images.to(device, non_blocking=True))
 
 
@@ -102,7 +102,8 @@ class Showing:
         partners: Partners | None = None,
         pin_memory: bool = False,
     ) -> Iterator[tuple[Shown, ...]]:
-        """The full batches of epoch ``epoch``, from 1, that are this process's: ``views``, 1 or 2, of each image.
+        """Return the full batches of epoch ``epoch``, from 1, that are this process's: ``views``, 1 or 2, of each
+        image.
 
         Of ``partners``, half of each batch are pairs. With ``pin_memory`` they lie where a GPU fetches them while it
         computes.
@@ -118,7 +119,7 @@ class Showing:
         return self._batches(share, views, batch_size, workers, pin_memory)
 
     def first(self, count: int, batch_size: int, workers: int) -> Iterator[Shown]:
-        """The first ``count`` images of the first epoch, at most."""
+        """Return the first ``count`` images of the first epoch, at most."""
         order = islice(epoch_order(len(self.views), self.flip, self._seed(1)), count)
         keys = ((index, self.draws(1, mirrored)[:1]) for index, mirrored in order)
         return (shown for (shown,) in self._batches(keys, 1, batch_size, workers))
@@ -151,7 +152,7 @@ class Showing:
         return self._batches(keys, len(self.columns), batch_size, workers)
 
     def draws(self, epoch: int, mirrored: bool) -> tuple[Draw, Draw]:
-        """The view of an image in ``epoch``, and a second one."""
+        """Return the view of an image in ``epoch``, and a second one."""
         if self.taught == "live":
             return Draw(0, False, self._seed(epoch)), Draw(0, False, self._seed(-epoch))
         if self.taught != "original":
@@ -166,7 +167,7 @@ class Showing:
         return Draw(column, False, self._seed(column + 1))
 
     def _seed(self, epoch: int) -> int:
-        return (self.seed * _FACTOR + epoch) % 2**63
+        return mixed_seed(self.seed, epoch)
 
     def _batches(
         self,
@@ -202,14 +203,14 @@ class Drawn(Dataset[Shown]):
         return self.of(self._last[1], index, draw)
 
     def of(self, image: Tensor, index: int, draw: Draw) -> Shown:
-        """The view ``draw`` of ``image``, whose number is ``index``."""
+        """Return the view ``draw`` of ``image``, whose number is ``index``."""
         image, blended = self._blend(self._changed(image, index, draw), index, draw)
         return Shown(image, index, draw.column, blended)  # type: ignore[arg-type]
 
     def _blend(self, image: Tensor, index: int, draw: Draw) -> tuple[Tensor, bool]:
         if draw.seed is None or not self._mix:
             return image, False
-        random = torch.Generator().manual_seed(_number(draw.seed, index) ^ _BLENDING)
+        random = torch.Generator().manual_seed(mixed_seed(draw.seed, index) ^ _BLENDING)
         chance, share = torch.rand(2, generator=random).tolist()
         if chance >= self._mix:
             return image, False
@@ -220,14 +221,15 @@ class Drawn(Dataset[Shown]):
         image = image.flip(-1) if draw.mirrored else image
         if draw.seed is None or self._augmentation is None:
             return image
-        return self._augmentation(image, _number(draw.seed, index))
+        return self._augmentation(image, mixed_seed(draw.seed, index))
 
 
-def _number(seed: int, index: int) -> int:
-    return (seed * _FACTOR + index) % 2**63
+def mixed_seed(seed: int, number: int) -> int:
+    """Return the seed of the epoch, or the image, of that number in a run of ``seed``."""
+    return (seed * _FACTOR + number) % 2**63
 
 
 def _blended(image: Tensor, other: Tensor, share: float) -> Tensor:
-    """``share`` of the other image in an image (Zhang et al., mixup, ICLR 2018, the share uniform in 0..1)."""
+    """Return ``share`` of the other image in an image (Zhang et al., mixup, ICLR 2018, the share uniform in 0..1)."""
     mixed = torch.lerp(image.float(), other.float(), share)
     return mixed if image.is_floating_point() else mixed.round().to(image.dtype)

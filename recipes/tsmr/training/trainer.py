@@ -24,7 +24,7 @@ from recipes.tsmr.objective.loss import SECOND
 from recipes.tsmr.objective.objective import Objective
 from recipes.tsmr.results import Point, StepReport
 from recipes.tsmr.targets.examples import Examples
-from recipes.tsmr.targets.showing import Shown
+from recipes.tsmr.targets.showing import Shown, mixed_seed
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.schedule import running_average, schedule
 from recipes.tsmr.training.stage import Means, StageRun
@@ -90,7 +90,7 @@ class Trainer:
             DivergedError: the gradient is no longer finite.
         """
         config, plan = self.config, self.config.plan
-        seed = (config.seed * 1_000_003 + epoch) % 2**63
+        seed = mixed_seed(config.seed, epoch)
         torch.manual_seed(seed)
         number, nth = config.place(epoch)
         current = (
