@@ -13,15 +13,16 @@ from pathlib import Path
 
 from torch import nn
 
-from recipes.faces import Judge, PairsJudge, Verdict, read_faces, read_judges
+from recipes.faces import Judge, PairsJudge, Verdict, read_faces
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.holdout import hold_out
-from recipes.tsmr.targets.teachers import Teacher, Weights
-from recipes.tsmr.targets.views import Images
+from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
+from recipes.tsmr.targets.views import Images, Views
+from recipes.tsmr.training.ingredients import judges_of, taught
 from recipes.tsmr.training.trainer import DivergedError
 
 _DEFAULTS = Ablation()
@@ -75,7 +76,7 @@ def train_arm(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.plan.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
-        model, teacher, data, None, config,
+        model, teacher, data, None, replace(config, decides=None),
         teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     return judge.judge(result.model, config.student_input, config.student_output)
@@ -107,7 +108,8 @@ def compare(
     rates = ablation.rates or default_rates(config)
     folder = Path(folder)
     images = read_faces(data) if isinstance(data, str | Path) else data
-    judge, *_ = read_judges(val)
+    opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)
+    judge, *_ = taught(judges_of(val, config), opened[0])
     part, held = hold_out(images)
     on_held_out = PairsJudge(held)
     result = []

@@ -13,7 +13,7 @@ import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
 from recipes.tsmr.config import Margin, TSMRConfig
-from recipes.tsmr.options import ablation, chosen
+from recipes.tsmr.options import ablation, chosen, judged
 from recipes.tsmr.stages import CLASSIFY, DISTIL, LOSSES, REFINE, USUAL
 
 _FILE = click.Path(path_type=Path)
@@ -75,7 +75,25 @@ class _Losses(click.Option):
     multiple=True,
     type=_FILE,
     metavar="SET",
-    help="Verification set, classes:FOLDER or retrieval:QUERY,GALLERY: the best epoch by the first one is kept.",
+    help="Verification set, people:FACES, classes:FOLDER or retrieval:QUERY,GALLERY: the best epoch by the first one "
+    "is kept. 'auto' holds some of --data out.",
+)
+@click.option(
+    "--val-people",
+    "people",
+    type=_FILE,
+    help="Labelled faces, as --val people:FACES before all others: TAR over all pairs, rank-1 and TPIR.",
+)
+@click.option(
+    "--impostors",
+    type=_FILE,
+    help="Faces of many others for --val-people: TAR at thresholds that their pairs set, which then decides.",
+)
+@_choice(
+    "--decides",
+    usual="by the set",
+    metavar="FIGURE",
+    help="Figure of the first set by which the best epoch is told.",
 )
 @click.option(
     "-o",
@@ -258,6 +276,8 @@ def tsmr(
     teacher_weights: tuple[Path, ...],
     data: Path,
     val: tuple[Path, ...],
+    people: Path | None,
+    impostors: Path | None,
     output: Path,
     device: str,
     work: Path,
@@ -290,8 +310,9 @@ def tsmr(
         first = Processes.current().rank == 0
         with warnings_shown(first):
             improved = improve(
-                student, teachers, data, output, val=val or None, config=config, work=work, report=page, logs=logs,
-                logger=logger, weights=weights, unsafe=unsafe_load, teacher_weights=teacher_weights, device=place,
+                student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
+                report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load,
+                teacher_weights=teacher_weights, device=place,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

@@ -177,6 +177,7 @@ class TSMRConfig(Choices):
         compile: run the student through ``torch.compile``.
         flip: show half of the images mirrored, each with what the teacher says of the mirrored image. None: of
             embeddings yes, else no, since a class may be another one in a mirror.
+        decides: name of the figure by which the first judge tells the best epoch; None: the judge's own.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.
         workers: processes that decode images; 0 decodes in the training process. Does not change the result.
 
@@ -222,6 +223,7 @@ class TSMRConfig(Choices):
     bf16: Flag = False
     compile: Flag = False
     flip: Maybe = None
+    decides: Output = None
     seed: Seed = 0
     workers: Workers = 0
 

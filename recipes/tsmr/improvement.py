@@ -17,12 +17,13 @@ from recipes.tsmr.ablation import compare
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.places import hold_apart
+from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.rendering.page import write_report
 from recipes.tsmr.results import Improved, Verification
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
-from recipes.tsmr.training.callbacks import Callback
+from recipes.tsmr.training.callbacks import Callback, Callbacks
 
 _DEFAULTS = TSMRConfig()
 
@@ -78,6 +79,7 @@ def improve(
     page = output.with_name(f"{output.name}.html") if report is None else Path(report)
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
+    told = [Callbacks(callbacks), *([Unjudged()] if val is None else [])]
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
     read["teacher_weights"] = teacher_weights
     hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})
@@ -90,7 +92,7 @@ def improve(
         result = apply_tsmr(
             model, teachers, data, val, config,
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
-            callbacks=callbacks, progress=progress,
+            callbacks=told, progress=progress,
         )  # fmt: skip
         if Processes.current().rank == 0:
             rk.save(rk.duplicate(result.model).cpu(), output)
@@ -107,6 +109,17 @@ def improve(
     improved = replace(improved, verification=_verified(student, output))
     _write_page(improved, _names(student, teachers, data, val, output, page))
     return improved
+
+
+class Unjudged(Callback):
+    """Says, once all has been found right and before anything is trained, that nothing judges the run."""
+
+    def start(self, config: TSMRConfig, done: int) -> None:
+        """Warn."""
+        LOGGER.warning(
+            "without val (--val, --val-people) nobody can know whether the result is better: give a set, or 'auto' to "
+            "hold some of the images out"
+        )
 
 
 def _rehearse(model: nn.Module, output: Path, work: Path) -> None:

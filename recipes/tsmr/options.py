@@ -197,3 +197,16 @@ def _stages(
     if adversarial is not None:
         last["losses"] = last["losses"] | {"adversarial": adversarial}
     return [first, last]
+
+
+def judged(val: Sequence[Path], people: Path | None, impostors: Path | None) -> list[str] | None:
+    """What judges a run, the first deciding: ``people``, then ``val``; ``impostors`` belong to the people among them.
+
+    Raises:
+        InputError: there are impostors, and no people.
+    """
+    named = [f"people:{people}"] * (people is not None) + [str(path) for path in val]
+    of_people = [name for name in named if name.startswith("people:")]
+    if impostors is not None and not of_people:
+        raise rk.InputError("--impostors sets thresholds for the faces of --val-people, which is not given")
+    return [f"{name},{impostors}" if impostors and name in of_people else name for name in named] or None

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import reparam_kit as rk
+from recipes.faces.judging.judge import JUDGES
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.targets.identity import made_folder
 
@@ -34,13 +35,23 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
     """
     given = {name: value if isinstance(value, list | tuple) else [value] for name, value in read.items()}
     rk.hold_apart(
-        [(name, path) for name, paths in given.items() for path in paths if isinstance(path, str | Path)],
+        [(name, path) for name, values in given.items() for value in values for path in _paths(value)],
         {
             name: rk.Output(Path(path), _HOLDS.get(name, ()))
             for name, path in written.items()
             if path is not None
         },
     )
+
+
+def _paths(value: Any) -> list[str | Path]:
+    """The paths that a value names: itself, or behind the kind of a judge, such as ``people:faces,others``."""
+    if not isinstance(value, str | Path):
+        return []
+    kind, colon, rest = str(value).partition(":")
+    if colon and kind in JUDGES and not Path(value).exists():
+        return [rest, *rest.split(",")]
+    return [value]
 
 
 @contextmanager

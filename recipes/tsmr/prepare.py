@@ -20,7 +20,6 @@ from recipes.faces import (
     Verdict,
     compare_inputs,
     input_preset,
-    read_judges,
 )
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import TSMRConfig
@@ -45,11 +44,14 @@ from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.ingredients import (
     CHECKED,
+    judges_of,
     require_fit,
     score_teachers,
+    taught,
     tell_input,
     warn_of_import,
     warn_of_input,
+    warn_of_teachers,
 )
 from recipes.tsmr.training.trained import choose_trained
 from recipes.tsmr.training.trainer import Trainer
@@ -144,11 +146,12 @@ def gather(
     views = open_views(data, config, processes)
     _require_second_views(config)
     device = device_of(model)
-    judges = read_judges(val)
+    judges = judges_of(val, config)
     require_fit(model, views, judges, config)
     tell_input(views)
     config = with_maps(config)
     teachers = open_teachers(teacher, teacher_weights, views, config, device)
+    judges = taught(judges, teachers[0])
     trained, others = choose_trained(model, views, config)
     config, task = settle(config, of_student(model, config), [each.embed for each in teachers], views, judges)
     warn_of_import(model, views, config.student_input)
@@ -196,6 +199,8 @@ def prepare(
     student = expanded(given.trained, views, config)
     history = _judged(given) if saved is None else _resumed(given, saved, checkpoint)
     warn_of_input(history.inputs, config.student_input)
+    if given.judges:
+        warn_of_teachers(given.teachers, given.judges[0], history.before[0], history.teacher_scores)
     for name in given.others:
         LOGGER.warning(
             f"output {name!r} of the student depends on weights that are trained for its embedding alone, and will "

@@ -149,7 +149,7 @@ class TSMRReport:
         curve: losses, rate and figures of losses along the steps.
         inputs: the model as it was passed in under each input preset, the best first, on a few examples of the judge
             that decides; empty without one.
-        teacher_scores: each teacher on the same examples.
+        teacher_scores: what the judge that decides says of each teacher.
         before: what each judge says of the model as it was passed in, the one that decides first; empty without any.
         after: the same of the model that is returned. Since it was chosen by the first, its figures are optimistic:
             judge on other data.

@@ -237,7 +237,8 @@ def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None
     # progress bar that is not shown with an empty one.
     *progress, line = filter(None, result.stderr.splitlines())
     assert all(
-        re.match(r"[a-z ]+: \d+ images, |the student.s output is taken for ", text) for text in progress
+        re.match(r"[a-z ]+: \d+ images, |the student.s output is taken for |WARNING: without val ", text)
+        for text in progress
     )
     assert line.startswith("reparam-kit: ")
     assert_one_line(line, says)

@@ -69,6 +69,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "ema": [*NUMBERS, 1.0],
         **dict.fromkeys(("bf16", "compile"), FLAGS),
         "flip": [flag for flag in FLAGS if flag is not None],
+        "decides": [3, True, "", [], ["d'"]],
         "seed": [*WHOLE[1:], None],
         "workers": [*WHOLE[1:], None, 10**6],
     },

@@ -5,6 +5,7 @@ A judge of one's own is a subclass of :class:`Judge` with a name; ``examples/own
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from recipes.faces.embedding.inputs import InputPreset
 from recipes.faces.images.items import Item
 from recipes.faces.judging.bootstrap import Interval, interval, probability_of_chance, resampled_means
 from recipes.faces.judging.verdict import GROUPS, Comparison, Verdict, comparison, require_same
-from reparam_kit import Registry, fingerprint
+from reparam_kit import InputError, Registry, fingerprint
 
 Model: TypeAlias = nn.Module | str | os.PathLike[str]
 
@@ -104,6 +105,18 @@ class Judge(ABC):
     def sample(self, limit: int) -> Judge:
         """Return a judge on about ``limit`` of the examples, for a quick look; the same one where that cannot be."""
         return self
+
+    def decided_by(self, figure: str) -> Judge:
+        """Return a judge like this one, by whose verdicts the figure of that name decides.
+
+        Raises:
+            InputError: it has one figure that decides, whatever is asked for.
+        """
+        if not hasattr(self, "_decides"):
+            raise InputError(f"{figure!r} cannot decide: {type(self).__name__} does not take another figure")
+        other = copy.copy(self)
+        other._decides = figure
+        return other
 
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
         """Return a judge that has asked ``teacher`` what it has to know of its data; this one where that is nothing.

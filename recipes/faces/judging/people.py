@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,14 @@ class PeopleVerdict(Verdict):
     def separation(self) -> Figure:
         """d' uses every score, where TAR sees the few near a threshold."""
         return self[SEPARATION]
+
+    def at_chance(self) -> bool:
+        """Say whether guessing could part people as well: d' up to three standard errors, of so many people.
+
+        Not pairs are counted, since those of one person are alike.
+        """
+        several = int((self.outcomes[_IMAGES] > 1).sum())
+        return bool(self.separation.goodness <= 3 / math.sqrt(several))
 
     def notes(self) -> dict[str, str]:
         """Return the input, and how many pairs were left out."""
@@ -177,9 +186,6 @@ class PeopleJudge(Judge, name="people"):
                 **({} if drawn is None else {_DRAWN: drawn.astype(np.float32)}),
             },
             subject=self._subject(asked),
-            guessing=asked.guessing(
-                self._decides or asked.decisive, int((self._people.per_person > 1).sum())
-            ),
             images=len(self._people),
             people=len(self._people.per_person),
             impostors=0 if self._others is None else len(self._others),

@@ -10,7 +10,6 @@ impostors are taken as they are: millions of pairs hardly move it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,6 +39,7 @@ _RESAMPLED = (
     10  # impostor pairs, or strangers, above a threshold, below which resampling tells too little of it
 )
 _SOUND = 0.9  # of what is drawn, that has to be measurable
+_MIXED = ", mixed"  # what names of figures of a mixed population end with
 _DECADES = range(2, 13)
 _NOT_ALIKE = 0.1  # of genuine pairs, those that are less alike than what is called one person
 
@@ -71,7 +71,7 @@ class Asked:
     def rates(self) -> list[tuple[str, float, int]]:
         """Name, false accept rate and number of impostor pairs of each TAR, and one more that is not measurable."""
         found = []
-        for pairs, kind in ((self.mixed, ", mixed"), (self.own, "")):
+        for pairs, kind in ((self.mixed, _MIXED), (self.own, "")):
             for far in (float(f"1e-{decade}") for decade in _DECADES if pairs is not None):
                 found.append((tar_name(far) + kind, far, pairs or 0))
                 if not shown(far, pairs or 0):
@@ -87,9 +87,9 @@ class Asked:
     @property
     def decisive(self) -> str:
         """The figure that decides unless another is asked for."""
-        pairs = self.own if self.mixed is None else self.mixed
-        enough = [name for name, far, of in self.rates if of == pairs and shown(far, of, DECISIVE)]
-        return enough[-1] if enough else SEPARATION
+        enough = [(name, name.endswith(_MIXED)) for name, far, of in self.rates if shown(far, of, DECISIVE)]
+        best = [name for name, mixed in enough if mixed] or [name for name, _ in enough]
+        return best[-1] if best else SEPARATION
 
     def missing(self, name: str) -> str:
         """Say why a figure has no value."""
@@ -104,16 +104,6 @@ class Asked:
         """Say whether people drawn anew show how sure a figure is."""
         tested = [(tpir_name(fpir), fpir, self.searches) for fpir in FPIRS]
         return all(shown(rate, of, _RESAMPLED) for known, rate, of in (*self.rates, *tested) if known == name)
-
-    def guessing(self, name: str, people: int) -> float | None:
-        """Return what guessing could give, three standard errors above its mean; None: not known.
-
-        Not pairs are counted but ``people`` with several images, since pairs of one person are alike.
-        """
-        if name == SEPARATION:
-            return 3 / math.sqrt(people)
-        rate = next((far for known, far, _ in self.rates if known == name), None)
-        return None if rate is None else rate + 3 * math.sqrt(rate * (1 - rate) / people)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +139,8 @@ class Recognition:
         says.
         """
         ours = None if times is None else times[0]
-        mixed = [far for name, far, _ in asked.rates if name.endswith("mixed")]
-        own = [far for name, far, _ in asked.rates if not name.endswith("mixed")]
+        mixed = [far for name, far, _ in asked.rates if name.endswith(_MIXED)]
+        own = [far for name, far, _ in asked.rates if not name.endswith(_MIXED)]
         rates = [] if self.mixed is None else [true_accept_rates(self.genuine, self.mixed, mixed, times)]
         rates.append(true_accept_rates(self.genuine, self.own, own, None if ours is None else (ours, ours)))
         found = [rank_one(self.searches, ours), *true_positive_rates(self.searches, FPIRS, ours)]

@@ -55,8 +55,8 @@ def _cells(difference: Difference) -> list[str]:
     return [
         before.shown(),
         after.shown(),
-        _signed(before, value),
-        "" if ends is None else f"{_signed(before, ends[0])} to {_signed(before, ends[1])}",
+        before.change(value),
+        "" if ends is None else f"{before.change(ends[0])} to {before.change(ends[1])}",
         "" if difference.chance is None else f"{difference.chance:.3f}",
     ]
 
@@ -66,8 +66,3 @@ def _cell(figure: Figure) -> str:
     if ends is None:
         return figure.shown()
     return f"{figure.shown()} ({figure.shown(ends[0])} to {figure.shown(ends[1])})"
-
-
-def _signed(figure: Figure, value: float) -> str:
-    """Return a difference of two values of ``figure``, of shares in percentage points."""
-    return f"{100 * value:+.2f}" if figure.share else f"{value:+.3f}"

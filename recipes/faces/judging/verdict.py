@@ -57,6 +57,10 @@ class Figure:
             return self.missing or "not measured"
         return f"{value:.2%}" if self.share else f"{value:.3f}"
 
+    def change(self, value: float) -> str:
+        """A difference of two values of this figure as text, of shares in percentage points."""
+        return f"{100 * value:+.2f}" if self.share else f"{value:+.3f}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"name": self.name, "value": self.value, "better": self.better, "interval": self.interval}

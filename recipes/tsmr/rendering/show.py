@@ -40,6 +40,11 @@ def show_report(report: TSMRReport) -> None:
     for verdict, comparison in zip(report.before, report.comparisons, strict=True):
         console.print(verdict.subject, markup=False, highlight=False)
         console.print(comparison_table(comparison, ("before", "after")))
+        if comparison.worse():
+            worse = "; ".join(difference.before.name for difference in comparison.worse())
+            console.print(
+                f"worse by more than chance: {worse}", markup=False, highlight=False, soft_wrap=True
+            )
     if report.kept:
         console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, {report.way}the best on this set")
     else:

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from recipes.faces import Judge, Verdict, better_input, input_preset, item_image
 from recipes.faces.embedding.signature import read_signature
+from recipes.faces.judging.reading import Judged, read_judges
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
@@ -17,6 +18,26 @@ from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, check_import
 
 CHECKED = 300  # examples on which inputs and teachers are tried before training
+
+
+def judges_of(val: Judged | Sequence[Judged] | None, config: TSMRConfig) -> tuple[Judge, ...]:
+    """Read the judges of ``val``; the first decides as ``config`` says.
+
+    Raises:
+        InputError: one cannot be read, or there is none to take what ``config`` lets decide.
+    """
+    judges = read_judges(val)
+    if config.decides is None:
+        return judges
+    if not judges:
+        raise InputError(f"decides={config.decides!r} is a figure of val (--val), which is not given")
+    return (judges[0].decided_by(config.decides), *judges[1:])
+
+
+def taught(judges: Sequence[Judge], teacher: OpenedTeacher) -> tuple[Judge, ...]:
+    """Give the judges, who know what ``teacher`` says of their data."""
+    embed = teacher.embed
+    return tuple(judge.with_teacher(embed.model, embed.preset, embed.embedding) for judge in judges)
 
 
 def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge], config: TSMRConfig) -> None:
@@ -78,7 +99,7 @@ def tell_input(views: Views) -> None:
 
 
 def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Verdict, ...]:
-    """Return what ``judge`` says of each teacher on ``CHECKED`` of its examples.
+    """Return what ``judge`` says of each teacher, once ``CHECKED`` of its examples speak for it.
 
     Raises:
         InputError: one of them does no better than chance.
@@ -86,14 +107,33 @@ def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Ver
     few = judge.sample(CHECKED)
     verdicts = []
     for teacher in teachers:
-        embed = teacher.embed
-        verdicts.append(few.judge(embed.model, embed.preset, embed.embedding))
-        if verdicts[-1].at_chance():
+        asked = (teacher.embed.model, teacher.embed.preset, teacher.embed.embedding)
+        first = few.judge(*asked)
+        if first.at_chance():
             raise InputError(
-                f"{teacher.name} scores at chance on the validation set ({told(verdicts[-1])}, input "
-                f"{embed.preset.name!r}): it is no teacher for these images, or the preset is wrong"
+                f"{teacher.name} scores at chance on the validation set ({told(first)}, input "
+                f"{teacher.embed.preset.name!r}): it is no teacher for these images, or the preset is wrong"
             )
+        verdicts.append(first if few is judge else judge.judge(*asked))
     return tuple(verdicts)
+
+
+def warn_of_teachers(
+    teachers: Sequence[OpenedTeacher], judge: Judge, before: Verdict, scores: Sequence[Verdict]
+) -> None:
+    """Say so, before hours of training, where a teacher is not shown to be better than the student as it is."""
+    for teacher, score in zip(teachers, scores, strict=True):
+        found = judge.compare(before, score).deciding
+        risen = score.deciding.goodness > before.deciding.goodness
+        if found.significant() == "better" or (found.chance is None and risen):
+            continue
+        ends = "" if found.interval is None else " to ".join(map(before.deciding.change, found.interval))
+        LOGGER.warning(
+            f"{teacher.name} is {'worse' if found.significant() else 'not shown to be better'} than the "
+            f"student: {before.decides} {score.deciding.shown()} against {before.deciding.shown()}"
+            f"{ends and f' (difference {ends}, 95 %)'}; {before.subject}: what it says can hardly make the student "
+            "better. Take a stronger teacher, or people (--val-people) who can tell the two apart"
+        )
 
 
 def told(verdict: Verdict) -> str:

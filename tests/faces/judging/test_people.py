@@ -331,3 +331,13 @@ def test_a_judge_is_found_by_its_name_with_and_without_impostors(tmp_path: Path,
     assert isinstance(one.subject, str)
     assert "8 images of 4 people: 4 genuine, 24 impostor pairs" in one.subject
     assert both.subject.endswith("mixed: thresholds of 6 pairs of 4 others")
+
+
+def test_a_net_that_guesses_is_at_chance_and_one_that_knows_is_not() -> None:
+    class Guess(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sin(1e4 * x.flatten(1).sum(dim=1, keepdim=True) * torch.arange(1, 9))
+
+    judge = PeopleJudge(drawn_faces(200, 60, 0), bootstrap=0)
+    assert judge.judge(Guess(), "raw").at_chance()
+    assert not judge.judge(blurred(0.3), "raw").at_chance()
