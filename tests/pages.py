@@ -38,7 +38,6 @@ def lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in _files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    monkeypatch.setattr("recipes.faces.judging.pairs.COMPARED", 40)  # a thousand sets take most of the time
     monkeypatch.chdir(folder)
     for known in (FACTORS, JUDGES, LOGGERS, LOSSES):
         monkeypatch.setattr(known, "_known", {thing: known[thing] for thing in known})

@@ -31,12 +31,6 @@ def photograph(person: int, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(autouse=True)
-def _few_sets_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comparison by a thousand sets takes five times as long as such a small run, and is tested where it is made."""
-    monkeypatch.setattr("recipes.faces.judging.pairs.COMPARED", 40)
-
-
 @pytest.fixture(scope="session")
 def rec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)

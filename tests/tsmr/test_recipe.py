@@ -9,7 +9,7 @@ import torch
 from states import same, weights
 from torch import Tensor, nn
 
-from recipes.faces import Evaluation, evaluate
+from recipes.faces import Comparison, Evaluation, evaluate
 from recipes.tsmr import Callback, EpochReport, Stage, StepReport, TSMRConfig, TSMRReport, apply_tsmr
 from reparam_kit import ExpressionError, InputError, NothingToDoError, ReparamError
 
@@ -120,6 +120,7 @@ def test_the_best_epoch_is_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Evaluation, "rank", lambda self: next(ranks))
+    monkeypatch.setattr(Comparison, "worse", lambda self, level: ())
     # Of the later epochs each with that of the best so far, which no other beats; then the student and it.
     ranks = iter([(1,), (2,), (2,), (2,), (0,), (2,)])
     result = apply_tsmr(student, teacher, rec, bin_file, changed(shares=()))
