@@ -60,7 +60,8 @@ class Signature:
             return
         if wanted[1] not in (None, images[0]):
             raise InputError(
-                f"{who} takes {wanted[1]} channels, and {what} of {images[0]}{channels_advice(images[0])}"
+                f"{who} takes images of {'one channel' if wanted[1] == 1 else f'{wanted[1]} channels'}, and {what} of "
+                f"{images[0]}{channels_advice(images[0])}"
             )
         fixed = wanted[2:]
         if any(size not in (None, have) for size, have in zip(fixed, images[1:], strict=True)):

@@ -124,7 +124,10 @@ def test_file_that_fails_on_the_images(onnx_net, pictures) -> None:
         (lambda images: [], "no image to embed"),
         (lambda images: [images[0], images[1][:4]], r"sizes \[\(3, 4, 8\), \(3, 8, 8\)\]"),
         (lambda images: [images[0], images[1].astype(np.float32)], "uint8 and of floating point"),
-        (lambda images: [images[0][..., :1]], r"takes 3 channels, and these are of 1: repeat the channel"),
+        (
+            lambda images: [images[0][..., :1]],
+            r"takes images of 3 channels, and these are of 1: repeat the channel",
+        ),
         (lambda images: [images[0][..., :2]], r"image 0 is torch.uint8 \[2, 8, 8\]"),
         (lambda images: [("a text",)], "image 0 is str: an item of the data"),
     ],

@@ -156,7 +156,12 @@ def hold(path: Path) -> Signature:
             r"takes x0 float32 \[\?, 112, 112, 3\]; .* channels first",
         ),
         (["n", 4, 112, 112], TensorProto.FLOAT, 1, "takes x0 .*: it is for images of another kind"),
-        (["n", 1, 112, 112], TensorProto.FLOAT, 1, "takes 1 channels, and the images are of 3: .*-grey"),
+        (
+            ["n", 1, 112, 112],
+            TensorProto.FLOAT,
+            1,
+            "takes images of one channel, and the images are of 3: .*-grey",
+        ),
         (["n", 3, 112], TensorProto.FLOAT, 1, r"takes x0 float32 \[\?, 3, 112\]"),
         (
             ["n", 3, 112, 112],
