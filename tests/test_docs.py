@@ -84,6 +84,14 @@ def test_its_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(found.read_text()), target
 
 
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_its_files_and_folders_are_there(page: Path) -> None:
+    for path in re.findall(
+        r"`((?:reparam_kit|recipes|tests|benchmarks|examples|docs|\.github|\.ci)/[\w./-]*)`", page.read_text()
+    ):
+        assert (ROOT / path).exists(), path
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     assert listed == {str(page.relative_to(DOCS)) for page in PAGES}
