@@ -59,6 +59,7 @@ ROOMS = {
         "arguments",
         "places",
         "expansion",
+        "ingredients",
         "prepare",
         "averaging",
         "recipe",

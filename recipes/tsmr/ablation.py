@@ -22,7 +22,7 @@ from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
-from recipes.tsmr.training.ingredients import judges_of, taught
+from recipes.tsmr.training.checks import judges_of, taught
 from recipes.tsmr.training.trainer import DivergedError
 
 _DEFAULTS = Ablation()

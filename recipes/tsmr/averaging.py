@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from torch import Tensor, nn
 
 from recipes.faces import Comparison, Verdict
-from recipes.tsmr.prepare import Ingredients
+from recipes.tsmr.ingredients import Ingredients
 from recipes.tsmr.training.history import History
 from reparam_kit import duplicate
 

@@ -1,10 +1,7 @@
-"""What training starts from: the ingredients of a run, held against each other; the expanded student, the tables it
-learns from, and the map between spaces.
-"""
+"""What training starts from: the expanded student, the tables it learns from, and the map between spaces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,17 +12,12 @@ import torch
 from torch import nn
 
 from recipes.faces import (
-    Embedder,
-    Judge,
-    Verdict,
     compare_inputs,
-    input_preset,
 )
-from recipes.faces.judging.reading import Judged
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import device_of, expanded
-from recipes.tsmr.objective.loss import SECOND, Batch, Start
+from recipes.tsmr.ingredients import Ingredients, of_student
+from recipes.tsmr.objective.loss import Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Same, Turn
 from recipes.tsmr.progress import LOGGER, Progress
@@ -35,25 +27,15 @@ from recipes.tsmr.targets.gathering import gather_examples
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
-from recipes.tsmr.targets.streams import open_views
 from recipes.tsmr.targets.task import Task
-from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
-from recipes.tsmr.targets.views import Images, Views
-from recipes.tsmr.tasks import settle, with_maps
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
-from recipes.tsmr.training.history import History
-from recipes.tsmr.training.ingredients import (
+from recipes.tsmr.training.checks import (
     CHECKED,
-    judges_of,
-    require_fit,
     score_teachers,
-    taught,
-    tell_input,
-    warn_of_import,
     warn_of_input,
     warn_of_teachers,
 )
-from recipes.tsmr.training.trained import choose_trained
+from recipes.tsmr.training.history import History
 from recipes.tsmr.training.trainer import Trainer
 from reparam_kit import InputError, __version__, fingerprint
 
@@ -62,43 +44,6 @@ Value = TypeVar("Value")
 
 _FITTED = 2048  # images to which the start of the map is fitted
 _EMBEDDED = 64  # of those at once
-
-
-@dataclass(frozen=True)
-class Ingredients(Generic[Model]):
-    """All that a run is made of, opened, and held against each other.
-
-    Attributes:
-        model: the student as it was passed in.
-        trained: a copy of it in which what is trained, and nothing else, requires a gradient.
-        others: names of its outputs besides the embedding that depend on that too.
-        teachers: on the device of the run.
-        views: the training images.
-        judges: the first decides which epoch is kept, the others are reported; none without validation.
-        config: the choices of the run.
-        processes: those that train together.
-        task: why the student's output is taken for what it is.
-    """
-
-    model: Model
-    trained: Model
-    others: tuple[str, ...]
-    teachers: tuple[OpenedTeacher, ...]
-    views: Views
-    judges: tuple[Judge, ...]
-    config: TSMRConfig
-    processes: Processes
-    task: str
-
-    @property
-    def device(self) -> torch.device:
-        """Where the student is trained."""
-        return device_of(self.model)
-
-    def judge(self, model: nn.Module) -> tuple[Verdict, ...]:
-        """Return what each judge says of ``model``."""
-        config = self.config
-        return tuple(judge.judge(model, config.student_input, config.student_output) for judge in self.judges)
 
 
 @dataclass(frozen=True)
@@ -131,48 +76,6 @@ class Prepared(Generic[Model]):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
         return {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
-
-
-def gather(
-    model: Model,
-    teacher: Teacher | Sequence[Teacher],
-    teacher_weights: Weights,
-    data: str | Path | Images,
-    val: Judged | Sequence[Judged] | None,
-    config: TSMRConfig,
-    processes: Processes,
-) -> Ingredients[Model]:
-    """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
-    views = open_views(data, config, processes)
-    _require_second_views(config)
-    device = device_of(model)
-    judges = judges_of(val, config)
-    require_fit(model, views, judges, config)
-    tell_input(views)
-    config = with_maps(config)
-    teachers = open_teachers(teacher, teacher_weights, views, config, device)
-    judges = taught(judges, teachers[0])
-    trained, others = choose_trained(model, views, config)
-    config, task = settle(config, of_student(model, config), [each.embed for each in teachers], views, judges)
-    warn_of_import(model, views, config.student_input)
-    return Ingredients(model, trained, others, teachers, views, judges, config, processes, task)
-
-
-def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
-    """Ask the student as it is before training."""
-    preset, maps = input_preset(config.student_input), Task(config.task).maps
-    return Embedder(model, preset, embedding=config.student_output, maps=maps)
-
-
-def _require_second_views(config: TSMRConfig) -> None:
-    """Refuse a loss of two views of each image where both would be the same one."""
-    varied = config.views != 1 and (config.plan.flip or any(vars(config.augment).values()))
-    asking = [name for name in config.losses if LOSSES[name].needs & SECOND]
-    if asking and not varied:
-        raise InputError(
-            f"{', '.join(asking)} needs a second view of each image, and flip={config.plan.flip}, "
-            f"views={config.views!r} and augment make one alone: allow flip, an augmentation, or more views"
-        )
 
 
 def prepare(

@@ -18,16 +18,17 @@ from recipes.tsmr.averaging import Chosen, choose
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import deployable
+from recipes.tsmr.ingredients import Ingredients, gather
 from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
-from recipes.tsmr.prepare import Ingredients, Prepared, gather, prepare
+from recipes.tsmr.prepare import Prepared, prepare
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
-from recipes.tsmr.training.ingredients import shown_images
+from recipes.tsmr.training.checks import shown_images
 from recipes.tsmr.training.logs import LOGGERS, Logger
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, imported_files

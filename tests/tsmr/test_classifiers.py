@@ -21,7 +21,8 @@ from recipes.faces import ClassesJudge, RetrievalJudge, read_faces
 from recipes.tsmr import Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, write_report
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.prepare import Fingerprints, gather, gathered
+from recipes.tsmr.ingredients import gather
+from recipes.tsmr.prepare import Fingerprints, gathered
 from recipes.tsmr.progress import Progress
 from reparam_kit import InputError
 
