@@ -36,7 +36,7 @@ FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (
 
 
 def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
-    """The recipe of ``config`` and its controls, by name, each with as many epochs.
+    """Return the recipe of ``config`` and its controls, by name, each with as many epochs.
 
     - "fine-tuning": margin softmax on the identities, no teacher, no branches
     - "distillation": the first stage's losses for all epochs, without branches
@@ -56,7 +56,7 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
 
 
 def default_rates(config: TSMRConfig) -> tuple[float, ...]:
-    """A grid around the rate of ``config``."""
+    """Return a grid around the rate of ``config``."""
     lr = config.plan.lr
     return (lr / 3, lr, lr * 3)
 
@@ -72,7 +72,7 @@ def train_arm(
     progress: bool = False,
     teacher_weights: Weights = None,
 ) -> Verdict:
-    """One run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
+    """Train one run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.plan.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(

@@ -23,14 +23,14 @@ Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 
 def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command], Command]:
-    """An option that is None unless given, with the usual value in the help."""
+    """Return an option that is None unless given, with the usual value in the help."""
     field = names[0].removeprefix("--").replace("-", "_")
     usual = getattr(_USUAL, field) if usual is None else usual
     return click.option(*names, default=None, show_default=str(usual), **options)
 
 
 def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
-    """What is written beside the output, which is read before, where nothing else is said."""
+    """Return what is written beside the output, which is read before, where nothing else is said."""
 
     def named(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         output: Path | None = ctx.params.get("output")

@@ -329,7 +329,9 @@ class TSMRConfig(Choices):
 
 
 def _as_text(preset: Any) -> Any:
-    """An ``InputPreset`` as the name or formula that JSON and the command line have for it; all else as it is."""
+    """Return an ``InputPreset`` as the name or formula that JSON and the command line have for it; all else as
+    it is.
+    """
     if isinstance(preset, list | tuple):
         return tuple(map(_as_text, preset))
     if not isinstance(preset, InputPreset):

@@ -36,7 +36,8 @@ def chosen(
     views: str | None,
     **choices: Any,
 ) -> TSMRConfig:
-    """The choices of ``choices_file``, those of the command line in their place; an option that is None is not given.
+    """Return the choices of ``choices_file``, those of the command line in their place; an option that is None is not
+    given.
 
     Files of ``imports`` are run first: losses that are named may be theirs.
 
@@ -97,7 +98,7 @@ def ablation(compared: bool, seeds: int | None, rates: tuple[float, ...]) -> Abl
 
 
 def read_choices(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object that a JSON file holds.
 
     Raises:
         InputError: it cannot be read, is not JSON by the letter (a name twice, NaN, a comment), or no object.
@@ -146,7 +147,9 @@ def _weights(losses: Sequence[str]) -> dict[str, float]:
 
 
 def _weighted(config: TSMRConfig, weights: dict[str, float]) -> list[dict[str, Any]]:
-    """The stages of ``config`` with other weights; in usual ones, the losses of the first give way to those named."""
+    """Return the stages of ``config`` with other weights; in usual ones, the losses of the first give way to those
+    named.
+    """
     if config.task == "auto" and config.stages is None:
         config = replace(config, task=_told(weights))
     stages = config.plan.stages or (Stage(losses=weights),)  # of maps none are usual
@@ -163,14 +166,16 @@ def _weighted(config: TSMRConfig, weights: dict[str, float]) -> list[dict[str, A
 
 
 def _told(losses: Iterable[str]) -> TaskName:
-    """The task that one of ``losses`` is for."""
+    """Return the task that one of ``losses`` is for."""
     return next((task for name in losses if (task := LOSSES[name].task)), "embeddings")
 
 
 def _stages(
     stages: list[dict[str, Any]], epochs: int | None, refine_epochs: int | None, adversarial: float | None
 ) -> list[dict[str, Any]]:
-    """``stages`` with the first's ``epochs``; the second, made of the first where there is none, with the others."""
+    """Return ``stages`` with the first's ``epochs``; the second, made of the first where there is none, with the
+    others.
+    """
     if epochs is not None:
         stages[0]["epochs"] = epochs
     if refine_epochs is None and adversarial is None:
@@ -200,7 +205,8 @@ def _stages(
 
 
 def judged(val: Sequence[Path], people: Path | None, impostors: Path | None) -> list[str] | None:
-    """What judges a run, the first deciding: ``people``, then ``val``; ``impostors`` belong to the people among them.
+    """Return what judges a run, the first deciding: ``people``, then ``val``; ``impostors`` belong to the people among
+    them.
 
     Raises:
         InputError: there are impostors, and no people.

@@ -45,7 +45,7 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
 
 
 def _paths(value: Any) -> list[str | Path]:
-    """The paths that a value names: itself, or behind the kind of a judge, such as ``people:faces,others``."""
+    """Return the paths that a value names: itself, or behind the kind of a judge, such as ``people:faces,others``."""
     if not isinstance(value, str | Path):
         return []
     kind, colon, rest = str(value).partition(":")

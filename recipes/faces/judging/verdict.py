@@ -58,7 +58,7 @@ class Figure:
         return f"{value:.2%}" if self.share else f"{value:.3f}"
 
     def change(self, value: float) -> str:
-        """A difference of two values of this figure as text, of shares in percentage points."""
+        """Return a difference of two values of this figure as text, of shares in percentage points."""
         return f"{100 * value:+.2f}" if self.share else f"{value:+.3f}"
 
     def to_json(self) -> dict[str, Any]:
