@@ -3,8 +3,7 @@
 Started by ``torchrun``. Each process embeds its own images; the embeddings of all are gathered before the
 losses are computed, so every process computes the loss of the whole batch. N processes with a batch of b
 therefore take the steps of one process with a batch of N b, within rounding, also for losses that compare
-images with each other. Two things stay per process: the statistics by which a BatchNorm normalises a batch (convert
-the model with ``torch.nn.SyncBatchNorm`` where that matters; its running ones are averaged) and what dropout draws.
+images with each other, and through a BatchNorm that trains. What dropout draws stays per process.
 """
 
 from __future__ import annotations
@@ -58,6 +57,13 @@ class Processes:
         gathered: Tensor = _Gather.apply(rows, self)  # type: ignore[no-untyped-call]
         return gathered
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of ``value`` over all processes, through which gradients flow back to each of them."""
+        if self.count == 1:
+            return value
+        mean: Tensor = _Mean.apply(value, self.count)  # type: ignore[no-untyped-call]
+        return mean
+
     def align(self, module: nn.Module) -> None:
         """Give all processes the first one's parameters and buffers."""
         if self.count > 1:
@@ -81,15 +87,6 @@ class Processes:
         for parameter, gradient, total, own, n in zip(parameters, gradients, sums, used, users, strict=True):
             if own or n > 0:  # asked where this process has none alone: it waits for the device
                 parameter.grad = gradient.copy_((total / self.count).view(gradient.shape))
-
-    @torch.no_grad()
-    def average_statistics(self, module: nn.Module) -> None:
-        """Give all processes the means of the running statistics that each has of its own images."""
-        if self.count > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.count
 
     def told(self, work: Callable[[], Value]) -> Value:
         """Return what ``work()`` of the first process gives, in all of them. Where it fails, all do, with one line."""
@@ -147,6 +144,24 @@ class _Gather(torch.autograd.Function):
         # by their number, though no other process adds to it.
         start = ctx.processes.rank * ctx.rows
         return ctx.processes.count * gradients[0][start : start + ctx.rows], None
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, count: int) -> Tensor:
+        ctx.count = count
+        return _reduced(value, count)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # What the mean is worth is what all processes make of it.
+        return _reduced(gradients[0], ctx.count), None
+
+
+def _reduced(value: Tensor, count: int) -> Tensor:
+    total = value.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / count
 
 
 @contextmanager

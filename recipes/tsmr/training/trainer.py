@@ -123,8 +123,6 @@ class Trainer:
                 recent = Means()
             report = StepReport(epoch, step, steps, size, time.perf_counter() - start, rate, losses, point)
             callback.step(report)
-        for net in {self.student, self.trained}:
-            self.processes.average_statistics(net)
         return whole.read(), steps * size / (time.perf_counter() - start)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Shown, ...]]:

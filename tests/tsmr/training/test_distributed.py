@@ -68,14 +68,13 @@ class Second(Loss, name="test_second", title="two views", needs={"second", "seco
 
 
 class Net(nn.Module):
-    """Without BatchNorm, whose statistics are those of a process's own batch; with an output that no loss uses, and a
-    layer that steps leave out at random.
-    """
+    """With a BatchNorm, an output that no loss uses, and a layer that steps leave out at random."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1),
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(8),
             nn.PReLU(8),
             nn.Conv2d(8, 8, 3, 2, 1),
             nn.Flatten(),
