@@ -177,7 +177,7 @@ def test_patterns_choose_by_the_names_in_the_file(command: list[str], tmp_path: 
             (20, 3, None),
             r"the student takes images of 20 x 20 .*, and the training images are 16 x 16: align",
         ),
-        ((16, 1, None), "the student takes x float32 .* images of another kind"),
+        ((16, 1, None), "the student takes images of one channel, and the training images are of 3"),
         ((16, 3, "raw8"), "the student takes x uint8"),
     ],
 )
