@@ -148,7 +148,7 @@ class ClassesJudge(Judge, name="classes"):
             images=len(place),
             classes=self._classes,
             outputs=outputs,
-            input=preset.name,
+            input=self.input_name(preset),
         )
 
     def compare(self, before: Verdict, after: Verdict) -> Comparison:

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, all_presets, grey_presets, input_preset
-from recipes.faces.images.items import item_image
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
@@ -58,7 +56,7 @@ def compare_inputs(
     own = {preset.name: preset for preset in map(input_preset, inputs)}
     usual = grey_presets() if any(preset.grey for preset in own.values()) else all_presets()
     # What is normalised already is the same under every preset.
-    tried = own if own and not takes_presets(few) else {preset.name: preset for preset in usual} | own
+    tried = own if own and not few.takes_presets() else {preset.name: preset for preset in usual} | own
     for name, preset in tried.items():
         try:
             results[name] = few.judge(model, preset, embedding)
@@ -67,11 +65,6 @@ def compare_inputs(
     if not results:
         raise failure
     return dict(sorted(results.items(), key=lambda item: item[1].separation.goodness, reverse=True))
-
-
-def takes_presets(judge: Judge) -> bool:
-    """Say whether what is judged are pixels; False of images that are normalised already."""
-    return all(item_image(image, "image 0").dtype == torch.uint8 for image in judge.images(1))
 
 
 def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import torch
 from torch import nn
 
 from recipes.faces.embedding.inputs import InputPreset
-from recipes.faces.images.items import Item
+from recipes.faces.images.items import Item, item_image
 from recipes.faces.judging.bootstrap import Interval, interval, probability_of_chance, resampled_means
 from recipes.faces.judging.verdict import GROUPS, Comparison, Verdict, comparison, require_same
 from reparam_kit import InputError, Registry, fingerprint
@@ -101,6 +102,14 @@ class Judge(ABC):
         against.
         """
         return []
+
+    def takes_presets(self) -> bool:
+        """Say whether what is judged are pixels; False of images that are normalised already."""
+        return all(item_image(image, "image 0").dtype == torch.uint8 for image in self.images(1))
+
+    def input_name(self, preset: InputPreset) -> str:
+        """Name the input in a verdict."""
+        return preset.name if self.takes_presets() else "none: the images are normalised already"
 
     def sample(self, limit: int) -> Judge:
         """Return a judge on about ``limit`` of the examples, for a quick look; the same one where that cannot be."""

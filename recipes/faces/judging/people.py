@@ -190,7 +190,7 @@ class PeopleJudge(Judge, name="people"):
             people=len(self._people.per_person),
             impostors=0 if self._others is None else len(self._others),
             left_out=len(left_out),
-            input=preset.name,
+            input=self.input_name(preset),
         )
         if self._decides and verdict.decides != SEPARATION and verdict.deciding.value is None:
             raise InputError(f"{verdict.decides} cannot decide: it is {verdict.deciding.shown()}")

@@ -153,7 +153,7 @@ class RetrievalJudge(Judge, name="retrieval"):
             subject=f"{len(ranked):,} queries of {len(set(people)):,} people in a gallery of {len(gallery):,} images",
             queries=len(ranked),
             gallery=len(gallery),
-            input=preset.name,
+            input=self.input_name(preset),
         )
 
     def _counted(self, query: int) -> npt.NDArray[np.bool_]:
