@@ -48,6 +48,7 @@ ROOMS = {
     "recipes.tsmr": [
         "choices",
         "stages",
+        "parts",
         "config",
         "results",
         "progress",

@@ -16,15 +16,15 @@ from reparam_kit import lazily
 if TYPE_CHECKING:
     from recipes.tsmr.ablation import compare as compare
     from recipes.tsmr.config import Ablation as Ablation
-    from recipes.tsmr.config import Adversary as Adversary
-    from recipes.tsmr.config import Attack as Attack
-    from recipes.tsmr.config import Augment as Augment
-    from recipes.tsmr.config import Margin as Margin
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
     from recipes.tsmr.improvement import improve as improve
     from recipes.tsmr.objective.loss import Batch as Batch
     from recipes.tsmr.objective.loss import Loss as Loss
     from recipes.tsmr.objective.loss import Start as Start
+    from recipes.tsmr.parts import Adversary as Adversary
+    from recipes.tsmr.parts import Attack as Attack
+    from recipes.tsmr.parts import Augment as Augment
+    from recipes.tsmr.parts import Margin as Margin
     from recipes.tsmr.recipe import apply_tsmr as apply_tsmr
     from recipes.tsmr.rendering.page import write_report as write_report
     from recipes.tsmr.results import Arm as Arm

@@ -12,8 +12,9 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
-from recipes.tsmr.config import Margin, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.options import ablation, chosen, judged
+from recipes.tsmr.parts import Margin
 from recipes.tsmr.stages import CLASSIFY, DISTIL, LOSSES, REFINE, USUAL
 
 _FILE = click.Path(path_type=Path)

@@ -11,7 +11,8 @@ from typing import Any
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import TaskName
-from recipes.tsmr.config import Ablation, Augment, TSMRConfig
+from recipes.tsmr.config import Ablation, TSMRConfig
+from recipes.tsmr.parts import Augment
 from recipes.tsmr.stages import LOSSES, REFINE, Stage
 
 _PASSING = {"adversarial": REFINE.losses["adversarial"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,8 @@ def options(file: Path | None, *args: str) -> TSMRConfig:
     given = [] if file is None else ["--config", str(file)]
     needed = ["s.onnx", "--teacher", "t.onnx", "--data", "d", "-o", "o.onnx"]
     params = tsmr.make_context("tsmr", [*needed, *given, *args]).params
-    other = (
-        "student",
-        "teachers",
-        "data",
-        "val",
-        "output",
-        "device",
-        "work",
-        "logs",
-        "logger",
-        "page",
-        "compared",
-    )
-    more = ("seeds", "rates", "weights", "unsafe_load", "as_json")
-    return chosen(**{name: value for name, value in params.items() if name not in (*other, *more)})
+    own = signature(tsmr.callback).parameters  # all else are choices
+    return chosen(**{name: value for name, value in params.items() if name not in own})
 
 
 def written(tmp_path: Path, values: Any) -> Path:

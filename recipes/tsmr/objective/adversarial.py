@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm as _spectral_norm
 
-from recipes.tsmr.config import Adversary
 from recipes.tsmr.objective.loss import Batch, Loss, Start
+from recipes.tsmr.parts import Adversary
 
 spectral_norm = cast("Callable[[nn.Linear], nn.Linear]", _spectral_norm)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from recipes.tsmr.config import Attack
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.parts import Attack
 
 
 def perturb(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.tsmr.config import Margin
 from recipes.tsmr.objective.loss import Batch, Loss, Start
+from recipes.tsmr.parts import Margin
 
 _EPS = 1e-6  # keeps cosines from -1 and 1, where the derivative of arccos is infinite
 _ADAFACE_H = 0.333

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from recipes.faces.images.augment import Augmentation
 from recipes.tsmr.choices import Taught
-from recipes.tsmr.config import Augment, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import ALONE, Processes
+from recipes.tsmr.parts import Augment
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.views import Views, epoch_order, loaded
 
