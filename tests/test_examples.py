@@ -24,6 +24,9 @@ def test_it_runs(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
         pytest.importorskip(
             "sklearn", reason="scikit-learn, of the extra `test`, has the data of this example"
         )
+    if path.stem == "classifier":
+        for package in ("torchvision", "timm"):
+            pytest.importorskip(package, reason=f"this example is about nets of {package}")
     assert "assert " in text
     assert len(text.splitlines()) < (40 if path.stem in SHORT else 80)
     runpy.run_path(str(path), run_name="__main__")

@@ -22,8 +22,10 @@ from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
+from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.checks import judges_of, taught
 from recipes.tsmr.training.trainer import DivergedError
+from reparam_kit import InputError
 
 _DEFAULTS = Ablation()
 
@@ -53,6 +55,17 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
         BRANCHES: replace(config, stages=(first,)),
         TSMR: config,
     }
+
+
+class RefuseOthers(Callback):
+    """Refuses, before anything is trained, a run whose controls could not be judged: not of embeddings."""
+
+    def start(self, config: TSMRConfig, done: int) -> None:
+        if config.task != "embeddings":
+            raise InputError(
+                "the controls (--compare) are judged on pairs of people held out, by embeddings, and the student's "
+                f"output is taken for {config.task}: leave --compare out"
+            )
 
 
 def default_rates(config: TSMRConfig) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 
 import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.ablation import compare
+from recipes.tsmr.ablation import RefuseOthers, compare
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.places import hold_apart
@@ -80,6 +80,8 @@ def improve(
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
     told = [Callbacks(callbacks), *([Unjudged()] if val is None else [])]
+    if ablation is not None:
+        told.append(RefuseOthers())
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
     read["teacher_weights"] = teacher_weights
     hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})

@@ -18,7 +18,7 @@ from torch.utils.data import StackDataset
 
 import reparam_kit as rk
 from recipes.faces import ClassesJudge, RetrievalJudge, read_faces
-from recipes.tsmr import Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, write_report
+from recipes.tsmr import Ablation, Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, improve, write_report
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.ingredients import gather
@@ -130,7 +130,7 @@ def test_what_ends_in_a_softmax_learns_as_what_does_not(photos: Path) -> None:
     ends = []
     for form in ("tensor", "softmax"):
         student, teacher = Classifier(1, form), taught(2, photos, form)
-        config = TSMRConfig(task="logits", epochs=2, batch_size=8)
+        config = TSMRConfig(task="logits", epochs=2, batch_size=8, lr=1e-3)
         ends.append(apply_tsmr(student, teacher, photos, config=config))
     assert ends[0].report.epochs[-1].losses == pytest.approx(ends[1].report.epochs[-1].losses, rel=2e-2)
     for name, tensor in ends[0].model.state_dict().items():
@@ -172,6 +172,17 @@ def test_files_with_several_outputs_on_the_command_line(photos: Path, tmp_path: 
     assert report["config"]["stages"] == [{"epochs": 1, "rate": 1.0, "losses": {"kl": 1.0}}]
     assert report["verification"]["structure"]["same_graph"]
     assert "the student's output is taken for logits" in result.stderr
+
+
+def test_controls_of_logits_are_refused_before_training(photos: Path, tmp_path: Path) -> None:
+    student = two_outputs(tmp_path / "s.onnx", 0)
+    outputs = {"student_output": onnx.load(student).graph.output[1].name}
+    with pytest.raises(InputError, match=r"controls .--compare.* taken for logits: leave --compare out"):
+        improve(
+            student, taught(2, photos), photos, tmp_path / "out.onnx", val=f"classes:{photos}",
+            config=TSMRConfig(epochs=1, batch_size=8, **outputs), ablation=Ablation(seeds=(0,)),
+        )  # fmt: skip
+    assert not (tmp_path / "out.onnx").exists()
 
 
 class Pixels(Loss, name="test_pixels", needs={"teacher"}, task="maps"):
