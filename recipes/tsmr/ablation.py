@@ -121,9 +121,9 @@ def compare(
     rates = ablation.rates or default_rates(config)
     folder = Path(folder)
     images = read_faces(data) if isinstance(data, str | Path) else data
+    part, held = hold_out(images)
     opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)
     judge, *_ = taught(judges_of(val, config), opened[0])
-    part, held = hold_out(images)
     on_held_out = PairsJudge(held)
     result = []
     for name, arm in arms(config).items():
