@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from recipes.faces.images.decoding import decode_image as decode_image
     from recipes.faces.images.items import item_image as item_image
     from recipes.faces.images.items import item_label as item_label
+    from recipes.faces.judging.agreement import AgreementJudge as AgreementJudge
     from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
     from recipes.faces.judging.comparison import better_input as better_input
     from recipes.faces.judging.comparison import compare_inputs as compare_inputs

@@ -19,6 +19,7 @@ from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
+from recipes.tsmr.targets.auto import with_auto
 from recipes.tsmr.targets.holdout import hold_out
 from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
@@ -120,6 +121,7 @@ def compare(
     """
     rates = ablation.rates or default_rates(config)
     folder = Path(folder)
+    data, val, _ = with_auto(data, val)  # type: ignore[assignment]
     images = read_faces(data) if isinstance(data, str | Path) else data
     part, held = hold_out(images)
     opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)

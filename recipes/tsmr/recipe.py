@@ -24,6 +24,7 @@ from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Prepared, prepare
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
+from recipes.tsmr.targets.auto import with_auto
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
@@ -75,7 +76,7 @@ def apply_tsmr(
             which presets are applied, floating point is taken as already normalised. Only losses that learn from
             identities use the labels; a negative one says that the person is not known.
         val: a judge, a verification set or its path, or what ``recipes.faces.read_judge`` takes; or several, of
-            which the first decides and the others are reported.
+            which the first decides and the others are reported. "auto" holds some of ``data`` out to judge by.
         config: all choices.
         teacher_weights: state_dict for each teacher that a factory makes, as in ``rk.load``.
         cache: folder for the teacher's embeddings, made if needed; a later run with the same teacher, input
@@ -113,6 +114,9 @@ def apply_tsmr(
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     shown = Progress(silent=not progress or processes.rank > 0)
     with own_places(cache, checkpoint), ExitStack() as stack:
+        data, val, held_out = with_auto(data, val)
+        if held_out:
+            shown.say(held_out)
         given = gather(model, teacher, teacher_weights, data, val, config, processes)
         shown.say(given.task)
         stack.enter_context(torch.random.fork_rng([given.device] if given.device.type == "cuda" else []))

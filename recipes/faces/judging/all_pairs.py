@@ -279,18 +279,20 @@ def true_accept_rates(
         times: how often each person of either set counts; None: once. Where more impostor pairs lie above a threshold
             than are kept, it is that of all people as they are: so many hardly move it.
     """
-    bounds = np.array(
-        [impostors.threshold(far) if shown(far, impostors.pairs) else np.nan for far in fars], np.float64
-    )
+    ours, theirs = (None, None) if times is None else times
+    weights = np.ones(len(genuine.scores)) if ours is None else ours[genuine.people]
+    return shares_above(genuine.scores, weights, thresholds(impostors, fars, theirs))
+
+
+def thresholds(impostors: Impostors, fars: Sequence[float], times: Floats | None = None) -> Floats:
+    """Return the threshold of each rate, float64 ``[len(fars)]``; NaN where a rate is less than a pair.
+
+    The arguments are those of :func:`true_accept_rates`, ``times`` of the impostors.
+    """
+    known = [impostors.threshold(far) if shown(far, impostors.pairs) else np.nan for far in fars]
+    bounds = np.array(known, np.float64)
     if times is None:
-        return shares_above(genuine.scores, np.ones(len(genuine.scores)), bounds)
-    ours, theirs = times
-    _move(bounds, impostors, fars, theirs)
-    return shares_above(genuine.scores, ours[genuine.people], bounds)
-
-
-def _move(bounds: Floats, impostors: Impostors, fars: Sequence[float], times: Floats) -> None:
-    """Put the threshold of each rate where it lies when each person counts as often as ``times`` says."""
+        return bounds
     accepted = np.cumsum(times[impostors.people[:, 0]] * times[impostors.people[:, 1]])
     total, kept = impostors.total(times), len(impostors.scores)
     for i, far in enumerate(fars):
@@ -299,6 +301,7 @@ def _move(bounds: Floats, impostors: Impostors, fars: Sequence[float], times: Fl
             bounds[i] = LOWEST
         elif refused < kept and not shown(far, impostors.pairs, kept // _SLACK + 1):
             bounds[i] = impostors.scores[refused]
+    return bounds
 
 
 def shares_above(rising: Floats, weights: Floats, bounds: Floats) -> Floats:

@@ -126,8 +126,8 @@ class PeopleJudge(Judge, name="people"):
 
     def __init__(
         self,
-        people: Items | str | os.PathLike[str],
-        impostors: Items | str | os.PathLike[str] | None = None,
+        people: Portraits | Items | str | os.PathLike[str],
+        impostors: Portraits | Items | str | os.PathLike[str] | None = None,
         *,
         alike: Model | npt.NDArray[Any] | None = None,
         alike_input: str | InputPreset = "insightface",

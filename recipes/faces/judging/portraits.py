@@ -35,8 +35,10 @@ class Portraits:
     passed_over: int = 0
 
     @classmethod
-    def read(cls, given: Items | str | os.PathLike[str], *, strangers: bool = False) -> Portraits:
-        """Open a set; of images without a label each is ``strangers``' own, or else passed over."""
+    def read(cls, given: Portraits | Items | str | os.PathLike[str], *, strangers: bool = False) -> Portraits:
+        """Open a set, unless it is open; of images without a label each is ``strangers``' own, or else passed over."""
+        if isinstance(given, Portraits):
+            return given
         images: Items = read_faces(given) if isinstance(given, str | os.PathLike) else given
         labels, count = read_labels(images), len(images)
         known = labels >= 0

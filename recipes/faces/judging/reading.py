@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from recipes.faces.judging.agreement import AgreementJudge as AgreementJudge
 from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
 from recipes.faces.judging.judge import JUDGES, Judge
 from recipes.faces.judging.pairs import PairsJudge
