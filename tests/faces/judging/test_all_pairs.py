@@ -142,3 +142,12 @@ def test_an_embedding_without_direction_is_named(bad: float) -> None:
 def test_one_person_has_no_impostors() -> None:
     with pytest.raises(InputError, match="two people"):
         impostor_pairs(unit_rows(np.eye(3)), np.zeros(3, np.int64))
+
+
+def test_everybody_drawn_once_gives_what_there_is() -> None:
+    rows, people = faces()
+    genuine, impostors = genuine_pairs(rows, people), impostor_pairs(rows, people, highest=0.5)
+    once = np.ones(genuine.count)
+    fars = [count / impostors.pairs for count in range(1, 300)]  # each ends at a pair
+    drawn = true_accept_rates(genuine, impostors, fars, (once, once))
+    np.testing.assert_array_equal(drawn, true_accept_rates(genuine, impostors, fars))
