@@ -109,8 +109,9 @@ class Loss(nn.Module):
     ``class Mine(Loss, name="mine")`` is known as "mine" from then on: ``Stage(losses={"mine": 0.1})``. In several
     processes a batch is that of all of them, so nothing has to be gathered.
 
-    Parameters train with the student, by the optimizer of the run; with buffers they are kept in checkpoints. What has
-    an optimizer of its own is held in an object that is no module, and kept by ``get_extra_state`` and
+    Parameters that require a gradient after ``start`` train with the student, by the optimizer of the run; with
+    buffers, which may grow, they are kept in checkpoints. A net that ``start`` freezes and puts into eval mode stays
+    so. What has an optimizer of its own is held in an object that is no module, and kept by ``get_extra_state`` and
     ``set_extra_state``, see ``recipes.tsmr.objective.adversarial``. Other attributes are lost at an interruption.
 
     Attributes:
@@ -150,15 +151,18 @@ class Loss(nn.Module):
             raise InputError(
                 f"{cls.__qualname__} is for {cls.task!r}: {suggestion(str(cls.task), TASKS[1:], 'tasks')}"
             )
+        if isinstance(needs, str):
+            raise InputError(f"{cls.__qualname__} needs {needs!r}, which is no set: write {{{needs!r}}}")
         if needs is not None:
             cls.needs = frozenset(needs)
-        for need in sorted(cls.needs - NEEDS):
-            raise InputError(
-                f"{cls.__qualname__} needs {need!r}, which no batch has: {suggestion(need, sorted(NEEDS), 'parts')}"
-            )
+        for need in sorted(cls.needs - NEEDS, key=str):
+            known = suggestion(str(need), sorted(NEEDS), "parts")
+            raise InputError(f"{cls.__qualname__} needs {need!r}, which no batch has: {known}")
         if name is None:
             return
-        if hasattr(Stage, name) or name in Stage.__dataclass_fields__ or hasattr(nn.ModuleDict, name):
+        if not isinstance(name, str):
+            raise InputError(f"name={name!r} of {cls.__qualname__} is no name: use letters, digits and _")
+        if hasattr(Stage, name) or name in Stage.__dataclass_fields__ or hasattr(nn.ModuleDict(), name):
             raise InputError(f"name={name!r} of {cls.__qualname__} has another meaning: give another name")
         LOSSES.add(name, cls)
         cls.name = name
@@ -175,7 +179,7 @@ class Loss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, a number."""
-        raise NotImplementedError
+        raise InputError(f"the loss {self.name!r} has no forward(self, batch), which computes it")
 
     def after_step(self, batch: Batch) -> None:
         """Follow a batch, without gradients, after that of its loss was taken: a queue, or an adversary."""
@@ -187,6 +191,16 @@ class Loss(nn.Module):
     def figures(self) -> dict[str, float]:
         """Return what else to show along the run, by name."""
         return {}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take buffers of a checkpoint in whatever shape they have grown to."""
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(f"{prefix}{name}")
+            if saved is not None and (buffer is None or buffer.shape != saved.shape):
+                self._buffers[name] = torch.empty_like(
+                    saved, device=None if buffer is None else buffer.device
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _first_sentence(docstring: str | None) -> str:

@@ -48,20 +48,23 @@ class Objective(nn.Module):
         self.earlier: Earlier | None = None
         self.active: dict[str, Loss] = {}
         self.weights: dict[str, float] = {}
+        self._trained: dict[str, list[nn.Parameter]] = {}
 
     def start(self, start: Start) -> None:
         """Start every loss."""
         if needs(self.config) & _EARLIER:
             self.earlier = Earlier(start.size, start.teacher_size)
-        for loss in self.losses.values():
+        for name, loss in self.losses.items():
             loss.start(start)
+            self._trained[name] = [p for p in loss.parameters() if p.requires_grad]
 
     def begin(self, stage: Stage) -> None:
         """Take the losses of ``stage``; what it does not use is not trained."""
         self.weights = self.config.weights(stage)
         self.active = {name: loss for name, loss in self.losses.items() if name in self.weights}
-        for name, loss in self.losses.items():
-            loss.requires_grad_(name in self.active)
+        for name, parameters in self._trained.items():
+            for parameter in parameters:
+                parameter.requires_grad_(name in self.active)
         for loss in self.active.values():
             loss.begin()
 
@@ -89,17 +92,29 @@ class Objective(nn.Module):
         """
         losses = {name: loss(batch) for name, loss in self.active.items()}
         for name, value in losses.items():
-            if not isinstance(value, Tensor) or value.dim():
-                found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+                found: object = type(value).__name__
+                if isinstance(value, Tensor):
+                    found = list(value.shape) if value.dim() else value.dtype
                 raise InputError(
                     f"the loss {name!r} gives {found} and not one number: take the mean over the batch"
                 )
         return losses
 
     def total(self, losses: dict[str, Tensor], done: float) -> Tensor:
-        """Return the weighted sum of what ``forward`` gave, when the share ``done`` of the stage is over."""
+        """Return the weighted sum of what ``forward`` gave, when the share ``done`` of the stage is over.
+
+        Raises:
+            InputError: it depends on nothing that is trained.
+        """
         weights = {name: self.weights[name] * loss.weight(done) for name, loss in self.active.items()}
-        return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        if not total.requires_grad:
+            raise InputError(
+                f"nothing that is trained has a gradient by the losses {', '.join(losses)}: compute them of "
+                "batch.student, without detach(), item() or argmax()"
+            )
+        return total
 
     def after_step(self, batch: Batch) -> None:
         """Let every loss of the stage follow a batch."""

@@ -71,7 +71,8 @@ class StageRun:
         self._device = self._parameters[0].device
         self._optimizer = torch.optim.AdamW(decay_groups(self._parameters, config.weight_decay), fused=True)
         self._processes = processes
-        self._step = step.train()
+        student.train()  # and not the losses, which may hold a net in eval mode
+        self._step = step
         processes.align(step)
         hold_statistics(
             student, lambda: step.preset.prepare(examples.views[0, False][0][None].to(self._device))

@@ -153,6 +153,9 @@ class Trainer:
             raise ValueError(f"it is of {', '.join(state['parts'])}, and not of {', '.join(parts)}")
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
+        self.objective.to(
+            next(self.student.parameters()).device
+        )  # what a loss had not made before its first step
         self.curve = [Point(**point) for point in state["curve"]]
 
     def _parts(self, current: StageRun) -> dict[str, Any]:

@@ -49,7 +49,41 @@ class Queue(Loss, name="test_queue", title="distance to the last batches", needs
         return {"length of the queue": float(self.rows.any(dim=1).sum())}
 
 
-ALL = [*BUILT_IN, "test_queue"]
+class Growing(Loss, name="test_growing", title="distance to what is remembered", needs={"mapped", "teacher"}):
+    """A user's: memory that grows from nothing, and a mean that is not there before the first step."""
+
+    rows: Tensor
+    mean: Tensor | None
+
+    def start(self, start: Start) -> None:
+        self.register_buffer("rows", torch.zeros(0, start.teacher_size))
+        self.register_buffer("mean", None)
+
+    def forward(self, batch: Batch) -> Tensor:
+        known = batch.teacher if self.mean is None else torch.cat([batch.teacher, self.rows, self.mean[None]])
+        return torch.logsumexp(batch.mapped @ known.T, dim=1).mean()
+
+    def after_step(self, batch: Batch) -> None:
+        self.rows = torch.cat([batch.teacher, self.rows])[:20]
+        self.mean = self.rows.mean(dim=0)
+
+
+class Perceptual(
+    Loss, name="test_perceptual", title="distance under a fixed net", needs={"mapped", "teacher"}
+):
+    """A user's: both are seen through a net that is not trained, and one that is."""
+
+    def start(self, start: Start) -> None:
+        size = start.teacher_size
+        self.fixed = nn.Sequential(nn.Linear(size, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        self.fixed.eval().requires_grad_(False)
+        self.trained = nn.Linear(8, 8)
+
+    def forward(self, batch: Batch) -> Tensor:
+        return (self.trained(self.fixed(batch.mapped)) - self.fixed(batch.teacher)).square().mean()
+
+
+ALL = [*BUILT_IN, "test_queue", "test_growing", "test_perceptual"]
 
 
 @pytest.fixture
@@ -145,6 +179,10 @@ def test_the_title_is_the_first_sentence_unless_given() -> None:
         ({"name": "two words"}, "name='two words' of .*Mine is no name"),
         ({"name": "epochs"}, "name='epochs' of Mine has another meaning"),
         ({"name": "pop"}, "name='pop' of Mine has another meaning"),
+        ({"name": "training"}, "name='training' of Mine has another meaning"),
+        ({"name": 3}, "name=3 of Mine is no name: use letters, digits and _"),
+        ({"name": "mine", "needs": "teacher"}, "Mine needs 'teacher', which is no set: write {'teacher'}"),
+        ({"name": "mine", "needs": {3}}, "Mine needs 3, which no batch has"),
         (
             {"name": "mine", "needs": {"label"}},
             "Mine needs 'label', which no batch has: did you mean 'labels'?",
@@ -197,6 +235,18 @@ def test_the_number_of_its_code_does_not_hang_on_what_else_there_is() -> None:
         ),
         (lambda batch: batch.student, r"the loss 'mine' gives \[8, 8\] and not one number"),
         (lambda batch: 1.0, "the loss 'mine' gives float and not one number"),
+        (
+            lambda batch: batch.student.argmax(1).sum(),
+            r"the loss 'mine' gives torch.int64 and not one number",
+        ),
+        (
+            lambda batch: batch.student.mean() * 1j,
+            r"the loss 'mine' gives torch.complex64 and not one number",
+        ),
+        (
+            lambda batch: batch.student.detach().mean(),
+            "nothing that is trained has a gradient by the losses mine",
+        ),
     ],
 )
 def test_a_loss_that_is_wrong_is_a_line(
@@ -208,6 +258,33 @@ def test_a_loss_that_is_wrong_is_a_line(
 
     with pytest.raises(InputError, match=says):
         apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(Stage(1, losses={"mine": 1.0}),)))
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_a_loss_without_a_forward_is_a_line(rec: Path, student: nn.Module, teacher: nn.Module) -> None:
+    class Mine(Loss, name="mine"):
+        """Computes nothing."""
+
+    with pytest.raises(InputError, match=r"the loss 'mine' has no forward\(self, batch\)"):
+        apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(Stage(1, losses={"mine": 1.0}),)))
+
+
+def test_a_net_that_a_loss_has_frozen_stays_as_it_is(
+    rec: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[Perceptual, dict[str, Tensor]]] = []
+    start = Perceptual.start
+
+    def noted(self: Perceptual, given: Start) -> None:
+        start(self, given)
+        made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
+
+    monkeypatch.setattr(Perceptual, "start", noted)
+    stages = (Stage(1, losses={"test_perceptual": 1.0}), Stage(1, cosine=1.0))
+    apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(*stages, stages[0])))
+    ((loss, before),) = made
+    moved = {name for name, value in loss.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"trained.weight", "trained.bias"}
 
 
 class People:
