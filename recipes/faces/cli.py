@@ -57,7 +57,21 @@ if TYPE_CHECKING:
     help="A strong model and its input: pairs of --impostors that it takes for one person are left out.",
 )
 @click.option(
-    "--judge", "others", metavar="KIND:PATH", multiple=True, help="A judge of another package, or again."
+    "--judge",
+    "others",
+    metavar="KIND:PATH",
+    multiple=True,
+    help="A judge of another package, or of --import; again for more.",
+)
+@click.option(
+    "--import",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, param, files: [rk.import_file(file) for file in files],
+    help="Run a Python file of yours first, which defines judges; it can do anything.",
 )
 @click.option("--against", metavar="OTHER", help="Compare each MODEL with this one, example by example.")
 @click.option(

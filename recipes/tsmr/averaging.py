@@ -7,7 +7,7 @@ deployed, and the share 0 is the deployed model bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -34,7 +34,8 @@ class Chosen(Generic[Model]):
         verdicts: what each judge says of it.
         comparisons: of these with the deployed model, a judge each.
         shares: what the judge that decides says of each share; empty without a judge.
-        held_back: the shares that are not taken, each with the figures that got worse by more than chance.
+        held_back: the shares that are not taken, each with the figures that got worse by more than chance,
+            of several judges each with the place of its judge.
     """
 
     model: Model
@@ -61,15 +62,21 @@ def choose(given: Ingredients[Model], history: History) -> Chosen[Model]:
         )
         for share, (_, verdicts) in found.items()
     }
-    worse = {
-        share: tuple(d.before.name for comparison in comparisons for d in comparison.worse(WORSE))
-        for share, comparisons in compared.items()
-    }
+    worse = {share: _worse(comparisons) for share, comparisons in compared.items()}
     best = max((share for share in found if not worse[share]), key=lambda share: found[share][1][0].rank())
     return Chosen(
         *(found[best][0], best, found[best][1], compared[best]),
         {share: verdicts[0] for share, (_, verdicts) in found.items()},
         {share: names for share, names in worse.items() if names},
+    )
+
+
+def _worse(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """Name the figures that got worse, of several judges with the place of the judge: they share names."""
+    return tuple(
+        difference.before.name + (f" (judge {place})" if len(comparisons) > 1 else "")
+        for place, comparison in enumerate(comparisons, start=1)
+        for difference in comparison.worse(WORSE)
     )
 
 

@@ -174,7 +174,7 @@ class _Losses(click.Option):
     metavar="FILE",
     type=_FILE,
     multiple=True,
-    help="Run a Python file of yours first, which defines losses; it can do anything.",
+    help="Run a Python file of yours first, which defines losses or judges; it can do anything.",
 )
 @_choice(
     "--epochs",

@@ -158,7 +158,8 @@ class TSMRReport:
             passed in, whose weights these are.
         share: of that way, see ``recipes.tsmr.averaging``: 1 is the epoch itself.
         shares: what the judge that decides says of each share; empty without one.
-        held_back: the shares that were not taken, each with the figures that got worse by more than chance.
+        held_back: the shares that were not taken, each with the figures that got worse by more than chance,
+            of several judges each with the place of its judge.
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.

@@ -119,19 +119,21 @@ class Weighing(Judge):
         return Verdict.of_means({"reach": np.full(50, share), "grip": other}, "reach")
 
 
-def test_a_share_by_which_another_figure_gets_worse_is_not_taken() -> None:
+@pytest.mark.parametrize(("judges", "named"), [(1, ("grip",)), (2, ("grip (judge 1)", "grip (judge 2)"))])
+def test_a_share_by_which_another_figure_gets_worse_is_not_taken(judges: int, named: tuple[str, ...]) -> None:
     net = nn.Linear(1, 1)
     nn.init.zeros_(net.weight)
     judge = Weighing()
     weights = {"weight": torch.ones(1, 1), "bias": net.bias.detach()}
-    history = History({}, (), (judge.judge(net),), net.state_dict())
+    history = History({}, (), (judge.judge(net),) * judges, net.state_dict())
     history.add(
-        cast("Any", SimpleNamespace(epoch=1, validation=(judge.judge(between(net, weights, 1.0)),))), weights
+        cast("Any", SimpleNamespace(epoch=1, validation=(judge.judge(between(net, weights, 1.0)),) * judges)),
+        weights,
     )
     given = SimpleNamespace(
-        model=net, judges=(judge,), config=CONFIG, judge=lambda model: (judge.judge(model),)
+        model=net, judges=(judge,) * judges, config=CONFIG, judge=lambda model: (judge.judge(model),) * judges
     )
     chosen = choose(cast("Any", given), history)
     assert chosen.share == 0.5
-    assert chosen.held_back == {0.7: ("grip",), 1.0: ("grip",)}
+    assert chosen.held_back == {0.7: named, 1.0: named}
     assert chosen.comparisons[0].deciding.value == pytest.approx(0.5)

@@ -74,7 +74,8 @@ class Verdict:
         figures: the most important first, but for the one that decides.
         decides: name of the figure that says which of two models is better.
         outcomes: what came of each example, arrays by name: what :meth:`Judge.compare` needs.
-        subject: what was judged, such as ``"600 genuine and 600 impostor pairs"``.
+        subject: what was judged, such as ``"600 genuine and 600 impostor pairs"``; how many examples,
+            unless it is said.
         guessing: the deciding figure that guessing could give, three standard errors above its mean; None: not known.
 
     Raises:
@@ -98,6 +99,10 @@ class Verdict:
         Verdict.kinds[cls.__qualname__] = cls
 
     def __post_init__(self) -> None:
+        if not self.subject:
+            lengths = {len(values) for values in self.outcomes.values()}
+            counted = f"{lengths.pop():,} examples" if len(lengths) == 1 else "the examples of its judge"
+            object.__setattr__(self, "subject", counted)
         names = [figure.name for figure in self.figures]
         if self.decides not in names:
             raise InputError(
@@ -291,6 +296,4 @@ def require_same(before: Verdict, after: Verdict, names: list[str]) -> None:
         ours, theirs = before.outcomes.get(name), after.outcomes.get(name)
         same = same and (ours is theirs or (ours is not None and np.array_equal(ours, theirs)))  # type: ignore[arg-type]
     if not same:
-        raise InputError(
-            f"{before.subject or 'one set'} and {after.subject or 'another'} are not the same examples"
-        )
+        raise InputError(f"verdicts on {before.subject} and on {after.subject} are not of the same examples")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from plugs import fresh
 
 import recipes.faces
 from recipes.faces import (
@@ -24,6 +25,7 @@ from recipes.faces import (
 )
 from recipes.faces.cli import evaluate as command
 from recipes.faces.judging.evaluation import FARS, judge_scores
+from recipes.faces.judging.judge import JUDGES
 from reparam_kit import InputError, UnsafeFileError
 from reparam_kit.cli import main
 
@@ -328,3 +330,25 @@ def test_a_separation_that_is_infinite_is_not_compared(pairs: PairSet) -> None:
     *shares, separation = PairsJudge(pairs, bootstrap=20).compare(*verdicts).differences
     assert (shares[0].interval, shares[0].chance) == ((0.0, 0.0), 1.0)
     assert (separation.interval, separation.chance) == (None, None)
+
+
+COUNTING = """import numpy as np
+from recipes.faces import Judge, Verdict
+
+
+class Counting(Judge, name="counting"):
+    def judge(self, model, input="insightface", embedding=None):
+        return Verdict.of_means({"counted": np.ones(int(self.path))}, "counted")
+
+    def __init__(self, path):
+        self.path = path
+"""
+
+
+def test_command_takes_judges_from_a_file_of_ones_own(
+    onnx_net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh(JUDGES, monkeypatch)
+    (tmp_path / "mine.py").write_text(COUNTING)
+    out, _ = run(onnx_net(), "--input", "raw", "--judge", "counting:7", "--import", tmp_path / "mine.py")
+    assert "counting:7: 7 examples" in out

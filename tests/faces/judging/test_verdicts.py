@@ -103,3 +103,10 @@ def test_a_checkpoint_gives_back_what_it_was_given(verdict: Verdict, tmp_path: P
     assert again.to_json() == verdict.to_json()
     assert again.outcomes.keys() == verdict.outcomes.keys()
     assert all(np.array_equal(again.outcomes[name], values) for name, values in verdict.outcomes.items())
+
+
+def test_a_verdict_without_a_subject_says_how_many_examples() -> None:
+    right = np.array([True, False, True])
+    assert Verdict.of_means({"right": right}, "right").subject == "3 examples"
+    assert Verdict.of_means({"right": right}, "right", subject="three").subject == "three"
+    assert Verdict(figures=(Figure("a", 1.0),), decides="a").subject == "the examples of its judge"

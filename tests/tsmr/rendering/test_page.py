@@ -371,3 +371,10 @@ def test_the_files_of_the_page_are_packaged() -> None:
     files = [path.name for path in folder.iterdir() if path.suffix not in (".py", "")]
     assert len(files) == 3
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)
+
+
+def test_ticks_of_many_digits_have_the_room_that_they_need() -> None:
+    near = Axis.around([0.98681, 0.98689], percent=True)
+    assert "98.688 %" in [tick.text for tick in near.ticks]
+    wide, usual = (Chart("a", Axis(0, 1), axis) for axis in (near, Axis(0, 1, percent=True)))
+    assert wide.left >= 7 * len("98.688 %") > usual.left

@@ -20,6 +20,7 @@ Values = Sequence[float] | npt.NDArray[np.float64]
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, which a hyphen is not
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 38.0  # around the plotting area, with room for words
+_LETTER, _GAP = 6.5, 8.0  # width of a letter of a tick at most, and room beside its text
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Chart:
     Attributes:
         title: what is shown, also for those who have it read to them.
         keys: style and name of each line, for the legend.
-        left: room for the texts of the vertical axis.
+        left: room for the texts of the vertical axis; more is made for long ones.
         top: room for its label, and for words above the chart.
     """
 
@@ -139,6 +140,9 @@ class Chart:
     marks: list[Mark] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     keys: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left = max(self.left, _GAP + _LETTER * max((len(tick.text) for tick in self.y.ticks), default=0))
 
     @property
     def right(self) -> float:
