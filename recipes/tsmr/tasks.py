@@ -166,7 +166,7 @@ class _Seen:
         return any(bool(length.std() <= _ONE_LENGTH * length.mean()) for length in lengths)
 
     def warn(self, asked: bool) -> None:
-        """Return what is unusual about the logits; the labels are ``asked`` for or not."""
+        """Warn of what is unusual about the logits; the labels are ``asked`` for or not."""
         for who, rows in (("student", self.ours), ("teacher", self.theirs)):
             if are_probabilities(rows).all():
                 LOGGER.info(

@@ -21,7 +21,8 @@ from torch import fx, nn
 
 from reparam_kit import fingerprint
 
-_BY_NAME = {*sys.stdlib_module_names, "numpy", "onnx", "torch", "torchvision"}
+# pytest writes itself into what it tests.
+_BY_NAME = {*sys.stdlib_module_names, "numpy", "onnx", "torch", "torchvision", "_pytest"}
 _IMPORT = opmap["IMPORT_NAME"]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray)
 # Of a module: told otherwise, or nothing to do with what it computes; ``meta`` is where an imported net came from.
@@ -48,8 +49,9 @@ def described(value: object, known: Iterable[str] = ()) -> object:
 
 
 class _Description:
-    def __init__(self, known: frozenset[str]) -> None:
+    def __init__(self, known: frozenset[str], within: tuple[int, ...] = ()) -> None:
         self._known = known  # packages for whose code a name stands
+        self._within = within  # the containers that are being looked into, from the outermost
         self._met: dict[int, tuple[int, object]] = {}  # the objects are held, so that no other gets their id
         self._named: list[FunctionType | type] = []  # code that was met and not yet looked at
 
@@ -64,15 +66,10 @@ class _Description:
             return value
         if isinstance(value, np.generic):
             return [value.dtype.str, value.tobytes()]
-        if isinstance(value, torch.Size | list | tuple):
-            return [type(value).__qualname__, *map(self.of, value)]
-        if isinstance(value, Set):
-            return {fingerprint(described(part, self._known)) for part in value}
+        if isinstance(value, torch.Size | list | tuple | Set | Mapping):
+            return self._container(value)
         if isinstance(value, slice):
             return ["slice", self.of(value.start), self.of(value.stop), self.of(value.step)]
-        if isinstance(value, Mapping):
-            pairs = {fingerprint(described(key, self._known)): part for key, part in value.items()}
-            return {key: self.of(pairs[key]) for key in sorted(pairs)}
         if isinstance(value, fx.Node):
             return ["node", value.name]
         if isinstance(value, torch.dtype | torch.device | torch.layout | torch.memory_format | ModuleType):
@@ -82,6 +79,27 @@ class _Description:
             return ["again", self._met[id(value)][0]]
         self._met[id(value)] = (len(self._met), value)
         return [self._name(type(value)), self._parts(value)]
+
+    def _container(self, value: Iterable[object]) -> object:
+        """Return what is in a container; one that it is in, directly or not, by how far out that is."""
+        if id(value) in self._within:
+            return ["within", len(self._within) - self._within.index(id(value))]
+        outside = self._within
+        self._within = (*outside, id(value))
+        try:
+            if isinstance(value, Set):
+                return {self._alone(part) for part in value}
+            if isinstance(value, Mapping):
+                pairs = {self._alone(key): part for key, part in value.items()}
+                return {key: self.of(pairs[key]) for key in sorted(pairs)}
+            return [type(value).__qualname__, *map(self.of, value)]
+        finally:
+            self._within = outside
+
+    def _alone(self, part: object) -> str:
+        """Return a number for what has no place in an order that is always the same."""
+        apart = _Description(self._known, self._within)
+        return fingerprint([apart.of(part), list(apart.code())])
 
     def _parts(self, value: object) -> object:
         if isinstance(value, torch.Tensor):

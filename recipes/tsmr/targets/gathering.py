@@ -98,7 +98,7 @@ def _tables(
 
 
 def _say_cost(live: LiveTargets, showing: Showing, config: TSMRConfig, progress: Progress) -> None:
-    """Return what it costs to ask the teachers in every step, as measured on one batch."""
+    """Say what it costs to ask the teachers in every step, as measured on one batch."""
     count = min(config.batch_size, len(showing))
     index = np.arange(count)
     start = time.perf_counter()

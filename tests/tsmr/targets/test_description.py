@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.identity import model_identity
+from reparam_kit import fingerprint
 
 # What stands before the class, with another number in the place of {}; and what its forward returns.
 READ = {
@@ -124,3 +126,34 @@ def test_a_net_that_reads_what_passes_has_one_identity_in_every_process(tmp_path
         assert run.returncode == 0, run.stderr
         found.add(run.stdout)
     assert len(found) == 1
+
+
+def containing_themselves(number: int) -> list[object]:
+    rows: list[object] = [number]
+    rows.append(rows)
+    table: dict[object, object] = {"number": number}
+    table["rows"] = [table, rows]
+    keyed: dict[object, object] = {}
+    keyed[KeyOf(keyed, number)] = number
+    return [rows, table, keyed]
+
+
+class KeyOf:
+    def __init__(self, table: dict[object, object], number: int) -> None:
+        self.table, self.number = table, number
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_what_holds_itself_is_described(which: int) -> None:
+    first, again, other = (fingerprint(described(containing_themselves(n)[which])) for n in (1, 1, 2))
+    assert first == again != other
+
+
+def test_code_that_pytest_has_changed_is_described_without_pytest() -> None:
+    """An assertion reads pytest's own module, which leads to much of what is loaded."""
+
+    def checked(value: int) -> int:
+        assert value > 0, value
+        return value
+
+    assert len(repr(described(checked))) < 20_000
