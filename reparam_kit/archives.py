@@ -42,7 +42,7 @@ def archive(model: nn.Module) -> nn.Module | dict[str, Any]:
 
 
 def is_expanded(content: object) -> bool:
-    """Say whether ``content`` is what ``archive`` made of an expanded ONNX model."""
+    """Return whether ``content`` is what ``archive`` made of an expanded ONNX model."""
     return isinstance(content, dict) and str(content.get("format")).startswith(_EXPANDED)
 
 

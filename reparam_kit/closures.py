@@ -56,7 +56,7 @@ class _Rebinding:
         self.functions: dict[int, FunctionType] = {}
 
     def leads(self, value: Any, seen: set[int]) -> bool:
-        """Say whether a part of the model can be reached from ``value``."""
+        """Return whether a part of the model can be reached from ``value``."""
         if id(value) in self.copies:
             return True
         if id(value) in seen:

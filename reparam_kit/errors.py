@@ -81,7 +81,7 @@ def first_line(error: Exception) -> str:
 
 
 def is_own_fault(error: Exception) -> bool:
-    """Say whether our own code raised what says that it is wrong, and not what a library raises over a user's data."""
+    """Return whether our own code raised it, and not a library over a user's data."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     ours = frame.f_globals.get("__name__", "").partition(".")[0] == __package__
     return ours and isinstance(error, AssertionError | AttributeError | NameError | TypeError)

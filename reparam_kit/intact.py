@@ -68,7 +68,7 @@ def _common(*names: str) -> str:
 
 
 def _tied(module: Foldable, name: str, held: Holders) -> str | None:
-    """Say which other layer has been given a parameter that the fold writes."""
+    """Return which other layer has been given a parameter that the fold writes."""
     path = _join(
         name, "conv.base" if isinstance(module, Restored) and module.base is not module.conv else module.HELD
     )

@@ -125,7 +125,7 @@ def cost_ratio(plans: Sequence[Plan]) -> float | None:
 
 
 def nothing_to_expand(plans: Sequence[Plan], block: Block) -> str:
-    """Say why none of the plans adds a branch, in one line."""
+    """Return why none of the plans adds a branch, in one line."""
     if not plans:
         return "the model has no convolution"
     reasons = Counter(item.reason for item in plans)

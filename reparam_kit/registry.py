@@ -91,7 +91,7 @@ class Registry(Collection[str], Generic[Kind]):
         return len(self._known)
 
     def foreign(self, name: str) -> bool:
-        """Say whether the class of a name is another's, and not this project's."""
+        """Return whether the class of a name is another's, and not this project's."""
         return not f"{self[name].__module__}.".startswith(f"{self.home}.")
 
     def _load(self) -> None:

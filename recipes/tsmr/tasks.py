@@ -186,7 +186,7 @@ class _Seen:
 
 
 def _hits(first: Tensor, second: Tensor) -> int:
-    """Say how many of two lists of classes agree; 0 where they may by chance, drawn as often as each names a class."""
+    """Return how many of two lists of classes agree; 0 where they may by chance, as often as each names a class."""
     if not len(first):
         return 0
     hits, count = int((first == second).sum()), len(first)

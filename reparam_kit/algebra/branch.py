@@ -116,7 +116,7 @@ class Branch(nn.Module):
 
     @staticmethod
     def trains(chain: Chain) -> bool:
-        """Say whether a branch of this norm has anything to train."""
+        """Return whether a branch of this norm has anything to train."""
         return True
 
     def behind(self, i: int, dtype: torch.dtype | None) -> tuple[Tensor, Tensor | None] | None:

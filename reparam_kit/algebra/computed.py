@@ -26,7 +26,7 @@ _WRITING = {"__setitem__", "__set__", "__delete__"} | {
 
 
 def is_metadata(function: object) -> bool:
-    """Say whether a function, as a function mode sees it, reads no values."""
+    """Return whether a function, as a function mode sees it, reads no values."""
     name = getattr(function, "__name__", "")
     if name == "__get__":
         name = getattr(function.__self__, "__name__", "")  # type: ignore[attr-defined]

@@ -85,5 +85,5 @@ def block(expression: str | Expression) -> Block:
 
 
 def _is_preset(expression: str | Expression) -> TypeGuard[str]:
-    """Say whether a block is named, rather than written: a factor alone, such as ``identity``, is written."""
+    """Return whether a block is named, rather than written: a factor alone, such as ``identity``, is written."""
     return isinstance(expression, str) and expression.isidentifier() and expression != "identity"

@@ -17,7 +17,7 @@ def torch_class(module: nn.Module) -> type[nn.Module]:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Say whether class or instance compute something else than torch's class, as weight standardisation does."""
+    """Return whether class or instance compute something else than torch's class, as weight standardisation does."""
     kind = torch_class(module)
     return any(
         name in vars(module) or getattr(type(module), name, None) is not getattr(kind, name, None)
@@ -26,12 +26,12 @@ def has_own_forward(module: nn.Module) -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Say whether hooks see, and may change, what goes into the forward or comes out."""
+    """Return whether hooks see, and may change, what goes into the forward or comes out."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def not_affine(norm: nn.Module) -> str | None:
-    """Say why a BatchNorm is not ``y -> factor * y + shift`` with its statistics in eval mode, or None: it is."""
+    """Return why a BatchNorm is not ``y -> factor * y + shift`` with its statistics in eval mode, or None: it is."""
     if not isinstance(norm, _BatchNorm) or torch_class(norm) is _BatchNorm:
         return f"it is a {type(norm).__name__}, not a BatchNorm of torch"
     if has_own_forward(norm):

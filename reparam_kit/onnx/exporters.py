@@ -38,7 +38,7 @@ VARIANTS: dict[Exporter, Settings] = {
 
 
 def exporter_of(model: ModelProto) -> Exporter:
-    """Say which exporter wrote ``model``, by how it names nodes: ``node_Conv_3``, not ``/stem/Conv``."""
+    """Return which exporter wrote ``model``, by how it names nodes: ``node_Conv_3``, not ``/stem/Conv``."""
     names = [node.name for node in model.graph.node if node.name]
     return "dynamo" if any(name.startswith("node_") for name in names) else "torchscript"
 

@@ -20,7 +20,7 @@ _SLACK = 2**28
 
 
 def is_external(tensor: TensorProto) -> bool:
-    """Say whether the numbers of ``tensor`` lie in another file than the model."""
+    """Return whether the numbers of ``tensor`` lie in another file than the model."""
     return tensor.data_location == TensorProto.EXTERNAL
 
 

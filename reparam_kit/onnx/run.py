@@ -194,7 +194,7 @@ def _check_unpacked(path: Path) -> None:
 
 
 def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:
-    """Say how long ``b`` takes for one image, in units of what ``a`` takes: the median of ``runs`` pairs.
+    """Return how long ``b`` takes for one image, in units of what ``a`` takes: the median of ``runs`` pairs.
 
     Both run on one thread, fully optimised, alternately, in reversed order each time, so that a machine which
     gets slower or faster meanwhile does so for both.

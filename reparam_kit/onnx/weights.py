@@ -229,7 +229,7 @@ def _dtype(tensor: TensorProto) -> np.dtype[Any]:
 
 
 def _is_text(message: Message) -> bool:
-    """Say whether all its strings are text; protobuf gives ``bytes`` for one that is not."""
+    """Return whether all its strings are text; protobuf gives ``bytes`` for one that is not."""
     for field, value in message.ListFields():
         items = [value] if isinstance(value, (str, bytes, Message)) else value
         if field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):

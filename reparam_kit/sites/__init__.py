@@ -126,7 +126,7 @@ def _describe(
 def _shift(
     layer: Layer, name: str, norm: _BatchNorm | None, site: Site, flow: Flow | None, held: Holders
 ) -> tuple[str | None, str | None]:
-    """Say why ``layer`` cannot have branches with BatchNorms, and which BatchNorm takes up their shift if no
+    """Return why ``layer`` cannot have branches with BatchNorms, and which BatchNorm takes up their shift if no
     bias does.
     """
     if reason := no_branch_norms(layer):

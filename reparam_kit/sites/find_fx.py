@@ -61,7 +61,7 @@ def trace(model: nn.Module) -> Flow | str:
 
 
 def parted(model: nn.Module, norms: dict[str, str]) -> dict[str, bool]:
-    """Say whether something else than its BatchNorm takes, or changes on the way, what a layer gives.
+    """Return whether something else than its BatchNorm takes, or changes on the way, what a layer gives.
 
     Args:
         model: any module; it is left as it was.

@@ -58,7 +58,7 @@ def _place(tensor: Tensor) -> Place:
 def not_a_sum(
     layer: Layer, name: str, flow: Flow | None, traced: Flow | str, held: Holders, kept_in: Holders
 ) -> str | None:
-    """Say why the weight of ``layer`` cannot be written as a sum, with any norm."""
+    """Return why the weight of ``layer`` cannot be written as a sum, with any norm."""
     if parametrize.is_parametrized(layer, "weight") or layer._parameters.get("weight") is None:
         return "its weight is computed by a parametrization; make it plain first: rk.bake(model)"
     weight = layer.weight
@@ -95,13 +95,13 @@ def _no_kernel(weight: Tensor) -> str | None:
 
 
 def _another_shape(layer: Layer) -> str | None:
-    """Say whether its weight has been exchanged for one of another shape than the settings of ``layer`` say."""
+    """Return whether its weight has been exchanged for one of another shape than the settings of ``layer`` say."""
     have, said = tuple(layer.weight.shape), weight_shape(layer)
     return None if have == said else f"its weight is {have}, where its settings say {said}: set them as it is"
 
 
 def no_branch_norms(layer: Layer) -> str | None:
-    """Say why branches with a BatchNorm of their own cannot run beside ``layer``, wherever their shift may go."""
+    """Return why branches with a BatchNorm of their own cannot run beside ``layer``, wherever their shift may go."""
     if has_own_forward(layer):
         return "its class has a forward of its own, which branches with a BatchNorm cannot follow"
     if has_hooks(layer):
@@ -110,7 +110,7 @@ def no_branch_norms(layer: Layer) -> str | None:
 
 
 def no_shift_in_bias(layer: Layer, name: str, held: Holders) -> str | None:
-    """Say why a fold may not move the bias of ``layer``."""
+    """Return why a fold may not move the bias of ``layer``."""
     if layer.bias is None:
         return "it has no bias to take up the shift of a BatchNorm"
     bias = layer._parameters.get("bias")
@@ -123,7 +123,7 @@ def no_shift_in_bias(layer: Layer, name: str, held: Holders) -> str | None:
 
 
 def no_shift_in_norm(norm: nn.Module, name: str, flow: Flow | None, held: Holders) -> str | None:
-    """Say why a fold may not move the running mean of the BatchNorm behind a layer."""
+    """Return why a fold may not move the running mean of the BatchNorm behind a layer."""
     if reason := not_affine(norm):
         return reason
     parameters = list(norm.parameters(recurse=False))
@@ -137,7 +137,7 @@ def no_shift_in_norm(norm: nn.Module, name: str, flow: Flow | None, held: Holder
 
 
 def no_restored_norm(layer: Layer, name: str, batch_norm: str | None, held: Holders) -> str | None:
-    """Say why no BatchNorm can be put back behind ``layer`` that folds into it again."""
+    """Return why no BatchNorm can be put back behind ``layer`` that folds into it again."""
     if batch_norm is not None:
         return "it has a BatchNorm of its own"
     if reason := no_shift_in_bias(layer, name, held):

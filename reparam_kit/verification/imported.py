@@ -247,7 +247,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def _is_joined(parts: Sequence[Tensor], whole: Tensor) -> bool:
-    """Say whether ``whole`` holds ``parts`` along some dimension, or is what each of them is."""
+    """Return whether ``whole`` holds ``parts`` along some dimension, or is what each of them is."""
     shape = parts[0].shape
     joined = [parts[0]] if all(_distance(part, parts[0]) <= _APART for part in parts) else []
     joined += [torch.cat(list(parts), dim) for dim in range(len(shape))] or [torch.stack(list(parts))]

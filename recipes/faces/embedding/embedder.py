@@ -197,7 +197,7 @@ class _OnnxRunner:
 
 
 def _fixed_batch(signature: Signature | None) -> int | None:
-    """Say how many images the model takes at once; None where it takes any number."""
+    """Return how many images the model takes at once; None where it takes any number."""
     shape = signature.inputs[0].shape if signature is not None and signature.inputs else None
     return shape[0] if shape else None
 

@@ -81,7 +81,7 @@ def decode_image(data: bytes, where: str) -> npt.NDArray[np.uint8]:
 
 
 def _is_multiplied(image: Image.Image) -> bool:
-    """Say whether libtiff gives its colours multiplied by its transparency."""
+    """Return whether libtiff gives its colours multiplied by its transparency."""
     return isinstance(image, TiffImageFile) and image.mode == "RGBA" and max(image.tag_v2[_DEPTHS]) == 8
 
 

@@ -257,7 +257,7 @@ def alike_pairs(rows: Tensor, bound: float) -> Ints:
 
 
 def shown(far: float, pairs: int, above: int = 1) -> bool:
-    """Say whether the rate ``far`` accepts at least ``above`` of so many impostor pairs."""
+    """Return whether the rate ``far`` accepts at least ``above`` of so many impostor pairs."""
     return accepts_allowed(far, pairs) >= above
 
 

@@ -34,7 +34,7 @@ def interval(drawn: Floats, level: float = 0.95) -> Interval:
 
 
 def probability_of_chance(differences: Floats) -> float:
-    """Say how probable a difference as large is, either way, if there were none: of the differences drawn, ``[B]``."""
+    """Return how probable so large a difference is, either way, if there were none: of those drawn, ``[B]``."""
     against = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (1 + against) / (1 + len(differences)))
 

@@ -241,7 +241,7 @@ def by_class_means(
 
 
 def places(scores: npt.NDArray[Any], truth: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Say how many other classes score as high as the true one, ``[N]``: 0 where it is first, and alone."""
+    """Return how many other classes score as high as the true one, ``[N]``: 0 where it is first, and alone."""
     own = scores[np.arange(len(truth)), truth]
     found: npt.NDArray[np.int64] = (scores >= own[:, None]).sum(axis=1) - 1
     return found

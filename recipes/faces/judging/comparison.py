@@ -93,7 +93,7 @@ def cross_evaluate(
     embedding: str | None = None,
     probe_embedding: str | None = None,
 ) -> dict[str, Evaluation]:
-    """Say whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
+    """Return whether people enrolled with one model are recognised by another: a gallery need not be enrolled anew.
 
     ``flip``, ``batch_size``, ``folds`` and ``bootstrap`` are those of :func:`evaluate`.
 

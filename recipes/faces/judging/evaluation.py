@@ -94,7 +94,7 @@ class Evaluation(Verdict):
         return tuple(self[name].goodness for name in names)
 
     def at_chance(self) -> bool:
-        """Say whether guessing could give the accuracy, and the scores hardly part the two kinds."""
+        """Return whether guessing could give the accuracy, and the scores hardly part the two kinds."""
         share = max(self.genuine, self.impostors) / self.pairs
         return self.accuracy <= guess(share, self.pairs) and self.separation.goodness < 1
 

@@ -104,7 +104,7 @@ class Judge(ABC):
         return []
 
     def takes_presets(self) -> bool:
-        """Say whether what is judged are pixels; False of images that are normalised already."""
+        """Return whether what is judged are pixels; False of images that are normalised already."""
         return all(item_image(image, "image 0").dtype == torch.uint8 for image in self.images(1))
 
     def input_name(self, preset: InputPreset) -> str:

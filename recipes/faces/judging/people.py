@@ -53,7 +53,7 @@ class PeopleVerdict(Verdict):
         return self[SEPARATION]
 
     def at_chance(self) -> bool:
-        """Say whether guessing could part people as well: d' up to three standard errors, of so many people.
+        """Return whether guessing could part people as well: d' up to three standard errors, of so many people.
 
         Not pairs are counted, since those of one person are alike.
         """

@@ -208,7 +208,7 @@ def tar_at_fars(scores: npt.ArrayLike, same: npt.ArrayLike, fars: Sequence[float
 
 
 def accepts_allowed(far: float, impostors: int) -> int:
-    """Say how many of ``impostors`` pairs may be accepted at a false accept rate of at most ``far``."""
+    """Return how many of ``impostors`` pairs may be accepted at a false accept rate of at most ``far``."""
     return int(np.floor(far * impostors + 1e-9))  # 0.29 * 100 is 28.999...
 
 

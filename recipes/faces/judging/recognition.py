@@ -92,7 +92,7 @@ class Asked:
         return best[-1] if best else SEPARATION
 
     def missing(self, name: str) -> str:
-        """Say why a figure has no value."""
+        """Return why a figure has no value."""
         for rate, far, pairs in self.rates:
             if rate == name:
                 return f"not measurable: {far:g} of {pairs:,} impostor pairs is less than one"
@@ -101,7 +101,7 @@ class Asked:
         return f"not measurable: {name.split()[-1]} of {self.searches:,} searches is less than one"
 
     def resampled(self, name: str) -> bool:
-        """Say whether people drawn anew show how sure a figure is."""
+        """Return whether people drawn anew show how sure a figure is."""
         tested = [(tpir_name(fpir), fpir, self.searches) for fpir in FPIRS]
         return all(shown(rate, of, _RESAMPLED) for known, rate, of in (*self.rates, *tested) if known == name)
 

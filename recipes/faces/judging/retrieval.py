@@ -157,7 +157,7 @@ class RetrievalJudge(Judge, name="retrieval"):
         )
 
     def _counted(self, query: int) -> npt.NDArray[np.bool_]:
-        """Say which gallery images count for a query: no junk, nor the same person by the same camera, nor itself."""
+        """Return which gallery images count for a query: no junk, nor its person by its camera, nor itself."""
         camera = self._query.cameras[query]
         seen = (self._whose == self._who[query]) & (self._gallery.cameras == camera) & (camera >= 0)
         counted: npt.NDArray[np.bool_] = ~self._junk & ~seen & (self._names != self._query.names[query])

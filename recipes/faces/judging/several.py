@@ -105,7 +105,7 @@ def judge_models(
 
 
 def _twos(models: Sequence[str], against: str | None) -> Iterator[tuple[str, str]]:
-    """Say which models are compared, the old one first."""
+    """Return which models are compared, the old one first."""
     if against is not None:
         return ((against, model) for model in models if model != against)
     return pairwise(models) if len(models) == 2 else iter(())

@@ -164,7 +164,7 @@ class Verdict:
         return (self.deciding.goodness, *others)
 
     def at_chance(self) -> bool:
-        """Say whether guessing could give as much."""
+        """Return whether guessing could give as much."""
         return self.guessing is not None and self.deciding.goodness <= self.guessing
 
     def notes(self) -> dict[str, str]:
@@ -218,7 +218,7 @@ class Difference:
         return self.after.value - self.before.value
 
     def significant(self, level: float = 0.05) -> Literal["better", "worse"] | None:
-        """Say whether the figure got better or worse by more than chance: as probable as ``level`` if there were none.
+        """Return whether the figure got better or worse by more than chance, less probable than ``level``.
 
         None: neither can be told, or how probable the difference is was not found.
         """

@@ -283,5 +283,5 @@ class RecordFile:
 
 
 def _rounding(number: int) -> int:
-    """Say how far a whole number may be from the float32 ``number`` that it is stored as."""
+    """Return how far a whole number may be from the float32 ``number`` that it is stored as."""
     return 0 if number < MAX_LABEL - 1 else int(np.spacing(np.float32(number)))

@@ -75,7 +75,7 @@ class TemplateSet:
 
 
 def is_template_set(path: str | os.PathLike[str]) -> bool:
-    """Say whether ``path`` is a list in YTF's format or the folder of an IJB set."""
+    """Return whether ``path`` is a list in YTF's format or the folder of an IJB set."""
     path = Path(path)
     if path.is_dir():
         return _ijb_meta(path) is not None

@@ -52,7 +52,7 @@ class Earlier(nn.Module):
         self._filled = min(self._filled + len(student), LENGTH)
 
     def get_extra_state(self) -> int:
-        """Say how many there are."""
+        """Return how many there are."""
         return self._filled
 
     def set_extra_state(self, state: int) -> None:

@@ -47,7 +47,7 @@ class TableFile:
         return (self.images, self.views, self.size)
 
     def numbers(self, block: int) -> range:
-        """Say which images are in a block."""
+        """Return which images are in a block."""
         return range(block * BLOCK, min((block + 1) * BLOCK, self.images))
 
     def bytes_of(self, blocks: int) -> int:
@@ -60,7 +60,7 @@ class TableFile:
         return np.memmap(self.path, "<f2", "r", start, self.shape)
 
     def sound(self) -> npt.NDArray[np.bool_]:
-        """Say which blocks are there and match their checksums: bool ``[blocks]``. None of a file that is no such
+        """Return which blocks are there and match their checksums: bool ``[blocks]``. None of a file that is no such
         table.
 
         Raises:
@@ -106,7 +106,7 @@ class TableFile:
             raise InputError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _fits(self) -> bool:
-        """Say whether the file has the length and the header of a table of these images; sets ``size``."""
+        """Return whether the file has the length and the header of a table of these images; sets ``size``."""
         try:
             with self.path.open("rb") as file:
                 header = file.read(len(self._header()))

@@ -74,6 +74,6 @@ def as_logits(rows: Tensor) -> Tensor:
 
 
 def are_probabilities(rows: Tensor) -> Tensor:
-    """Say which rows of ``[N, D]`` are the outcome of a softmax: nowhere negative, with the sum 1. Bool ``[N]``."""
+    """Return which rows of ``[N, D]`` are the outcome of a softmax: nowhere negative, with the sum 1. Bool ``[N]``."""
     rows = rows.detach().float()
     return (rows >= 0).all(dim=1) & ((rows.sum(dim=1) - 1).abs() < _SUM)

@@ -88,7 +88,7 @@ def _reached(student: nn.Module, outputs: Mapping[str, Tensor]) -> dict[str, set
 def changed_outputs(
     old: nn.Module, new: nn.Module, names: Sequence[str], images: Tensor, config: TSMRConfig
 ) -> dict[str, float]:
-    """Say how far each of the outputs ``names`` moved on ``images`` ``[N, C, H, W]``: ``|new - old| / |old|``."""
+    """Return how far each of the outputs ``names`` moved on ``images`` ``[N, C, H, W]``: ``|new - old| / |old|``."""
     if not names:
         return {}
     preset = input_preset(config.student_input)

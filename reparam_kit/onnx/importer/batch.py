@@ -173,7 +173,7 @@ def one_by_one(images: Images, function: Function, args: tuple[Any, ...], result
 
 
 def is_own(function: Function) -> bool:
-    """Say whether it is none of torch's or Python's: fx has not to trace into it, should someone trace the
+    """Return whether it is none of torch's or Python's: fx has not to trace into it, should someone trace the
     model again.
     """
     return isinstance(function, FunctionType) and not function.__module__.startswith("torch.")
@@ -191,7 +191,7 @@ def _function_of(name: str) -> Any:
 
 
 def share_of(x: Tensor, batch: int) -> int | Fraction:
-    """Say how many times ``batch`` rows ``x`` has."""
+    """Return how many times ``batch`` rows ``x`` has."""
     return Fraction(int(x.shape[0]), batch) if x.shape[0] % batch else x.shape[0] // batch
 
 

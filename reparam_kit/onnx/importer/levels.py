@@ -39,12 +39,12 @@ def reads(*functions: Callable[..., Any]) -> None:
 
 
 def takes_levels(function: object) -> bool:
-    """Say whether a function or layer may be given levels in the place of integers."""
+    """Return whether a function or layer may be given levels in the place of integers."""
     return isinstance(function, _PICKING_LAYERS) or function in _PICKING or function in _READING
 
 
 def gives_levels(function: object) -> bool:
-    """Say whether what it makes of levels are levels again."""
+    """Return whether what it makes of levels are levels again."""
     return takes_levels(function) and function not in _READING
 
 

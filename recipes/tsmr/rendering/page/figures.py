@@ -134,7 +134,7 @@ def draw_rate(report: TSMRReport) -> Chart:
 
 
 def draw_weight_change(report: TSMRReport) -> Chart:
-    """Say how far each weight moved, in the order of the net; those that did not move or started at zero are
+    """Return how far each weight moved, in the order of the net; those that did not move or started at zero are
     left out.
     """
     moved = moved_weights(report)

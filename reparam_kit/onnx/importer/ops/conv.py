@@ -108,7 +108,7 @@ def _weight_shape(op: Op) -> list[int]:
 
 
 def _removed(op: Op, window: Window) -> tuple[Ints, Ints]:
-    """Say how much of the full result goes before and after; less than nothing where ``output_padding`` adds to it."""
+    """Return how much of the full result goes before and after; negative where ``output_padding`` adds to it."""
     stride, reach = window.stride, window.reach
     extra = op.attr("output_padding") or (0,) * len(reach)
     auto, shape = op.attr("auto_pad"), op.attr("output_shape")
