@@ -53,7 +53,8 @@ class AgreementJudge(Judge, name="agreement"):
     Raises:
         InputError: the set cannot be read or is too small; to judge raises it where no teacher is known.
 
-    >>> AgreementJudge("others.rec").with_teacher("teacher.onnx", "raw").name
+    >>> faces = [torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8) for _ in range(100)]
+    >>> AgreementJudge(faces).with_teacher("teacher.onnx", "raw").name
     'agreement'
     """
 

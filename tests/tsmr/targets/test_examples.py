@@ -61,7 +61,7 @@ def test_what_is_known_of_images() -> None:
     assert means[1].tolist() == [0, 0, 0]
     assert examples.identity_means("old").shape == (3, 5)
     bare = Examples(showing, StoredTargets([tables[0]], "concat"))
-    assert set(bare.known(shown([0], [0], [False]))) == {"teacher"}
+    assert set(bare.known(shown([0], [0], [False]))) == {"index", "teacher"}
     assert bare.identities == 0
     first, other = shown([1], [0], [False]), shown([1], [1], [False])
     known = bare.known(first, other)
