@@ -20,6 +20,8 @@ from reparam_kit.files import require_file
 Kind = TypeVar("Kind")
 
 _IMPORTED: dict[str, str] = {}
+FILE_OF_USER = "imported_"
+"""How the modules' names begin that ``import_file`` makes."""
 
 
 class Registry(Collection[str], Generic[Kind]):
@@ -129,7 +131,7 @@ def import_file(path: str | Path) -> ModuleType:
     3
     """
     path = require_file(path, "a Python module").resolve()
-    name = f"imported_{path.stem}"
+    name = f"{FILE_OF_USER}{path.stem}"
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python module: its name ends in .py")

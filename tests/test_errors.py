@@ -7,6 +7,7 @@ from typing import Any
 from unicodedata import category
 
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +104,25 @@ def test_a_fault_of_ours_is_no_damage_of_the_file(
     result = CliRunner().invoke(main, ["inspect", str(small_onnx(tmp_path / "net.onnx"))])
     assert result.exit_code == (70 if ours else 2)
     assert ("a fault of reparam-kit" if ours else "is malformed") in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "says"),
+    [
+        ("imported_mine", "torch.zeros(2) + torch.zeros(3)", ", line 1: RuntimeError: The size of tensor a"),
+        ("imported_mine", "{}['x']", ", line 1: KeyError: 'x'"),
+        ("recipes.tsmr.loss", "{}['x']", "this is a fault of reparam-kit: KeyError: 'x'"),
+    ],
+)
+def test_a_fault_of_a_file_that_was_imported_is_not_ours(
+    module: str, code: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace: dict[str, Any] = {"__name__": module, "torch": torch}
+    exec(f"def load(*args, **options): {code}", namespace)
+    monkeypatch.setattr("reparam_kit.formats.load", namespace["load"])
+    result = CliRunner().invoke(main, ["inspect", "model.onnx"])
+    assert says in result.stderr
+    assert result.exit_code == (70 if "fault" in says else 2)
 
 
 def test_names_of_layers_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

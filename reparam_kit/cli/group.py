@@ -19,6 +19,7 @@ from reparam_kit.cli.plugins import load, plugins, warn
 from reparam_kit.cli.signals import ending_well
 from reparam_kit.cli.streams import OutputLostError, guard_streams
 from reparam_kit.errors import InputError, ReparamError, first_line, printable
+from reparam_kit.registry import FILE_OF_USER
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
 TRACEBACK = "reparam_kit.traceback"
@@ -133,9 +134,23 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return "out of memory: the files name more than this machine can hold", ReparamError.exit_code
     if isinstance(error, RecursionError):
         return "a model or a file is nested too deeply to be read", ReparamError.exit_code
+    if theirs := _place_of_user(error):
+        said = f"{theirs}: {type(error).__name__}: {first_line(error)}"
+        return f"{said}; reparam-kit --traceback ... shows the whole trace", ReparamError.exit_code
     place = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"this is a fault of reparam-kit: {type(error).__name__}: {first_line(error)} "
         f"at {place.filename}:{place.lineno}; please report it with the command and its files; "
         "reparam-kit --traceback ... shows the whole trace"
     ), _FAULT
+
+
+def _place_of_user(error: Exception) -> str:
+    """Return the line of a file that --import ran, if it is that and not ours that was running; else nothing."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith(FILE_OF_USER):
+            return f"{frame.f_code.co_filename}, line {line}"
+        if module.partition(".")[0] in ("reparam_kit", "recipes"):
+            break
+    return ""

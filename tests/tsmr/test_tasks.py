@@ -133,6 +133,15 @@ def test_it_is_found_and_said(
     assert line in caplog.messages
 
 
+def test_labels_that_are_none_are_said_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    boxes = torch.zeros(90, 4)
+    assert found(labels=boxes, stages=KL)[0].task == "logits"
+    assert (
+        "labels of the images are left out, unless a loss asks for them: image 0 has the label" in caplog.text
+    )
+    assert "labels" not in found(labels=boxes, task="logits")[0].losses
+
+
 def test_what_hangs_on_the_task_is_settled() -> None:
     faces = found()[0]
     assert (faces.stages, faces.lr, faces.flip) == ((DISTIL, REFINE), 1e-4, True)
