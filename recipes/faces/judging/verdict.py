@@ -126,8 +126,16 @@ class Verdict:
             groups: examples of one number are drawn together, int64 ``[N]``; None: each alone.
             bootstrap: sets drawn for the intervals; 0: no intervals.
             options: other fields of the verdict.
+
+        Raises:
+            InputError: there are no examples, some figures are of more than others, or a number is not finite.
         """
+        if len({np.shape(column) for column in outcomes.values()}) != 1:
+            shapes = {name: list(np.shape(column)) for name, column in outcomes.items()}
+            raise InputError(f"each figure is the mean of a number for each example, [N]; these are {shapes}")
         values = np.stack([np.asarray(column, np.float64) for column in outcomes.values()], axis=1)
+        if not values.size or not np.isfinite(values).all():
+            raise InputError(f"{', '.join(outcomes)}: there is no example, or what came of one is not finite")
         ends: list[Interval | None] = [None] * len(outcomes)
         if bootstrap:
             ends = [interval(column) for column in resampled_means(values, groups, bootstrap).T]
@@ -296,4 +304,4 @@ def require_same(before: Verdict, after: Verdict, names: list[str]) -> None:
         ours, theirs = before.outcomes.get(name), after.outcomes.get(name)
         same = same and (ours is theirs or (ours is not None and np.array_equal(ours, theirs)))  # type: ignore[arg-type]
     if not same:
-        raise InputError(f"verdicts on {before.subject} and on {after.subject} are not of the same examples")
+        raise InputError(f"{before.subject} and {after.subject} are not the same examples")

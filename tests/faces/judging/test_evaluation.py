@@ -352,3 +352,14 @@ def test_command_takes_judges_from_a_file_of_ones_own(
     (tmp_path / "mine.py").write_text(COUNTING)
     out, _ = run(onnx_net(), "--input", "raw", "--judge", "counting:7", "--import", tmp_path / "mine.py")
     assert "counting:7: 7 examples" in out
+
+
+def test_what_fails_in_a_file_of_ones_own_is_told_by_its_line(
+    onnx_net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh(JUDGES, monkeypatch)
+    (tmp_path / "mine.py").write_text(COUNTING)
+    asked = ("--input", "raw", "--judge", "counting:seven", "--import", tmp_path / "mine.py")
+    _, err = run(onnx_net(), *asked, code=2)
+    assert f"{tmp_path / 'mine.py'}, line 7: ValueError: invalid literal" in err
+    assert "fault of reparam-kit" not in err

@@ -110,3 +110,17 @@ def test_a_verdict_without_a_subject_says_how_many_examples() -> None:
     assert Verdict.of_means({"right": right}, "right").subject == "3 examples"
     assert Verdict.of_means({"right": right}, "right", subject="three").subject == "three"
     assert Verdict(figures=(Figure("a", 1.0),), decides="a").subject == "the examples of its judge"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        ({}, "mean of a number for each"),
+        ({"a": np.ones(3), "b": np.ones(2)}, "mean of a number for each"),
+        ({"a": np.ones(0)}, "no example"),
+        ({"a": np.array([1, np.nan])}, "not finite"),
+    ],
+)
+def test_means_of_nothing_sound_are_refused(outcomes: dict[str, np.ndarray], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Verdict.of_means(outcomes, "a")
