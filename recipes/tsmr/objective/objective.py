@@ -49,6 +49,7 @@ class Objective(nn.Module):
         self.active: dict[str, Loss] = {}
         self.weights: dict[str, float] = {}
         self._trained: dict[str, list[nn.Parameter]] = {}
+        self._made: dict[str, int] = {}
 
     def start(self, start: Start) -> None:
         """Start every loss."""
@@ -67,6 +68,7 @@ class Objective(nn.Module):
                 parameter.requires_grad_(name in self.active)
         for loss in self.active.values():
             loss.begin()
+        self._made = {name: sum(1 for _ in loss.parameters()) for name, loss in self.active.items()}
 
     @property
     def needs(self) -> frozenset[str]:
@@ -117,11 +119,19 @@ class Objective(nn.Module):
         return total
 
     def after_step(self, batch: Batch) -> None:
-        """Let every loss of the stage follow a batch."""
+        """Let every loss of the stage follow a batch.
+
+        Raises:
+            InputError: one has made a parameter, which is too late.
+        """
         if self.earlier is not None:
             self.earlier.add(batch.index, batch.student, batch.teacher)
-        for loss in self.active.values():
+        for name, loss in self.active.items():
             loss.after_step(batch)
+            if sum(1 for _ in loss.parameters()) > self._made[name]:
+                raise InputError(
+                    f"the loss {name!r} made parameters in its first step, which nothing trains: make them in start()"
+                )
 
     def figures(self) -> dict[str, float]:
         """Return what the losses of the stage show besides themselves, as "loss/figure"."""

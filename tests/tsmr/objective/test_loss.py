@@ -269,6 +269,20 @@ def test_a_loss_without_a_forward_is_a_line(rec: Path, student: nn.Module, teach
         apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(Stage(1, losses={"mine": 1.0}),)))
 
 
+@pytest.mark.usefixtures("forgotten")
+def test_a_parameter_that_is_made_too_late_is_a_line(
+    rec: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    class Mine(Loss, name="mine"):
+        def forward(self, batch: Batch) -> Tensor:
+            if not hasattr(self, "factor"):
+                self.factor = nn.Parameter(torch.ones(()))
+            return self.factor * batch.student.mean()
+
+    with pytest.raises(InputError, match="the loss 'mine' made parameters in its first step"):
+        apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(Stage(1, losses={"mine": 1.0}),)))
+
+
 def test_a_net_that_a_loss_has_frozen_stays_as_it_is(
     rec: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
