@@ -20,7 +20,7 @@ Values = Sequence[float] | npt.NDArray[np.float64]
 MINUS = "\N{MINUS SIGN}"  # as wide as a plus, which a hyphen is not
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 26.0, 38.0  # around the plotting area, with room for words
-_LETTER, _GAP = 6.5, 8.0  # width of a letter of a tick at most, and room beside its text
+_LETTER, _GAP = 7.5, 8.0  # width of a letter of a tick at most, and room beside its text
 
 
 @dataclass(frozen=True)
