@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from recipes.faces import PeopleJudge, write_records
 from recipes.tsmr import Callback, Stage, TSMRConfig, apply_tsmr, improve, write_report
 from recipes.tsmr.options import judged
 from recipes.tsmr.places import hold_apart
+from recipes.tsmr.rendering.show import show_report
 from reparam_kit import InputError
 
 from .conftest import SIZE, face_net, photograph
@@ -125,3 +127,18 @@ def test_what_a_kind_of_judge_reads_is_not_written_to(tmp_path: Path, output: st
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=output):
         hold_apart({"val": [f"people:{tmp_path}/a.rec,{tmp_path}/b.rec"]}, {"output": tmp_path / output})
+
+
+def test_a_run_that_keeps_the_gallery_is_shown_without_pairs_to_tell_it_by(
+    rec: Path,
+    people: tuple[Path, Path],
+    student: nn.Module,
+    teacher: nn.Module,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = replace(CONFIG, keep_gallery=1.0)
+    show_report(apply_tsmr(student, teacher, rec, PeopleJudge(*people, bootstrap=40), config).report)
+    shown = capsys.readouterr().out
+    assert "TAR at FAR 0.01 *" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "gallery:" not in shown

@@ -35,17 +35,22 @@ def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool 
 def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
     """Return a row for each figure of two models: both, the difference, its interval and the probability of chance.
 
+    A star marks the figure that decides.
+
     >>> judge = PairsJudge("lfw.bin")
     >>> before, after = judge.judge("deployed.onnx"), judge.judge("better.onnx")
     >>> [column.header for column in comparison_table(judge.compare(before, after), ("before", "after")).columns]
-    ['', 'before', 'after', 'difference', '95 % interval', 'probability of chance']
+    ['', 'before', 'after', 'difference', '95 %', 'chance']
     """
-    shown = (*map(printable, names), "difference", "95 % interval", "probability of chance")
-    table = Table(Column("", no_wrap=True), *shown, box=box.SIMPLE)
+    shown = [Column(name, no_wrap=True) for name in ("difference", "95 %", "chance")]
+    table = Table(
+        Column("", no_wrap=True), *map(printable, names), *shown,
+        box=box.SIMPLE, padding=(0, 1, 0, 0), caption="* decides which of the two is better", caption_justify="left",
+    )  # fmt: skip
     for difference in comparison.differences:
         if difference.value is not None:
             name = difference.before.name
-            table.add_row(f"{name} (decides)" if name == comparison.decides else name, *_cells(difference))
+            table.add_row(f"{name} *" if name == comparison.decides else name, *_cells(difference))
     return table
 
 
@@ -56,7 +61,7 @@ def _cells(difference: Difference) -> list[str]:
         before.shown(),
         after.shown(),
         before.change(value),
-        "" if ends is None else f"{before.change(ends[0])} to {before.change(ends[1])}",
+        "" if ends is None else f"{before.change(ends[0])} {before.change(ends[1])}",
         "" if difference.chance is None else f"{difference.chance:.3f}",
     ]
 

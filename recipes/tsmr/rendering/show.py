@@ -55,7 +55,7 @@ def show_report(report: TSMRReport) -> None:
         console.print(
             f"not taken: {share:g} of the way, {', '.join(names)} worse by more than chance", soft_wrap=True
         )
-    if report.config.keep_gallery:
+    if report.config.keep_gallery and report.gallery:
         console.print("gallery: embeddings of the old model, of the new one, and new ones against old ones")
         console.print(figures_table(report.gallery))
     if report.ablation:
