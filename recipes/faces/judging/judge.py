@@ -6,9 +6,11 @@ A judge of one's own is a subclass of :class:`Judge` with a name; ``examples/own
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -26,6 +28,22 @@ Model: TypeAlias = nn.Module | str | os.PathLike[str]
 JUDGES: Registry[type[Judge]] = Registry("judge", "recipes.faces.judging.reading", "reparam_kit.judges")
 
 COMPARED = 1000  # sets drawn for a comparison
+
+
+def _checked(judge: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """Refuse what is no verdict where it comes from: what reads it is far away."""
+
+    @wraps(judge)
+    def checked(self: Judge, *args: Any, **options: Any) -> Verdict:
+        found: object = judge(self, *args, **options)
+        if not isinstance(found, Verdict):
+            raise InputError(
+                f"the judge {type(self).name or type(self).__qualname__!r} gives {type(found).__name__} and no "
+                "recipes.faces.Verdict: Verdict.of_means makes one"
+            )
+        return found
+
+    return checked
 
 
 class Judge(ABC):
@@ -46,13 +64,26 @@ class Judge(ABC):
 
     def __init_subclass__(cls, name: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "judge" in vars(cls):
+            cls.judge = _checked(cls.judge)  # type: ignore[method-assign]
         if name:
             cls.name = name
             JUDGES.add(name, cls)
 
     @classmethod
     def read(cls, path: str) -> Judge:
-        """Make a judge of what the command line names."""
+        """Make a judge of what the command line names.
+
+        Raises:
+            InputError: as the judge; or it is not made of a path.
+        """
+        try:
+            inspect.signature(cls).bind(path)
+        except TypeError as error:
+            raise InputError(
+                f"the judge {cls.name!r} is not made of a path ({error}): give {cls.__qualname__} an __init__(path) or "
+                "a classmethod read(path)"
+            ) from error
         return cls(path)  # type: ignore[call-arg]
 
     @abstractmethod

@@ -107,9 +107,15 @@ class Objective(nn.Module):
         """Return the weighted sum of what ``forward`` gave, when the share ``done`` of the stage is over.
 
         Raises:
-            InputError: it depends on nothing that is trained.
+            InputError: it depends on nothing that is trained, or a weight is no number.
         """
-        weights = {name: self.weights[name] * loss.weight(done) for name, loss in self.active.items()}
+        factors = {name: loss.weight(done) for name, loss in self.active.items()}
+        for name, factor in factors.items():
+            if not isinstance(factor, int | float | Tensor):
+                raise InputError(
+                    f"weight() of the loss {name!r} gives {type(factor).__name__} and not a number"
+                )
+        weights = {name: self.weights[name] * factor for name, factor in factors.items()}
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         if not total.requires_grad:
             raise InputError(

@@ -196,6 +196,19 @@ def test_a_class_that_cannot_be_a_loss_is_a_line(choices: dict[str, Any], says: 
 
 
 @pytest.mark.usefixtures("forgotten")
+def test_a_weight_that_is_no_number_is_a_line(rec: Path, student: nn.Module, teacher: nn.Module) -> None:
+    class Mine(Loss, name="mine"):
+        def forward(self, batch: Batch) -> Tensor:
+            return batch.student.mean()
+
+        def weight(self, done: float) -> Any:
+            """Forget to return."""
+
+    with pytest.raises(InputError, match=r"weight\(\) of the loss 'mine' gives NoneType and not a number"):
+        apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(Stage(1, losses={"mine": 1.0}),)))
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_a_class_defined_again_takes_the_place_of_the_old_one_and_is_other_code() -> None:
     found = []
     for factor in (1.0, 2.0):
