@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -54,20 +54,27 @@ def choose(given: Ingredients[Model], history: History) -> Chosen[Model]:
     """
     if not given.judges:
         return Chosen(between(given.model, history.weights, 1.0))
-    found = {share: (model, verdicts) for share, model, verdicts in _candidates(given, history)}
-    compared = {
-        share: tuple(
-            judge.compare(old, new)
-            for judge, old, new in zip(given.judges, history.before, verdicts, strict=True)
-        )
-        for share, (_, verdicts) in found.items()
-    }
+    found = dict(_judged(given, history))
+    compared = {share: _compared(given, history, verdicts) for share, verdicts in found.items() if share}
     worse = {share: _worse(comparisons) for share, comparisons in compared.items()}
-    best = max((share for share in found if not worse[share]), key=lambda share: found[share][1][0].rank())
+    best = max((share for share in found if not worse.get(share)), key=lambda share: found[share][0].rank())
     return Chosen(
-        *(found[best][0], best, found[best][1], compared[best]),
-        {share: verdicts[0] for share, (_, verdicts) in found.items()},
+        between(given.model, history.weights, best),
+        best,
+        found[best],
+        compared[best] if best else _compared(given, history, found[best]),
+        {share: verdicts[0] for share, verdicts in found.items()},
         {share: names for share, names in worse.items() if names},
+    )
+
+
+def _compared(
+    given: Ingredients[Any], history: History, verdicts: Sequence[Verdict]
+) -> tuple[Comparison, ...]:
+    """Compare verdicts with those on the deployed model, a judge each."""
+    return tuple(
+        judge.compare(old, new)
+        for judge, old, new in zip(given.judges, history.before, verdicts, strict=True)
     )
 
 
@@ -80,15 +87,12 @@ def _worse(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     )
 
 
-def _candidates(
-    given: Ingredients[Model], history: History
-) -> Iterator[tuple[float, Model, tuple[Verdict, ...]]]:
-    """Shares in ascending order, from the deployed model to the trained one, with what the judges say."""
-    yield 0.0, between(given.model, history.weights, 0.0), history.before
+def _judged(given: Ingredients[Any], history: History) -> Iterator[tuple[float, tuple[Verdict, ...]]]:
+    """Yield what the judges say of each share, from the deployed model to the trained one: both ends are judged."""
+    yield 0.0, history.before
     for share in sorted(set(given.config.shares) - {0.0, 1.0}):
-        model = between(given.model, history.weights, share)
-        yield share, model, given.judge(model)
-    yield 1.0, between(given.model, history.weights, 1.0), history.best
+        yield share, given.judge(between(given.model, history.weights, share))
+    yield 1.0, history.best
 
 
 def between(model: Model, weights: Mapping[str, Tensor], share: float) -> Model:
