@@ -144,6 +144,21 @@ def face_net(path: Path, size: int, seed: int) -> Path:
     return path
 
 
+def onnx_teacher(path: Path, size: int = 16, external: bool = False) -> Path:
+    """A linear map of the pixels, its weight in the file or beside it."""
+    weight = np.random.default_rng(0).normal(size=(3 * size * size, 6)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
+        "teacher",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
+    return path
+
+
 @pytest.fixture
 def deployed(tmp_path: Path) -> tuple[Path, Path]:
     """Files of a student and a teacher."""

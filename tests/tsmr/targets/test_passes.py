@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,6 +19,8 @@ from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
+
+from ..conftest import onnx_teacher
 
 
 def table(
@@ -122,20 +122,6 @@ def test_a_table_that_fails_leaves_nothing(rec: Path, tmp_path: Path) -> None:
 def test_a_broken_teacher_stops_the_run(rec: Path, tmp_path: Path, output: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         table(Broken(output), rec, tmp_path)
-
-
-def onnx_teacher(path: Path, size: int = 16, external: bool = False) -> Path:
-    weight = np.random.default_rng(0).normal(size=(3 * size * size, 6)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
-        "teacher",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
-    return path
 
 
 def test_a_file_is_a_teacher(rec: Path, tmp_path: Path) -> None:

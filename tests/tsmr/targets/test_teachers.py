@@ -10,12 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
@@ -27,23 +24,11 @@ from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
 from reparam_kit.formats import load as load_model
 
+from ..conftest import onnx_teacher
+
 CUDA = torch.device("cuda")
 RAW = partial(Embedder, preset=input_preset("raw"))
 CONFIG = TSMRConfig(stages=(Stage(1, cosine=1.0),), batch_size=8)
-
-
-def onnx_teacher(path: Path, size: int = 16, external: bool = False) -> Path:
-    weight = np.random.default_rng(0).normal(size=(3 * size * size, 6)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])],
-        "teacher",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
-    return path
 
 
 @pytest.mark.parametrize("size", [16, 20])
