@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 class Grid:
     """What the integers of a quantised tensor stand for: ``(level - zero) * scale``.
 
-    ``scale`` (floating point) and ``zero`` (of the integers' dtype) broadcast to the ONNX tensor.
+    ``scale`` (floating point) and ``zero`` (integers) broadcast to the ONNX tensor. ``ends`` are the first and the last
+    level.
     """
 
     scale: NDArray[Any]
     zero: NDArray[Any]
+    ends: tuple[int, int]
 
     def values(self, levels: NDArray[Any]) -> NDArray[Any]:
         """Return what ``levels`` stand for, in the dtype of the scale."""
@@ -42,10 +44,9 @@ class Grid:
         """Return the nearest level for each of ``values``, the first or last for those beyond; NaN where one is not
         finite.
         """
-        range_ = np.iinfo(self.zero.dtype)
         with np.errstate(all="ignore"):
             nearest = np.rint(values.astype(np.float64) / self.scale) + self.zero
-        return np.where(np.isfinite(values), np.clip(nearest, range_.min, range_.max), np.nan)
+        return np.where(np.isfinite(values), np.clip(nearest, *self.ends), np.nan)
 
 
 @dataclass(frozen=True)

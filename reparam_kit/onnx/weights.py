@@ -26,7 +26,17 @@ from reparam_kit.onnx.keys import Place, TensorKey
 
 # The types a weight is stored in, by itself or as levels of a quantisation.
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-_LEVELS = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.INT32}
+_PACKED = {
+    "INT4": 4,
+    "UINT4": 4,
+    "INT2": 2,
+    "UINT2": 2,
+}  # bits of a number; not every version of onnx has all
+_LEVELS = {
+    number
+    for name, number in TensorProto.DataType.items()
+    if name in {"INT8", "UINT8", "INT16", "UINT16", "INT32", *_PACKED}
+}
 
 # Operator -> positions of its floating-point inputs that it, or its predecessor, once held in attributes, or that say
 # how other inputs are to be read.
@@ -67,6 +77,9 @@ class OnnxFile:
         External data must be held in a ``bytearray``.
         """
         new = rounded(values, tensor)
+        width = _PACKED.get(TensorProto.DataType.Name(tensor.data_type))
+        if width is not None:
+            new = _packed(new, width)
         bits = new.tobytes()
         if is_external(tensor):
             location, start, _ = address(tensor)
@@ -226,6 +239,13 @@ def dtype_name(tensor: TensorProto) -> str:
 
 def _dtype(tensor: TensorProto) -> np.dtype[Any]:
     return helper.tensor_dtype_to_np_dtype(tensor.data_type)
+
+
+def _packed(values: NDArray[Any], width: int) -> NDArray[np.uint8]:
+    """Return integers of ``width`` bits as bytes, the first in the lowest bits."""
+    low = values.astype(np.int8).view(np.uint8) & (2**width - 1)
+    rows = np.pad(low, (0, -len(low) % (8 // width))).reshape(-1, 8 // width)
+    return np.asarray(np.bitwise_or.reduce(rows << np.arange(0, 8, width, dtype=np.uint8), axis=1))
 
 
 def _is_text(message: Message) -> bool:

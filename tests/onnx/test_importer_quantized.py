@@ -79,7 +79,7 @@ def test_a_trained_weight_goes_to_the_nearest_level(tmp_path: Path, typed: bool,
     zero=arrays.arrays(np.int8, (3, 1)),
 )
 def test_a_level_stands_for_itself(levels: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
-    grid = Grid(scale, zero)
+    grid = Grid(scale, zero, (-128, 127))
     np.testing.assert_array_equal(grid.levels(grid.values(levels)), levels)
 
 

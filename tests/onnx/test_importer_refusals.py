@@ -59,7 +59,8 @@ SETTINGS = {
         "[N,4,8,8]", "y = Conv <kernel_shape = [5,5]> (x, w2)", 17, r"\(5, 5\) is not that of its weight, \(3, 3\)"),
     "padding of a free size": (
         "[N,4,H,W]", "y = ConvTranspose <output_shape = [8,8]> (x, w2)", 17, r"sizes of input 0 \('x'\) are not fixed"),
-    "type of an unknown shape": ("[]", "y = CastLike (x, x)", 17, r"type of input 1 \('x'\) is not known"),
+    "type of an unknown shape": (
+        "[]", "a = Abs (x) y = CastLike (x, a)", 17, r"type of input 1 \('a'\) is not known"),
     "batch norm of a vector": (
         "[4]", "y = BatchNormalization (x, s, s, s, s)", 17, "a batch norm of 1 dimensions"),
     "batch norm of each entry": (

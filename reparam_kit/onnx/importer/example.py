@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, first_line
-from reparam_kit.onnx.importer.values import dtype_of, leaves
+from reparam_kit.onnx.importer.values import dtype_of, held, leaves
 
 ROWS = 17  # a prime that is hardly a layer's size, and small: what is made from shapes alone has its numbers
 MOST = 2**25  # entries of a tensor that an import may make of smaller ones: 128 MiB of float32
@@ -33,7 +33,7 @@ def input_example(info: TypeProto.Tensor, rows: int | None, size: int) -> Tensor
 
     Without ``rows`` it has no batch.
     """
-    dtype = dtype_of(info.elem_type)
+    dtype = held(dtype_of(info.elem_type))
     if not info.HasField("shape"):
         return None
     sizes = [dim.dim_value if dim.dim_value > 0 else size for dim in info.shape.dim]

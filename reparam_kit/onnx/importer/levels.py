@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import leaves
+from reparam_kit.onnx.importer.values import as_dtype, leaves
 
 _KEY = "integers"
 _PICKING: set[Callable[..., Any]] = set()
@@ -67,7 +67,7 @@ def integers_among(args: Any) -> torch.dtype | None:
 
 def stored_as(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Levels as the integers that they are."""
-    return x.to(dtype)
+    return as_dtype(x, dtype)
 
 
 def as_numbers(x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def with_gradient(x: Tensor, like: Tensor) -> Tensor:
 
 def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:
     """Levels of ``old`` as those of ``new``, which goes around where it has no such level."""
-    return with_gradient(x.detach().to(old).to(new), x)
+    return with_gradient(as_dtype(as_dtype(x.detach(), old), new), x)
 
 
 picks(recast)

@@ -23,7 +23,7 @@ from reparam_kit.onnx.importer.functions import inlined
 from reparam_kit.onnx.importer.op import Op, UnknownError
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.trainable import train_only
-from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, to_tensor, typed
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_onnx
@@ -169,16 +169,16 @@ class _Import:
             )
         stored = {tensor.name: tensor for tensor in self._graph.initializer}
         # Before IR version 4, initializers are inputs too.
-        inputs = [info.name for info in self._graph.input if info.name not in stored]
+        types = {info.name: info.type.tensor_type.elem_type for info in self._graph.input}
+        inputs = [name for name in types if name not in stored]
         for i, name in enumerate(inputs):
             optional = self._read.isdisjoint(inputs[i:])
-            self._values[name] = self._builder.input(
-                name, self._examples[name], optional, name in self._batched
-            )
+            value = self._builder.input(name, self._examples[name], optional, name in self._batched)
+            self._values[name] = typed(value, dtype_of(types[name]))
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             source = Source(TensorKey("initializer", name), None, tuple(tensor.shape))
-            self._values[name] = Constant(tensor, name, source)
+            self._values[name] = Constant(tensor, name, source, dtype_of(stored[name].data_type))
         slow, images = [], self._builder.images
         for node in _in_order(self._graph.node, self._values):
             before = images.one_by_one if images else 0

@@ -15,7 +15,7 @@ from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
-from reparam_kit.onnx.importer.values import Constant, Value, to_tensor
+from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, file_dtype, to_tensor
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
 
@@ -149,6 +149,8 @@ class Op:
         value = self[index]
         if (dtype := integers(value)) is not None:
             return dtype
+        if (dtype := file_dtype(value)) is not None:
+            return dtype
         known = value.tensor if isinstance(value, Constant) else self._example(value)
         if known is None:
             raise UnknownError(f"the type of input {index} ({self._node.input[index]!r}) is not known")
@@ -184,7 +186,7 @@ class Op:
         result = self.call(function, *args)
         if isinstance(result, fx.Node):
             return stand_for(result, dtype)
-        return Constant(result.tensor.to(dtype), result.name)
+        return Constant(as_dtype(result.tensor, dtype), result.name, dtype=dtype)
 
     def call_many(self, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
         """Return ``function(*args)``, where it returns as many tensors as the node has outputs."""
@@ -218,7 +220,8 @@ class Op:
         """Return a constant that this node stores."""
         name = self._node.output[0]
         source = Source(TensorKey("constant", name), None, tuple(tensor.shape))
-        return Constant(tensor, name, source if name in self._builder.file_constants else None)
+        types = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
+        return Constant(tensor, name, source if name in self._builder.file_constants else None, *types)
 
     def check_all_read(self) -> None:
         """Refuse a node with an attribute or an input that the importer has not asked for."""

@@ -92,13 +92,12 @@ def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int
     """Scale and zero of a stored tensor as they go with the parameter of that ``shape``, and its ends."""
     grid = source.grid
     assert grid is not None
-    ends = np.iinfo(grid.zero.dtype)
     settings = [np.asarray(grid.scale), np.asarray(grid.zero).astype(np.float64)]
     if all(setting.size == 1 for setting in settings):
         arranged = [torch.from_numpy(setting.reshape(())[None].copy())[0] for setting in settings]
     else:
         arranged = [_arranged(np.broadcast_to(setting, source.shape), source, shape) for setting in settings]
-    return arranged[0], arranged[1], int(ends.min), int(ends.max)
+    return arranged[0], arranged[1], *grid.ends
 
 
 def _arranged(setting: Any, source: Source, shape: tuple[int, ...]) -> Tensor:

@@ -23,6 +23,7 @@ class Constant:
     tensor: Tensor
     name: str
     source: Source | None = None
+    dtype: torch.dtype | None = None  # that of the file, where torch holds it in another
 
     def permuted(self, order: Sequence[int]) -> Constant:
         """Return it with its dimensions in another order, and still stored at the same place."""
@@ -30,7 +31,7 @@ class Constant:
         if source is not None:
             stored = source.permutation or range(len(order))
             source = replace(source, permutation=tuple(order.index(dim) for dim in stored))
-        return Constant(self.tensor.permute(*order), self.name, source)
+        return replace(self, tensor=self.tensor.permute(*order), source=source)
 
     def reshaped(self, shape: tuple[int, ...]) -> Constant:
         """Return it in another shape. It is still stored at the same place, unless its dimensions are also in another
@@ -39,7 +40,8 @@ class Constant:
         if shape == tuple(self.tensor.shape):
             return self
         unordered = self.source is not None and self.source.permutation is None
-        return Constant(self.tensor.reshape(shape), self.name, self.source if unordered else None)
+        source = self.source if unordered else None
+        return replace(self, tensor=self.tensor.reshape(shape), source=source)
 
     def on_grid(self, grid: Grid) -> Constant:
         """Return what the integers stand for, stored at the same place."""
@@ -49,9 +51,10 @@ class Constant:
 
 
 Value: TypeAlias = "fx.Node | Constant"
+_TYPE = "type in the file"
 
 
-# torch has no arithmetic for the other types of ONNX: wide unsigned integers, 8-bit floats, int4, strings.
+# torch has no arithmetic for the other types of ONNX: wide unsigned integers, 8-bit floats, strings.
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
@@ -63,6 +66,23 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.INT64: torch.int64,
     TensorProto.UINT8: torch.uint8,
     TensorProto.BOOL: torch.bool,
+}
+
+# Types that torch has a name for and no arithmetic: what their numbers are held in, the first and the last of them.
+_NARROW = {
+    "uint16": (torch.int32, 0, 2**16 - 1),
+    "int4": (torch.int8, -8, 7),
+    "uint4": (torch.uint8, 0, 15),
+    "int2": (torch.int8, -2, 1),
+    "uint2": (torch.uint8, 0, 3),
+}
+_HELD: dict[torch.dtype, tuple[torch.dtype, int, int]] = {
+    getattr(torch, name): how for name, how in _NARROW.items()
+}
+DTYPES |= {  # not every version of onnx has all
+    number: getattr(torch, name.lower())
+    for name, number in TensorProto.DataType.items()
+    if name.lower() in _NARROW
 }
 
 
@@ -77,10 +97,48 @@ def dtype_of(onnx_type: int) -> torch.dtype:
 
 
 def to_tensor(array: NDArray[Any], onnx_type: int) -> Tensor:
-    """Return a torch copy of ``array``, which ``onnx`` has read from a tensor of that type."""
-    if dtype_of(onnx_type) is torch.bfloat16:
+    """Return a torch copy of ``array``, which ``onnx`` has read from a tensor of that type; see :func:`held`."""
+    dtype = dtype_of(onnx_type)
+    if dtype is torch.bfloat16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    if dtype in _HELD:
+        return torch.from_numpy(array.astype(str(held(dtype)).removeprefix("torch.")))
     return torch.from_numpy(np.array(array))
+
+
+def held(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of tensors of ``dtype``: itself, or a wider one where torch has no arithmetic for it."""
+    return _HELD[dtype][0] if dtype in _HELD else dtype
+
+
+def ends(dtype: torch.dtype) -> tuple[int, int]:
+    """Return the first and the last of the integers of ``dtype``."""
+    if dtype in _HELD:
+        return _HELD[dtype][1:]
+    range_ = torch.iinfo(dtype)
+    return range_.min, range_.max
+
+
+def typed(value: Value, dtype: torch.dtype) -> Value:
+    """Return ``value``, which the file has in ``dtype``, whatever it is held in."""
+    if isinstance(value, Constant):
+        return replace(value, dtype=dtype)
+    value.meta[_TYPE] = dtype
+    return value
+
+
+def file_dtype(value: Value) -> torch.dtype | None:
+    """Return the dtype that :func:`typed` was told; ``None`` where it is that of the tensor."""
+    found: torch.dtype | None = value.dtype if isinstance(value, Constant) else value.meta.get(_TYPE)
+    return found
+
+
+def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``x`` in another dtype, of which integers go around beyond the last."""
+    if dtype not in _HELD:
+        return x.to(dtype)
+    first, last = ends(dtype)
+    return ((x.to(torch.int64) - first) % (last - first + 1) + first).to(held(dtype))
 
 
 def leaves(argument: object) -> Iterator[object]:

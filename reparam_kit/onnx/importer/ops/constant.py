@@ -11,7 +11,7 @@ from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import Value, dtype_of
+from reparam_kit.onnx.importer.values import Value, as_dtype, dtype_of, typed
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -66,9 +66,9 @@ def _cast(op: Op, dtype: torch.dtype) -> Value:
     """Integers with a gradient keep it, also as floating-point numbers."""
     old = integers(op[0])
     if old is None or dtype is torch.bool:
-        return op.call(cast_to, op[0], dtype)
+        return typed(op.call(as_dtype, op[0], dtype), dtype)
     if dtype.is_floating_point:
-        return op.call(cast_to, op.call(as_numbers, op[0]), dtype)
+        return op.call(as_dtype, op.call(as_numbers, op[0]), dtype)
     return op.levels(recast, op[0], old, dtype, dtype=dtype)
 
 
@@ -94,9 +94,4 @@ def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
     return torch.full(tuple(sizes), value, dtype=dtype)
 
 
-def cast_to(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``x`` in another dtype."""
-    return x.to(dtype)
-
-
-rule(elementwise, cast_to)
+rule(elementwise, as_dtype)

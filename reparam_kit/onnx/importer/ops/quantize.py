@@ -11,16 +11,20 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, fx
 
+from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.levels import reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import beside
-from reparam_kit.onnx.importer.values import Constant, Value, dtype_of
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, ends
 from reparam_kit.onnx.provenance import Grid
+
+_MICROSOFT = "com.microsoft"  # the same operators, before ONNX's had all types
 
 
 @operator("QuantizeLinear", since=10)
+@operator("QuantizeLinear", domain=_MICROSOFT)
 def quantize(op: Op) -> Value:
     """Take x, scale, zero point. A weight stays one: it is quantised in every pass, as in quantisation-aware
     training.
@@ -29,11 +33,14 @@ def quantize(op: Op) -> Value:
     scale, zero, division = op[1], op.get(2), op.attr("precision")
     dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
     division = dtype_of(division) if division else op.dtype(1)
+    if dtype in (torch.int32, torch.int64):
+        raise UnsupportedError("the type of its zero point is not known, and so not the last of its integers")
     layout = op.attr("axis"), op.attr("block_size")
     return op.levels(levels, op.parameter(0), scale, zero, dtype, division, *layout, dtype=dtype)
 
 
 @operator("DequantizeLinear", since=10)
+@operator("DequantizeLinear", domain=_MICROSOFT)
 def dequantize(op: Op) -> Value:
     """Take x, scale, zero point."""
     x, scale, zero, dtype = op[0], op[1], op.get(2), op.attr("output_dtype")
@@ -46,8 +53,11 @@ def dequantize(op: Op) -> Value:
     ):
         source, none = x.source, torch.zeros((), dtype=x.tensor.dtype)
         if source is not None and source.permutation is None:
-            settings = (scale.tensor, none if zero is None else zero.tensor)
-            return x.on_grid(Grid(*(along(setting, x.tensor, *layout).numpy() for setting in settings)))
+            steps, shift = (
+                along(setting, x.tensor, *layout).numpy()
+                for setting in (scale.tensor, none if zero is None else zero.tensor)
+            )
+            return x.on_grid(Grid(steps, shift, ends(op.dtype(0))))
     return op.call(dequantized, x, scale, zero, dtype_of(dtype) if dtype else op.dtype(1), *layout)
 
 
@@ -67,9 +77,8 @@ def levels(
     """
     at = x.to(division) / along(scale, x, axis, block).to(division)
     shift = 0 if zero is None else along(zero, x, axis, block).to(division)
-    range_ = torch.iinfo(dtype)
     nearest = (torch.round(at) + shift).detach()
-    level = nearest.clamp(range_.min, range_.max)
+    level = nearest.clamp(*ends(dtype))
     inside = torch.where(level == nearest, at, level)
     return level + (inside - inside.detach())  # what is added is zero, and has the gradient
 
