@@ -156,5 +156,5 @@ class _Weights(nn.Module):
         sources = {}
         for number, (key, tensor) in enumerate(found.weights.items()):
             self.register_buffer(f"weight{number}", to_tensor(fresh.read(tensor), tensor.data_type))
-            sources[f"weight{number}"] = Source(key, None, tuple(tensor.dims))
+            sources[f"weight{number}"] = Source(key, tuple(tensor.dims))
         self.meta = {"onnx": replace(provenance, tensors=sources)}

@@ -7,10 +7,11 @@ writing back can start from those very bytes, and says for each parameter and bu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,74 @@ from reparam_kit.onnx.keys import TensorKey
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Step(Protocol):
+    """What an operator makes of a stored tensor before a layer uses it, and the way back."""
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what the operator makes of the numbers ``stored``."""
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers of which the operator makes ``values``."""
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """Dimensions in another order: ``order`` as in numpy's transpose."""
+
+    order: tuple[int, ...]
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return ``stored`` in that order."""
+        return np.transpose(stored, self.order)
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return ``values`` in the order before."""
+        return np.transpose(values, np.argsort(self.order))
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """The same numbers in the same order, in the shape ``after`` instead of ``before``."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return ``stored`` in the shape ``after``."""
+        return stored.reshape(self.after)
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return ``values`` in the shape ``before``."""
+        return values.reshape(self.before)
+
+
+# Operator -> what it does with the weight and a constant, and what does the contrary.
+INVERSES = {
+    "Add": (np.add, np.subtract),
+    "Div": (np.divide, np.multiply),
+    "Mul": (np.multiply, np.divide),
+    "Sub": (np.subtract, np.add),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """Taken with a ``constant`` that broadcasts to the tensor, by an ``operator`` of :data:`INVERSES`."""
+
+    operator: str
+    constant: NDArray[Any]
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return ``stored`` and the constant put together, in the dtype of the constant."""
+        with np.errstate(all="ignore"):
+            return np.asarray(INVERSES[self.operator][0](stored.astype(self.constant.dtype), self.constant))
+
+    def stored(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return ``values`` without the constant, in float64 so that it is rounded only where it is written."""
+        with np.errstate(all="ignore"):
+            return np.asarray(INVERSES[self.operator][1](values.astype(np.float64), self.constant))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +103,13 @@ class Grid:
     zero: NDArray[Any]
     ends: tuple[int, int]
 
-    def values(self, levels: NDArray[Any]) -> NDArray[Any]:
-        """Return what ``levels`` stand for, in the dtype of the scale."""
-        difference = levels.astype(self.scale.dtype) - self.zero.astype(self.scale.dtype)
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what the levels ``stored`` stand for, in the dtype of the scale."""
+        difference = stored.astype(self.scale.dtype) - self.zero.astype(self.scale.dtype)
         with np.errstate(over="ignore"):
             return np.asarray(difference * self.scale)  # numpy makes a number of a product of scalars
 
-    def levels(self, values: NDArray[Any]) -> NDArray[np.float64]:
+    def stored(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return the nearest level for each of ``values``, the first or last for those beyond; NaN where one is not
         finite.
         """
@@ -51,37 +120,70 @@ class Grid:
 
 @dataclass(frozen=True)
 class Source:
-    """The ONNX tensor that a parameter or buffer was read from.
+    """The ONNX tensor that a parameter or buffer was read from, of the shape ``shape`` (``()`` for a scalar).
 
-    ``permutation`` is the order of the torch dimensions in the ONNX layout (``None``: the same);
-    after it, the tensor is reshaped to ``shape``, the ONNX shape (``()`` for a scalar). With a ``grid`` the ONNX tensor
-    holds integers, which a ``DequantizeLinear`` turns into the numbers that torch has.
+    ``steps`` lead from the numbers in the file to those that torch has, which are converted to its dtype at last.
+    With a :class:`Grid` among them the ONNX tensor holds integers, which a ``DequantizeLinear`` turns into numbers.
     """
 
     key: TensorKey
-    permutation: tuple[int, ...] | None
     shape: tuple[int, ...]
-    grid: Grid | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def grid(self) -> Grid | None:
+        """What turns stored integers into numbers."""
+        return next((step for step in self.steps if isinstance(step, Grid)), None)
+
+    def then(self, step: Step) -> Source:
+        """Return it with one more step, by which a change of layout is taken together with one just before."""
+        steps, last = self.steps, self.steps[-1] if self.steps else None
+        if isinstance(step, Permuted) and isinstance(last, Permuted):
+            steps, step = steps[:-1], Permuted(tuple(last.order[dim] for dim in step.order))
+        if isinstance(step, Reshaped) and isinstance(last, Reshaped):
+            steps, step = steps[:-1], Reshaped(last.before, step.after)
+        stays = isinstance(step, Permuted) and step.order == tuple(range(len(step.order)))
+        stays |= isinstance(step, Reshaped) and step.before == step.after
+        return replace(self, steps=steps if stays else (*steps, step))
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what the graph makes of the numbers ``stored`` of the ONNX tensor."""
+        return reduce(lambda values, step: step.values(values), self.steps, stored)
 
     def to_onnx(self, tensor: Tensor) -> NDArray[Any]:
-        """Return ``tensor`` in the layout of the ONNX tensor: shape ``self.shape``, dtype of ``tensor`` (bfloat16 as
-        float32).
+        """Return what the ONNX tensor must hold for torch to have ``tensor``, in its shape, not yet in its dtype.
 
         Raises :class:`InputError` when the number of elements is not that of the ONNX tensor.
         """
-        import torch  # comparing two files does without
-
         if tensor.numel() != prod(self.shape):
             raise InputError(
                 f"a tensor of shape {list(tensor.shape)} does not fit {self.key} "
                 f"of shape {list(self.shape)}; the layer's size must stay as it was in the file"
             )
-        value = tensor.detach().cpu()
-        if value.dtype is torch.bfloat16:
-            value = value.float()
-        if self.permutation is not None:
-            value = value.permute(self.permutation)
-        return np.ascontiguousarray(value.reshape(self.shape).numpy()).reshape(self.shape)
+        return self._stored(_array(tensor))
+
+    def changed(self, stored: NDArray[Any], tensor: Tensor) -> NDArray[Any] | None:
+        """Return :meth:`to_onnx` for a tensor that was read from ``stored``; ``None`` where that would be the same.
+
+        An entry that has not changed keeps its number, which some steps there and back would round to another.
+        """
+        new, values = self.to_onnx(tensor), _array(tensor)
+        with np.errstate(over="ignore"):
+            held = self.values(stored).astype(values.dtype).reshape(values.shape)
+        if np.array_equal(held, values, equal_nan=True):
+            return None
+        return np.where(self._stored(held) == new, stored.astype(np.result_type(stored, new)), new)
+
+    def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        back = reduce(lambda values, step: step.stored(values), reversed(self.steps), values)
+        return np.ascontiguousarray(back).reshape(self.shape)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    import torch  # comparing two files does without
+
+    value = tensor.detach().cpu()
+    return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ _SETTINGS = {
     "Upsample": (1,),
 }
 
+# Operators that only arrange the numbers of their first input.
+_LAYOUT = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 _Scope = tuple[tuple[Place, ...], Iterable[NodeProto], Iterable[TensorProto]]
 
@@ -187,12 +189,23 @@ def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
         for position in _SETTINGS.get(node.op_type, ())
         if position < len(node.input)
     }
-    levels = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear" and node.input}
+    levels = _behind("DequantizeLinear", nodes)
     return {
         key: tensor
         for key, tensor in _stored_tensors(model)
         if tensor.data_type in (_LEVELS if key.name in levels else _FLOATS) and key.name not in settings
     }
+
+
+def _behind(operator: str, nodes: Iterable[NodeProto]) -> set[str]:
+    """Return the names of what ``operator`` takes, also where it was laid out in another way before."""
+    nodes, found = list(nodes), set()
+    laid_out = {node.output[0]: node.input[0] for node in nodes if node.op_type in _LAYOUT and node.input}
+    for name in (node.input[0] for node in nodes if node.op_type == operator and node.input):
+        while name not in found:
+            found.add(name)
+            name = laid_out.get(name, name)
+    return found
 
 
 def all_tensors(message: Message) -> Iterator[TensorProto]:

@@ -107,16 +107,11 @@ def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Val
         key = source.key
         if name not in state:
             raise InputError(f"the model has no tensor {name!r} any more, which is {key}")
-        value, before = source.to_onnx(state[name]), original.read(stored[key])
-        with np.errstate(over="ignore"):
-            held = (source.grid.values(before) if source.grid else before).astype(value.dtype)
-        new = None
-        if not np.array_equal(held, value, equal_nan=True):
-            if key not in trainable:
-                raise InputError(
-                    f"{key} was changed, but it is a part of the graph's structure, not a weight; restore it"
-                )
-            new = source.grid.levels(value) if source.grid else value
+        new = source.changed(original.read(stored[key]), state[name])
+        if new is not None and key not in trainable:
+            raise InputError(
+                f"{key} was changed, but it is a part of the graph's structure, not a weight; restore it"
+            )
         owner, other = found.setdefault(key, (name, new))
         same = new is other or (
             new is not None and other is not None and np.array_equal(new, other, equal_nan=True)

@@ -60,6 +60,7 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
     names = {module: name for name, module in model.named_modules()}
     expanded = {module.base: names[module] for module in names if isinstance(module, Expanded)}
     held, kept_in = holders(model), keepers(model) if flow is None else {}
+    frozen = getattr(model, "meta", {}).get("frozen", {})
     sites = []
     for module, name in names.items():
         if module in expanded:
@@ -69,7 +70,7 @@ def inspect(model: nn.Module, example_inputs: Inputs | None = None) -> list[Site
                 Site(expanded[module], kind, reason=reason, batch_reason=reason, restore_reason=reason)
             )
         elif isinstance(module, LAYERS):
-            refused = not_a_sum(module, name, flow, traced, held, kept_in)
+            refused = not_a_sum(module, name, flow, traced, held, kept_in, frozen)
             sites.append(_describe(module, names, flow, refused, held))
         elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _NAMES:
             sites.append(Site(name, module.original_name, reason="TorchScript: its code is fixed"))

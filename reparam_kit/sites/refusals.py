@@ -5,6 +5,7 @@ Each function gives the reason, in words, why it may not, or None.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain
 
 from torch import Tensor, nn
@@ -56,16 +57,25 @@ def _place(tensor: Tensor) -> Place:
 
 
 def not_a_sum(
-    layer: Layer, name: str, flow: Flow | None, traced: Flow | str, held: Holders, kept_in: Holders
+    layer: Layer,
+    name: str,
+    flow: Flow | None,
+    traced: Flow | str,
+    held: Holders,
+    kept_in: Holders,
+    frozen: Mapping[str, str],
 ) -> str | None:
-    """Return why the weight of ``layer`` cannot be written as a sum, with any norm."""
+    """Return why the weight of ``layer`` cannot be written as a sum, with any norm.
+
+    ``frozen`` has the reasons why parameters, by name, do not require a gradient, where they are known.
+    """
     if parametrize.is_parametrized(layer, "weight") or layer._parameters.get("weight") is None:
         return "its weight is computed by a parametrization; make it plain first: rk.bake(model)"
     weight = layer.weight
     if reason := _no_kernel(weight) or _another_shape(layer):
         return reason
     if not weight.requires_grad:
-        return "frozen: its weight has requires_grad=False"
+        return f"frozen: {frozen.get(f'{name}.weight', 'its weight has requires_grad=False')}"
     if others := shared(layer, name, "weight", held):
         return f"its weight is also {others}"
     if "forward" in vars(layer):

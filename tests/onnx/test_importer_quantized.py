@@ -80,7 +80,7 @@ def test_a_trained_weight_goes_to_the_nearest_level(tmp_path: Path, typed: bool,
 )
 def test_a_level_stands_for_itself(levels: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> None:
     grid = Grid(scale, zero, (-128, 127))
-    np.testing.assert_array_equal(grid.levels(grid.values(levels)), levels)
+    np.testing.assert_array_equal(grid.stored(grid.values(levels)), levels)
 
 
 def test_a_float_weight_is_quantised_in_every_pass(tmp_path: Path) -> None:

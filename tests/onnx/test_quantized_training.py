@@ -39,18 +39,6 @@ def test_integers_that_stand_for_two_weights_are_not_trained(tmp_path: Path, sec
     assert_not_trained(tmp_path, text, weights)
 
 
-def test_integers_that_are_transposed_are_not_trained(tmp_path: Path) -> None:
-    """Their scales would go along another dimension of what is stored."""
-    text = """net (float[N,4] x) => (float[N,3] y) {
-        t = Transpose <perm = [1,0]> (w) d = DequantizeLinear <axis = 1> (t, s) y = MatMul (x, d)
-    }"""
-    weights: Weights = {
-        "w": random.integers(-9, 9, (3, 4)).astype(np.int8),
-        "s": np.array([0.1, 0.2, 0.3], np.float32),
-    }
-    assert_not_trained(tmp_path, text, weights)
-
-
 # What may stand between a QuantizeLinear and its DequantizeLinear, from q [N,4,8,8] to r.
 BETWEEN = {
     "nothing": "r = Identity (q)",

@@ -289,7 +289,7 @@ def _resize(model: fx.GraphModule) -> None:
 
 def _change_structure(model: fx.GraphModule) -> None:
     model.register_buffer("target", torch.tensor([-1, 2]))
-    model.meta["onnx"].tensors["target"] = Source(TensorKey("constant", "target"), None, (2,))
+    model.meta["onnx"].tensors["target"] = Source(TensorKey("constant", "target"), (2,))
 
 
 @pytest.mark.parametrize(

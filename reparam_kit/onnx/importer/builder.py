@@ -66,6 +66,7 @@ class Builder:
         self.images = Images(self.graph, batch, free_sizes) if batch is not None and frees else None
         self._kept = None if frees else batch
         self.sources: dict[str, Source] = {}
+        self.frozen: dict[str, str] = {}  # parameter -> why it cannot be trained
         self._names = Names()
         self._on_cpu: set[fx.Node] = set()
         self._lists: set[fx.Node] = set()
@@ -93,13 +94,15 @@ class Builder:
         if self.images:
             nodes = [self.images.output(node) for node in nodes]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
-        for key, parameters in self._parameters.items():
-            # Trained in one place, such a tensor would no longer be what it is in the other.
-            if len(parameters) > 1 or key in self._fixed:
-                for parameter in parameters.values():
-                    parameter.requires_grad_(False)
+        # Trained in one place, such a tensor would no longer be what it is in the other.
+        several = {key for key, found in self._parameters.items() if len(found) > 1 or key in self._fixed}
+        for name, source in self.sources.items():
+            if source.key in several and name not in dict(self.root.named_buffers()):
+                self.root.get_parameter(name).requires_grad_(False)
+                self.frozen[name] = f"{source.key} is used in other ways too"
         forget(self.graph)
         model = fx.GraphModule(self.root, self.graph).eval()
+        model.meta["frozen"] = self.frozen
         if model.graph.eliminate_dead_code():
             model.recompile()
         return model
@@ -116,7 +119,7 @@ class Builder:
             known = map_aggregate(args, self.read)
             check_size(function, known)
             with torch.no_grad():
-                return self._counted(function(*known))
+                return self.counted(function(*known))
         tensors = [node for node in nodes if node not in self._lists]
         on_cpu = on_cpu or self._on_cpu.issuperset(tensors)
         if on_cpu:
@@ -201,20 +204,37 @@ class Builder:
         result: fx.Node = self.call(on_grid, (node, *settings, *ends))
         return result
 
+    def constant(self, key: TensorKey, tensor: Tensor, dtype: torch.dtype) -> Constant:
+        """Return what the file stores, there in ``dtype``."""
+        self._stored += tensor.numel()
+        return Constant(tensor, key.name, Source(key, tuple(tensor.shape)), dtype)
+
     def read(self, leaf: Any) -> Any:
         """Return the tensor of a constant, which is then part of the graph and no longer to be trained."""
         if not isinstance(leaf, Constant):
             return leaf
-        if leaf.source is not None and leaf.source.key not in self._fixed:
+        if leaf.source is not None:
             self._fixed.add(leaf.source.key)
-            self._stored += leaf.tensor.numel()
         return leaf.tensor
+
+    def counted(self, result: Any) -> Any:
+        """Return ``result``, if all that is computed at import is in proportion to what the file holds."""
+        self._computed += sum(leaf.numel() for leaf in leaves(result) if isinstance(leaf, Tensor))
+        if self._computed > 2 * MOST + 8 * self._stored:
+            raise InputError(
+                f"constants of {self._computed:,} entries are computed from {self._stored:,} that the file holds, "
+                "which is damage or far beyond a deployed net"
+            )
+        return result
 
     def _place(self, name: str, module: nn.Module, weights: Mapping[str, Constant]) -> str:
         """Fill the module with its weights and put it where its name says, changed as far as it is taken."""
         name = self._names.unique(name)
         for key, source in self._fill(module, weights).items():
             self.sources[f"{name}.{key}"] = source
+        for key, weight in weights.items():
+            if weight.lost is not None:
+                self.frozen[f"{name}.{key}"] = weight.lost
         *path, last = name.split(".")
         parent = self.root
         for atom in path:
@@ -243,7 +263,7 @@ class Builder:
         tensor, source = weight.tensor.clone(memory_format=torch.contiguous_format), weight.source
         if source is None:  # without a place in the file, what it learned would be lost
             return nn.Parameter(tensor, requires_grad=False)
-        layout = (source.permutation, source.grid, tensor.shape)
+        layout = (source.steps, tensor.shape)
         return self._parameters[source.key].setdefault(
             layout, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         )
@@ -266,16 +286,6 @@ class Builder:
                 self.sources[name] = value.source
             self._buffers[value] = remember(self.graph.get_attr(name), on_meta(value.tensor))
         return self._buffers[value]
-
-    def _counted(self, result: Any) -> Any:
-        """Return ``result``, if all that is computed at import is in proportion to what the file holds."""
-        self._computed += sum(leaf.numel() for leaf in leaves(result) if isinstance(leaf, Tensor))
-        if self._computed > 2 * MOST + 8 * self._stored:
-            raise InputError(
-                f"constants of {self._computed:,} entries are computed from {self._stored:,} that the file holds, "
-                "which is damage or far beyond a deployed net"
-            )
-        return result
 
     def _literal(self, leaf: Any) -> Any:
         if not isinstance(leaf, Constant):

@@ -20,10 +20,10 @@ from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import ROWS, input_example
 from reparam_kit.onnx.importer.functions import inlined
-from reparam_kit.onnx.importer.op import Op, UnknownError
+from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.trainable import train_only
-from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, to_tensor, typed
+from reparam_kit.onnx.importer.values import Value, dtype_of, to_tensor, typed
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_onnx
@@ -177,21 +177,21 @@ class _Import:
             self._values[name] = typed(value, dtype_of(types[name]))
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
-            source = Source(TensorKey("initializer", name), None, tuple(tensor.shape))
-            self._values[name] = Constant(tensor, name, source, dtype_of(stored[name].data_type))
+            key, dtype = TensorKey("initializer", name), dtype_of(stored[name].data_type)
+            self._values[name] = self._builder.constant(key, tensor, dtype)
         slow, images = [], self._builder.images
         for node in _in_order(self._graph.node, self._values):
             before = images.one_by_one if images else 0
             try:
                 self._values.update(self._import(node))
             except (InputError, UnsupportedError) as error:
-                raise type(error)(f"{_where(node)}: {error}") from error
+                raise type(error)(f"{place_of(node)}: {error}") from error
             except Exception as error:  # damage leads torch, onnx and arithmetic to raise nearly anything
                 if is_own_fault(error):
                     raise
-                raise InputError(f"{_where(node)} is malformed: {first_line(error)[:200]}") from error
+                raise InputError(f"{place_of(node)} is malformed: {first_line(error)[:200]}") from error
             if images and images.one_by_one > before:
-                slow.append(_where(node))
+                slow.append(place_of(node))
         model = self._builder.finish([self._value(output.name) for output in self._graph.output])
         if slow:
             _log.warning(
@@ -278,7 +278,3 @@ def _opsets(model: ModelProto) -> dict[str, int]:
             "convert the file with onnx.version_converter"
         )
     return opsets
-
-
-def _where(node: NodeProto) -> str:
-    return f"node {node.name or node.output[0]!r} ({repr(node.op_type)[1:-1]})"

@@ -17,7 +17,6 @@ from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
 from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, file_dtype, to_tensor
 from reparam_kit.onnx.keys import TensorKey
-from reparam_kit.onnx.provenance import Source
 
 # Operators whose layers can have weights that are stored as integers.
 _ROUNDING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -43,6 +42,7 @@ class Op:
         builder: Builder,
     ) -> None:
         self.type = node.op_type
+        self.name = place_of(node)
         self.outputs = len(node.output)
         self._node = node
         self._inputs = inputs
@@ -219,9 +219,21 @@ class Op:
     def stored(self, tensor: Tensor) -> Constant:
         """Return a constant that this node stores."""
         name = self._node.output[0]
-        source = Source(TensorKey("constant", name), None, tuple(tensor.shape))
-        types = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
-        return Constant(tensor, name, source if name in self._builder.file_constants else None, *types)
+        [dtype] = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
+        if name in self._builder.file_constants:
+            return self._builder.constant(TensorKey("constant", name), tensor, dtype)
+        lost = f"constant {name!r} is stored in a function of the file"
+        return Constant(tensor, name, dtype=dtype, lost=lost)
+
+    def made(self, constant: Constant) -> Constant:
+        """Return what the node makes of constants, which is in proportion to what the file holds."""
+        self._builder.counted(constant.tensor)
+        return constant
+
+    def read(self, constant: Constant) -> Tensor:
+        """Return the tensor of a constant, which is no longer to be trained."""
+        tensor: Tensor = self._builder.read(constant)
+        return tensor
 
     def check_all_read(self) -> None:
         """Refuse a node with an attribute or an input that the importer has not asked for."""
@@ -235,10 +247,28 @@ class Op:
         return known if isinstance(known, Tensor) else None
 
     def _value(self, result: Any) -> Value:
-        return result if isinstance(result, fx.Node) else Constant(result, self._node.output[0])
+        if isinstance(result, fx.Node):
+            return result
+        return Constant(
+            result, self._node.output[0], lost=self._lost() if result.is_floating_point() else None
+        )
+
+    def _lost(self) -> str | None:
+        """Return why what the node makes of constants is not to be had back from it."""
+        for value in self._inputs:
+            if isinstance(value, Constant) and value.lost is not None:
+                return value.lost
+            if isinstance(value, Constant) and value.source is not None:
+                return f"{value.source.key} passes {self.name}, from which there is no way back"
+        return None
 
     def _layer_name(self, weight: Constant | None) -> str:
         return layer_name(self._node, weight.source.key.name if weight and weight.source else None)
+
+
+def place_of(node: NodeProto) -> str:
+    """Return in words which node it is."""
+    return f"node {node.name or node.output[0]!r} ({repr(node.op_type)[1:-1]})"
 
 
 def find_schema(op_type: str, domain: str, opset: int) -> defs.OpSchema | None:

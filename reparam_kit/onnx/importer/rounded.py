@@ -8,10 +8,12 @@ the layer uses it, it goes to the nearest level of the file's grid, by the formu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reparam_kit.onnx.importer.values import Constant
@@ -96,15 +98,20 @@ def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int
     if all(setting.size == 1 for setting in settings):
         arranged = [torch.from_numpy(setting.reshape(())[None].copy())[0] for setting in settings]
     else:
-        arranged = [_arranged(np.broadcast_to(setting, source.shape), source, shape) for setting in settings]
+        arranged = [_arranged(setting, source, shape) for setting in settings]
     return arranged[0], arranged[1], *grid.ends
 
 
-def _arranged(setting: Any, source: Source, shape: tuple[int, ...]) -> Tensor:
-    order = source.permutation
-    if order is not None:  # from the file's order of dimensions to the parameter's
-        setting = setting.reshape([shape[dim] for dim in order]).transpose(np.argsort(order))
-    return torch.from_numpy(np.array(setting, order="C").reshape(shape))
+def _arranged(setting: NDArray[Any], source: Source, shape: tuple[int, ...]) -> Tensor:
+    """Return a setting of the grid in the layout that the parameter has by the steps behind it."""
+    grid = source.grid
+    assert grid is not None
+    at = source.steps.index(grid)
+    before, behind = (replace(source, steps=steps) for steps in (source.steps[:at], source.steps[at + 1 :]))
+    there = before.values(np.broadcast_to(np.int8(0), source.shape)).shape
+    return torch.from_numpy(
+        np.array(behind.values(np.broadcast_to(setting, there)), order="C").reshape(shape)
+    )
 
 
 def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int) -> Tensor:

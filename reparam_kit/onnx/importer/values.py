@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -13,41 +13,42 @@ from onnx import TensorProto
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.provenance import Grid, Source
+from reparam_kit.onnx.provenance import Permuted, Reshaped, Source, Step
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A known tensor, and where the file stores it: ``source`` is ``None`` if it was computed from other constants."""
+    """A known tensor, and where the file stores it: ``source`` is ``None`` if there is no way back to it.
+
+    ``lost`` says then why, if the tensor was made of a stored one.
+    """
 
     tensor: Tensor
     name: str
     source: Source | None = None
     dtype: torch.dtype | None = None  # that of the file, where torch holds it in another
+    lost: str | None = None
 
-    def permuted(self, order: Sequence[int]) -> Constant:
+    def permuted(self, order: tuple[int, ...]) -> Constant:
         """Return it with its dimensions in another order, and still stored at the same place."""
-        source = self.source
-        if source is not None:
-            stored = source.permutation or range(len(order))
-            source = replace(source, permutation=tuple(order.index(dim) for dim in stored))
-        return replace(self, tensor=self.tensor.permute(*order), source=source)
+        order = tuple(dim % len(order) for dim in order)
+        return self._with(self.tensor.permute(order), Permuted(order))
 
     def reshaped(self, shape: tuple[int, ...]) -> Constant:
-        """Return it in another shape. It is still stored at the same place, unless its dimensions are also in another
-        order there.
-        """
-        if shape == tuple(self.tensor.shape):
-            return self
-        unordered = self.source is not None and self.source.permutation is None
-        source = self.source if unordered else None
-        return replace(self, tensor=self.tensor.reshape(shape), source=source)
+        """Return it in another shape, and still stored at the same place."""
+        return self._with(self.tensor.reshape(shape), Reshaped(tuple(self.tensor.shape), shape))
 
-    def on_grid(self, grid: Grid) -> Constant:
-        """Return what the integers stand for, stored at the same place."""
-        assert self.source is not None
-        values = torch.from_numpy(grid.values(self.tensor.numpy()))
-        return Constant(values, self.name, replace(self.source, grid=grid))
+    def cast(self, dtype: torch.dtype) -> Constant:
+        """Return it in another floating-point type, and still stored at the same place."""
+        return replace(self, tensor=self.tensor.to(dtype), dtype=None)
+
+    def then(self, step: Step) -> Constant:
+        """Return what ``step`` makes of its numbers, stored at the same place."""
+        made = self._with(torch.from_numpy(step.values(self.tensor.numpy())), step)
+        return replace(made, dtype=None)
+
+    def _with(self, tensor: Tensor, step: Step) -> Constant:
+        return replace(self, tensor=tensor, source=self.source and self.source.then(step))
 
 
 Value: TypeAlias = "fx.Node | Constant"

@@ -11,7 +11,7 @@ from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import Value, as_dtype, dtype_of, typed
+from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, typed
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -63,8 +63,10 @@ def cast_like(op: Op) -> Value:
 
 
 def _cast(op: Op, dtype: torch.dtype) -> Value:
-    """Integers with a gradient keep it, also as floating-point numbers."""
-    old = integers(op[0])
+    """Integers with a gradient keep it, also as floating-point numbers; a weight stays one."""
+    x, old = op[0], integers(op[0])
+    if isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point:
+        return op.made(x.cast(dtype))
     if old is None or dtype is torch.bool:
         return typed(op.call(as_dtype, op[0], dtype), dtype)
     if dtype.is_floating_point:

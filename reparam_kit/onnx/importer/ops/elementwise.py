@@ -13,7 +13,8 @@ from reparam_kit.onnx.importer.levels import picks
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import Value
+from reparam_kit.onnx.importer.values import Constant, Value
+from reparam_kit.onnx.provenance import INVERSES, Combined
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
@@ -26,6 +27,7 @@ def power(a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a, b).to(a.dtype)
 
 
+_INVERTIBLE = (torch.float16, torch.float32, torch.float64)
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Ceil": torch.ceil,
@@ -73,8 +75,24 @@ def unary(op: Op) -> Value:
 
 @operator(*_BINARY)
 def binary(op: Op) -> Value:
-    """Take two operands."""
-    return op.call(_BINARY[op.type], op[0], op[1])
+    """Take two operands. A weight stays one where a constant can be taken from it again."""
+    a, b = op[0], op[1]
+    if op.type in INVERSES and isinstance(a, Constant) and isinstance(b, Constant):
+        for weight, constant in [(a, b), (b, a)] if op.type in ("Add", "Mul") else [(a, b)]:
+            if _has_way_back(op.type, weight, constant):
+                return op.made(weight.then(Combined(op.type, op.read(constant).numpy())))
+    return op.call(_BINARY[op.type], a, b)
+
+
+def _has_way_back(operator: str, weight: Constant, constant: Constant) -> bool:
+    stored, factor, (x, y) = weight.source, operator in ("Div", "Mul"), (weight.tensor, constant.tensor)
+    if stored is None or stored.grid is not None or x.dtype not in _INVERTIBLE:
+        return False
+    if x.shape != torch.broadcast_shapes(x.shape, y.shape):  # type: ignore[no-untyped-call]
+        return False
+    if factor and x.shape == y.shape and constant.source is not None and not x.all():
+        return False  # a mask, which training would spoil
+    return bool(y.isfinite().all() and (y.all() or not factor))
 
 
 @operator(*_VARIADIC)

@@ -47,17 +47,17 @@ def dequantize(op: Op) -> Value:
     layout = op.attr("axis"), op.attr("block_size")
     if (
         isinstance(x, Constant)
+        and x.source is not None
         and isinstance(scale, Constant)
         and not isinstance(zero, fx.Node)
         and not dtype
     ):
-        source, none = x.source, torch.zeros((), dtype=x.tensor.dtype)
-        if source is not None and source.permutation is None:
-            steps, shift = (
-                along(setting, x.tensor, *layout).numpy()
-                for setting in (scale.tensor, none if zero is None else zero.tensor)
-            )
-            return x.on_grid(Grid(steps, shift, ends(op.dtype(0))))
+        none = torch.zeros((), dtype=x.tensor.dtype)
+        steps, shift = (
+            along(setting, x.tensor, *layout).numpy()
+            for setting in (scale.tensor, none if zero is None else zero.tensor)
+        )
+        return x.then(Grid(steps, shift, ends(op.dtype(0))))
     return op.call(dequantized, x, scale, zero, dtype_of(dtype) if dtype else op.dtype(1), *layout)
 
 
