@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
@@ -87,6 +87,7 @@ def improve(
     hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})
     for path in (output, page):
         rk.require_writable(path)
+    names = _names(student, teachers, data, val, output, page)
     with _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe)
         _rehearse(model, output, work)
@@ -96,20 +97,22 @@ def improve(
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
             callbacks=told, progress=progress,
         )  # fmt: skip
-        if Processes.current().rank == 0:
+        improved = Improved(output, page, result.model, result.report)
+        first = Processes.current().rank == 0
+        if first:
             rk.save(rk.duplicate(result.model).cpu(), output)
-        found = result.report
+            try:
+                improved = replace(improved, verification=_verified(student, output, result.images))
+            finally:
+                _write_page(improved, names)
         if ablation is not None and val is not None:
             arms = compare(
                 model, teachers, data, val, config, work / "arms",
                 ablation=ablation, teacher_weights=teacher_weights, progress=progress,
             )  # fmt: skip
-            found = replace(found, ablation=arms)
-    improved = Improved(output, page, result.model, found)
-    if Processes.current().rank > 0:
-        return improved
-    improved = replace(improved, verification=_verified(student, output))
-    _write_page(improved, _names(student, teachers, data, val, output, page))
+            improved = replace(improved, report=replace(result.report, ablation=arms))
+            if first:
+                _write_page(improved, names)
     return improved
 
 
@@ -134,11 +137,16 @@ def _rehearse(model: nn.Module, output: Path, work: Path) -> None:
             raise rk.InputError(str(error).replace(str(trial), str(output))) from error
 
 
-def _verified(student: Named, output: Path) -> Verification | None:
+def _verified(student: Named, output: Path, images: Tensor) -> Verification | None:
     """Hold ``output`` against the file that it came from; None where one of them is no ONNX file."""
     if Path(student).suffix != ".onnx" or output.suffix != ".onnx":
         return None
-    verification = rk.verify(student, output, same_function=False, latency=True)
+    try:
+        verification = rk.verify(student, output, images, same_function=False, latency=True)
+    except (
+        rk.InputError
+    ):  # onnxruntime does not run the file on what its net was trained on: on other inputs, or none
+        verification = rk.verify(student, output, same_function=False, latency=True)
     if not verification.ok:
         raise rk.VerificationError(
             f"{output} has another graph than {student}: {verification.structure}", verification

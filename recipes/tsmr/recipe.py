@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recipes.faces import Evaluation, Judge, PairSet, PairsJudge, cross_evaluate
+from recipes.faces.embedding.inputs import input_preset
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.averaging import Chosen, choose
@@ -37,6 +38,7 @@ from reparam_kit import InputError, imported_files
 Model = TypeVar("Model", bound=nn.Module)
 
 _DEFAULTS = TSMRConfig()
+_SHOWN = 3
 
 
 def apply_tsmr(
@@ -191,7 +193,8 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         weight_change=_weight_change(model, chosen.model),
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
-    return TSMRResult(chosen.model, report)
+    images = input_preset(config.student_input).prepare(given.views.first(_SHOWN)).cpu()
+    return TSMRResult(chosen.model, report, images)
 
 
 def _gallery(

@@ -224,10 +224,15 @@ class TSMRReport:
 
 @dataclass(frozen=True)
 class TSMRResult(Generic[Model]):
-    """The model with its new weights, of the same class and with the same state_dict keys, and what the run did."""
+    """The model with its new weights, of the same class and with the same state_dict keys, and what the run did.
+
+    Attributes:
+        images: a few of those that it was trained on, as it takes them: float32 ``[N, C, H, W]``, on the CPU.
+    """
 
     model: Model
     report: TSMRReport
+    images: Tensor
 
 
 class Verification(Protocol):
@@ -235,6 +240,12 @@ class Verification(Protocol):
 
     @property
     def structure(self) -> Any: ...
+
+    @property
+    def outputs(self) -> Sequence[Any]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def to_json(self) -> dict[str, Any]: ...
 

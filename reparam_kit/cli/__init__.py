@@ -93,6 +93,17 @@ def _examples(ctx: click.Context, param: click.Parameter, shapes: tuple[str, ...
     return tuple(torch.randn(*map(int, shape)) for shape in sizes)
 
 
+def _shapes(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the sizes by the names of inputs, which may hold anything."""
+    found = {}
+    for text in given:
+        name, sign, sizes = text.rpartition("=")
+        if not (sign and all(size.isdecimal() and int(size) for size in sizes.split(","))):
+            raise click.BadParameter(f"{text}: write a shape as x=1,3,24,94", ctx, param)
+        found[name] = tuple(map(int, sizes.split(",")))
+    return found
+
+
 def _import(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
     for file in files:
         import_file(file)
@@ -218,16 +229,33 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     metavar="FILE.npz",
     help="Run on these: an array for each input.  [default: noise]",
 )
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=SIZES",
+    callback=_shapes,
+    help="Sizes of an input for the noise, such as x=1,3,24,94, where A leaves them open; may be repeated.  "
+    "[default: found by trying]",
+)
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
 @_json
-def verify(a: str, b: str, inputs: str | None, retrained: bool, latency: bool, as_json: bool) -> None:
+def verify(
+    a: str,
+    b: str,
+    inputs: str | None,
+    shapes: dict[str, tuple[int, ...]],
+    retrained: bool,
+    latency: bool,
+    as_json: bool,
+) -> None:
     """Compare two .onnx files: the same graph, and the same function. Exit status 1 if not."""
     from reparam_kit.onnx.run import read_inputs
     from reparam_kit.verification import verify as compare
 
     examples = read_inputs(inputs, a) if inputs else None
-    report = compare(a, b, examples, same_function=not retrained, latency=latency)
+    report = compare(a, b, examples, same_function=not retrained, latency=latency, shapes=shapes)
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
     if not report.ok:
         click.get_current_context().exit(1)

@@ -22,8 +22,9 @@ from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.exporters import USUAL, VARIANTS, Exporter, export, exporter_of, simplified
 from reparam_kit.onnx.importer.values import to_tensor
 from reparam_kit.onnx.match import Match, match
+from reparam_kit.onnx.noise import noise
 from reparam_kit.onnx.provenance import Provenance, Source
-from reparam_kit.onnx.run import Session, random_inputs
+from reparam_kit.onnx.run import Session
 from reparam_kit.onnx.weights import OnnxFile, read_onnx
 from reparam_kit.onnx.write_back import write_back
 from reparam_kit.restoration import Restored
@@ -64,7 +65,7 @@ def export_onnx(
         path: the file to write. External data of ``like`` goes beside it, as :func:`reparam_kit.save` puts it.
         like: the original.
         example_inputs: what to trace the model on. With ``like`` they may be left out: noise in the shapes of its
-            inputs is taken, where a free batch is 2 and any other free dimension 64.
+            inputs is taken, where a free batch is 2 and any other free dimension a size at which the file runs.
         simplify: where the plain export does not match, try what onnxsim makes of it, by either exporter: against
             ``like``, which may have been simplified itself, then against what onnxsim makes of ``like``. Only in the
             last case is the file written not ``like`` but its simplified form. Without ``like``: simplify the file.
@@ -101,7 +102,7 @@ def _export_like(
     payload = read_file(like, "an .onnx file")
     original = read_onnx(like, payload)
     if inputs is None:
-        inputs = random_inputs([Session(like, optimised=False)], batch=2)
+        inputs = noise([Session(like, optimised=False)], [2, 1])[0]
     matches: list[Match] = []
     for result, target, fresh in _candidates(model, inputs, original, simplify):
         found = match(target, fresh)

@@ -1,16 +1,16 @@
-"""Running ONNX files with onnxruntime on the CPU: what they compute, and how long it takes."""
+"""Running ONNX files with onnxruntime on the CPU."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from statistics import median
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import onnxruntime
 import torch
+from onnx import GraphProto
 from torch import Tensor
 
 from reparam_kit.errors import InputError, first_line, suggestion
@@ -18,16 +18,18 @@ from reparam_kit.files import read_file, require_file
 from reparam_kit.onnx.external import external_files
 from reparam_kit.onnx.weights import all_tensors, parse_onnx
 
-# What onnxruntime calls the element types that random inputs are made for.
-_TYPES = {
+# What onnxruntime calls the types of tensors that numpy and torch know.
+TYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
     "tensor(double)": torch.float64,
-    "tensor(uint8)": torch.uint8,
+    "tensor(bool)": torch.bool,
+    **{
+        f"tensor({kind}{bits})": getattr(torch, f"{kind}{bits}")
+        for kind in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
 }
-
-# Taken for a free dimension other than the batch, such as the height of a fully convolutional net's input.
-_FREE_DIMENSION = 64
 
 # What the arrays of an archive may unpack to: so much, or so many times its size.
 _UNPACKED, _TIMES_PACKED = 2**28, 20
@@ -82,15 +84,26 @@ def _providers(cuda: int | None) -> list[str | tuple[str, dict[str, int]]]:
 class Session:
     """One file in onnxruntime, with its graph optimisations all on or all off.
 
+    Outputs that are no tensors of numbers (text, sequences) are left out, and named in ``left_out``.
+
     Raises:
-        InputError: onnxruntime cannot run the file.
+        InputError: onnxruntime cannot load the file, or it has no other outputs.
     """
 
     def __init__(self, path: Path, *, optimised: bool, threads: int = 0) -> None:
         self.path = path
         self._session = open_session(path, optimised=optimised, threads=threads)
         self.inputs = self._session.get_inputs()
-        self._outputs = self._session.get_outputs()
+        outputs = self._session.get_outputs()
+        self._outputs = [entry.name for entry in outputs if entry.type in TYPES]
+        self.left_out = [entry.name for entry in outputs if entry.type not in TYPES]
+        if not self._outputs:
+            raise InputError(f"{path} has no output of numbers")
+
+    @cached_property
+    def graph(self) -> GraphProto:
+        """What the file holds."""
+        return parse_onnx(read_file(self.path, "an .onnx file"), str(self.path)).graph
 
     @property
     def has_free_batch(self) -> bool:
@@ -101,53 +114,29 @@ class Session:
         """Return the outputs for ``inputs``, both in the order of the graph.
 
         Raises:
-            InputError: they do not fit the graph.
+            InputError: they do not fit the graph. Of floating-point numbers the precision is no matter.
         """
         shapes = [list(tensor.shape) for tensor in inputs]
         if len(inputs) != len(self.inputs):
             raise InputError(
                 f"{self.path} takes {len(self.inputs)} inputs, not {len(inputs)} of shapes {shapes}"
             )
-        feed = {entry.name: tensor.numpy() for entry, tensor in zip(self.inputs, inputs, strict=True)}
+        feed = {
+            entry.name: _of_precision(tensor, TYPES.get(entry.type)).numpy()
+            for entry, tensor in zip(self.inputs, inputs, strict=True)
+        }
         try:
-            arrays = self._session.run(None, feed)
+            arrays = self._session.run(self._outputs, feed)
         except Exception as error:  # as above
             raise InputError(
                 f"onnxruntime cannot run {self.path} on inputs of shapes {shapes}: {_line(error)}"
             ) from error
-        return {
-            entry.name: torch.from_numpy(array) for entry, array in zip(self._outputs, arrays, strict=True)
-        }
+        return {name: torch.from_numpy(array) for name, array in zip(self._outputs, arrays, strict=True)}
 
 
-def random_inputs(sessions: Sequence[Session], batch: int) -> list[Tensor]:
-    """Inputs for all ``sessions``: standard normal, or 0..255 where the input is uint8; the same at each call.
-
-    A free first dimension becomes ``batch`` and any other free dimension 64, unless one of the sessions fixes it.
-
-    Raises:
-        InputError: the sessions take different numbers of inputs or dimensions, or an input of another type.
-    """
-    generator = torch.Generator().manual_seed(0)
-    signatures = {tuple((entry.type, len(entry.shape)) for entry in session.inputs) for session in sessions}
-    if len(signatures) > 1:
-        raise InputError("the two models take different inputs")
-    tensors = []
-    for entries in zip(*(session.inputs for session in sessions), strict=True):
-        if entries[0].type not in _TYPES:
-            raise InputError(
-                f"input {entries[0].name!r} is a {entries[0].type}: give example_inputs to run it on"
-            )
-        shape = [
-            next((size for size in sizes if isinstance(size, int)), _FREE_DIMENSION if axis else batch)
-            for axis, sizes in enumerate(zip(*(entry.shape for entry in entries), strict=True))
-        ]
-        dtype = _TYPES[entries[0].type]
-        noise = torch.randn(shape, generator=generator)
-        tensors.append(
-            noise.to(dtype) if dtype.is_floating_point else (noise * 50 + 128).clamp(0, 255).to(dtype)
-        )
-    return tensors
+def _of_precision(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    floating = dtype is not None and dtype.is_floating_point and tensor.is_floating_point()
+    return tensor.to(dtype) if floating else tensor
 
 
 def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
@@ -155,7 +144,7 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
     names.
 
     Raises:
-        InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or onnxruntime cannot run ``model``.
+        InputError: ``path`` is not a ``.npz`` of numbers or lacks an input, or ``model`` is not an ONNX file.
 
     >>> np.savez("inputs.npz", x=np.zeros((2, 3, 16, 16), np.float32))
     >>> [x.shape for x in read_inputs("inputs.npz", "deployed.onnx")]
@@ -176,7 +165,9 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
         raise InputError(
             f"{path} holds no arrays with names; write it with numpy.savez, an array for each input"
         )
-    names = [entry.name for entry in Session(Path(model), optimised=False).inputs]
+    graph = parse_onnx(read_file(model, "an .onnx file"), str(model)).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    names = [info.name for info in graph.input if info.name not in stored]
     for name in names:
         if name not in tensors:
             raise InputError(
@@ -191,30 +182,6 @@ def _check_unpacked(path: Path) -> None:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > max(_UNPACKED, _TIMES_PACKED * path.stat().st_size):
             raise ValueError(f"it would unpack to {unpacked:,} bytes; write it with numpy.savez")
-
-
-def latency_ratio(a: str | Path, b: str | Path, runs: int = 50) -> float:
-    """Return how long ``b`` takes for one image, in units of what ``a`` takes: the median of ``runs`` pairs.
-
-    Both run on one thread, fully optimised, alternately, in reversed order each time, so that a machine which
-    gets slower or faster meanwhile does so for both.
-
-    Raises:
-        InputError: onnxruntime cannot run a file, or the two do not take the same inputs.
-    """
-    first, second = (Session(Path(path), optimised=True, threads=1) for path in (a, b))
-    inputs = random_inputs([first, second], batch=1)
-    for session in (first, second):
-        session(inputs)
-    ratios = []
-    for turn in range(runs):
-        seconds = {}
-        for session in (first, second) if turn % 2 else (second, first):
-            start = time.perf_counter()
-            session(inputs)
-            seconds[session] = time.perf_counter() - start
-        ratios.append(seconds[second] / seconds[first])
-    return median(ratios)
 
 
 def _line(error: Exception) -> str:

@@ -5,26 +5,17 @@ The two questions are asked apart, because a retrained model answers yes to the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from torch import Tensor, nn
+from torch import nn
 
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.inputs import Inputs, arguments
-from reparam_kit.onnx.diff import compare
-from reparam_kit.onnx.run import latency_ratio
-from reparam_kit.onnx.weights import OnnxFile, read_onnx
+from reparam_kit.onnx.noise import Shapes
 from reparam_kit.surgery import fold
-from reparam_kit.verification.outputs import Model, compare_file_outputs, compare_module_outputs
-from reparam_kit.verification.quantisation import (
-    OutputRisk,
-    Quantisation,
-    compare_file_kernels,
-    compare_module_kernels,
-)
+from reparam_kit.verification.files import compare_files, opened, run_files
+from reparam_kit.verification.outputs import Model, compare_module_outputs
+from reparam_kit.verification.quantisation import OutputRisk, Quantisation, compare_module_kernels
 from reparam_kit.verification.report import OutputError, Report
-from reparam_kit.verification.simulation import quantised_file_outputs, quantised_module_outputs
+from reparam_kit.verification.simulation import quantised_module_outputs
 from reparam_kit.verification.structure import compare_modules
 
 __all__ = ["OutputError", "Report", "verify"]
@@ -37,6 +28,7 @@ def verify(
     *,
     same_function: bool = True,
     latency: bool = False,
+    shapes: Shapes | None = None,
 ) -> Report:
     """Compare ``b`` with ``a``; each is an ``nn.Module`` or the path of a ``.onnx`` file.
 
@@ -47,6 +39,8 @@ def verify(
     whatever mode and device they are on; files run in onnxruntime on the CPU. The largest error of an output in units
     of its largest value must not exceed: of two modules, twice the error that ``a`` itself has against its float64
     run (at least 4 machine epsilons); where a file takes part, 1e-5 (for a lower precision, 4 machine epsilons).
+    Two files that onnxruntime cannot run are judged by graph and weights alone, and a note says so: those of the same
+    function then have the same weights.
 
     What INT8 weights would cost each of two modules or two files is simulated and reported too
     (:class:`~reparam_kit.verification.quantisation.Quantisation`), without being judged.
@@ -54,51 +48,43 @@ def verify(
     Args:
         a: the model to compare with. An expanded module has the structure of what it folds to.
         b: the model that is judged.
-        example_inputs: the inputs to run on. Without them two modules are not run, and a file is run on standard
-            normal noise in the shape of its inputs (bytes for uint8).
+        example_inputs: the inputs to run on. Without them two modules are not run, and a file is run on noise in the
+            shape of its inputs: standard normal, bytes as in pictures, integers as far up as they may go. Sizes that a
+            file leaves open are found by its weights and by trying.
         same_function: False for a model that was retrained on purpose.
         latency: also measure how long ``b`` takes compared with ``a``. Both must be files.
+        shapes: of inputs of a file by their names, for the noise: those that could not be found.
 
     Raises:
-        InputError: a file or a module cannot be read or run, or ``latency`` is asked of a module.
+        InputError: a file or a module cannot be read, or not be run on ``example_inputs`` or at ``shapes``; or
+            ``latency`` or ``shapes`` are asked of modules.
 
     >>> report = verify("deployed.onnx", "better.onnx", same_function=False)
     >>> report.ok, len(report.structure.payloads)
     (True, 1)
     """
     inputs = None if example_inputs is None else [x.detach().cpu() for x in arguments(example_inputs)]
+    if shapes and inputs is not None:
+        raise InputError("shapes are of noise, and example_inputs are given: give one of them")
+    if not isinstance(a, nn.Module) and not isinstance(b, nn.Module):
+        return compare_files(a, b, inputs, shapes, same_function=same_function, latency=latency)
+    if latency:
+        raise InputError("latency is compared between two .onnx files; export the module first")
+    if not (isinstance(a, nn.Module) and isinstance(b, nn.Module)):
+        ran = run_files(opened(a, b), inputs, shapes)
+        notes = (ran.note, "structure not compared: one is a module, the other a file")
+        return Report(None, ran.outputs, notes, same_function)
+    if shapes:
+        raise InputError("shapes are of the inputs of files; give example_inputs to run modules on")
+    note = "outputs not compared: give example_inputs to run the modules on"
+    deployed = _folded(a)
     outputs: tuple[OutputError, ...] = ()
     moved: tuple[OutputRisk, ...] = ()
-
-    if isinstance(a, nn.Module) or isinstance(b, nn.Module):
-        if latency:
-            raise InputError("latency is compared between two .onnx files; export the module first")
-        if not (isinstance(a, nn.Module) and isinstance(b, nn.Module)):
-            outputs, note = compare_file_outputs(a, b, inputs)
-            notes = (note, "structure not compared: one is a module, the other a file")
-            return Report(None, outputs, notes, same_function)
-        note = "outputs not compared: give example_inputs to run the modules on"
-        deployed = _folded(a)
-        if inputs is not None:
-            outputs, note = compare_module_outputs(a, b, inputs)
-            moved = quantised_module_outputs(deployed, b, inputs)
-        quantisation = Quantisation(compare_module_kernels(deployed, b), moved)
-        structure = compare_modules(deployed, b)
-        return Report(structure, outputs, (note,), same_function, quantisation=quantisation)
-
-    files = read_onnx(a), read_onnx(b)
-    structure = compare(*files)
-    try:
-        outputs, note = compare_file_outputs(a, b, inputs)
-        moved = quantised_file_outputs(a, b, files, inputs)
-    except InputError as error:
-        if structure.same_graph:
-            raise
-        note = f"outputs not compared: {error}"
-    sizes = _size(a, files[0]), _size(b, files[1])
-    ratio = latency_ratio(a, b) if latency else None
-    quantisation = Quantisation(compare_file_kernels(*files), moved)
-    return Report(structure, outputs, (note,), same_function, sizes, ratio, quantisation)
+    if inputs is not None:
+        outputs, note = compare_module_outputs(a, b, inputs)
+        moved = quantised_module_outputs(deployed, b, inputs)
+    quantisation = Quantisation(compare_module_kernels(deployed, b), moved)
+    return Report(compare_modules(deployed, b), outputs, (note,), same_function, quantisation=quantisation)
 
 
 def _folded(model: nn.Module) -> nn.Module:
@@ -106,7 +92,3 @@ def _folded(model: nn.Module) -> nn.Module:
         return fold(model)
     except NothingToDoError:
         return model
-
-
-def _size(path: str | Path, file: OnnxFile) -> int:
-    return Path(path).stat().st_size + sum(map(len, file.external.values()))

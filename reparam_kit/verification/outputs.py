@@ -2,7 +2,7 @@
 
 Exactness is a number here, relative to the scale of the output. Two modules are both held against the float64 run of
 the first: the second may be no further from it than twice the distance at which the first, in its own precision,
-already is. Where a file takes part there is no such run, and a fixed tolerance stands in for it.
+already is. Where a file takes part (see :mod:`.files`) there is no such run, and a fixed tolerance stands in for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reparam_kit.errors import InputError, first_line
-from reparam_kit.onnx.run import Session, random_inputs
 from reparam_kit.substitution import duplicate
 from reparam_kit.verification.report import OutputError
 
@@ -55,35 +54,6 @@ def compare_module_outputs(
         for error in errors_of(truth, of_a, {})
     }
     return errors_of(truth, of_b, tolerances), "b is held against a in float64, and to twice the error of a"
-
-
-def compare_file_outputs(
-    a: Model, b: Model, inputs: Sequence[Tensor] | None
-) -> tuple[tuple[OutputError, ...], str]:
-    """Compare as :func:`compare_module_outputs` does, where at least one of the two is a file.
-
-    Files run with graph optimisations off and on. Without ``inputs`` they get random ones, at batch 1 and, where the
-    batch is free, 3; with them, also their first sample alone.
-    """
-    pairs = list(zip(_twice(a), _twice(b), strict=True))
-    sessions = [side for pair in pairs for side in pair if isinstance(side, Session)]
-    free = all(session.has_free_batch for session in sessions)
-    if inputs is None:
-        runs = [random_inputs(sessions, batch) for batch in ((1, 3) if free else (1,))]
-    else:
-        runs = [list(inputs), [x[:1] for x in inputs]] if free and len(inputs[0]) > 1 else [list(inputs)]
-    of_a, of_b = ([pair[side](run) for pair in pairs for run in runs] for side in (0, 1))
-    shapes = ", ".join(str([list(x.shape) for x in run]) for run in runs)
-    kind = "random" if inputs is None else "the given"
-    note = f"run in onnxruntime, graph optimisations off and on, on {kind} inputs of shapes {shapes}"
-    return errors_of(of_a, of_b, {}), note
-
-
-def _twice(model: Model) -> tuple[Runner, Runner]:
-    """Return a file without and with graph optimisations; a module, which knows of none, two times."""
-    if isinstance(model, nn.Module):
-        return (runner(model),) * 2
-    return Session(Path(model), optimised=False), Session(Path(model), optimised=True)
 
 
 def runner(module: nn.Module, dtype: torch.dtype | None = None) -> Runner:
@@ -150,10 +120,16 @@ def _error(name: str, expected: Sequence[Tensor], found: Sequence[Tensor], toler
     cosines = []
     for x, y in zip(expected, found, strict=True):
         rows = [(z.flatten(1) if z.dim() > 1 else z.reshape(1, z.numel())).double() for z in (x, y)]
-        cosines.append(torch.where((rows[0] == rows[1]).all(1), 1.0, F.cosine_similarity(rows[0], rows[1])))
+        cosines.append(torch.where(_same(*rows).all(1), 1.0, F.cosine_similarity(rows[0], rows[1])))
     x, y = (torch.cat([z.flatten().double() for z in runs]) for runs in (expected, found))
-    max_abs, scale = float((x - y).abs().max()), float(x.abs().max())
+    max_abs = float(torch.where(_same(x, y), 0, x - y).abs().max())
+    scale = float(torch.where(x.isfinite(), x, 0).abs().max())
     return OutputError(name, max_abs, max_abs / (scale or 1.0), float(torch.cat(cosines).min()), tolerance)
+
+
+def _same(x: Tensor, y: Tensor) -> Tensor:
+    """Return where two tensors hold the same number, or both none."""
+    return (x == y) | (x.isnan() & y.isnan())
 
 
 def _epsilon(output: Tensor) -> float:

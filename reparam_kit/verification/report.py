@@ -55,9 +55,21 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """The same structure and, if ``same_function`` was asked for, every output within its tolerance."""
+        """The same structure and, if ``same_function`` was asked for, every output within its tolerance; the same
+        weights where files were not run.
+        """
         same_structure = self.structure is None or self.structure.same_graph
-        return same_structure and (not self.same_function or all(output.ok for output in self.outputs))
+        return same_structure and (not self.same_function or self._same_function)
+
+    @property
+    def _same_function(self) -> bool:
+        moved = self.structure is not None and bool(self.structure.payloads)
+        return not moved if self._not_run else all(output.ok for output in self.outputs)
+
+    @property
+    def _not_run(self) -> bool:
+        """Whether these are files that onnxruntime could not run."""
+        return self.file_sizes is not None and not self.outputs
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
@@ -67,7 +79,9 @@ class Report:
 
     def __str__(self) -> str:
         equal = "equal" if self.same_function else "equal but for the weights"
-        lines = [equal if self.ok else f"NOT {equal}"]
+        judged = "graph and weights" if self.same_function else "the graph"
+        known = f", judged by {judged} alone: the files were not run" if self._not_run else ""
+        lines = [f"{'' if self.ok else 'NOT '}{equal}{known}"]
         if self.structure is not None:
             lines += str(self.structure).splitlines()
         for output in self.outputs:

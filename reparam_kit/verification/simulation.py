@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from reparam_kit.onnx.run import Session, random_inputs
+from reparam_kit.onnx.run import Session
 from reparam_kit.onnx.weights import OnnxFile
 from reparam_kit.substitution import duplicate
 from reparam_kit.verification.outputs import Outputs, errors_of, runner
@@ -30,17 +30,14 @@ def quantised_module_outputs(a: nn.Module, b: nn.Module, inputs: Sequence[Tensor
 
 
 def quantised_file_outputs(
-    a: str | Path, b: str | Path, files: tuple[OnnxFile, OnnxFile], inputs: Sequence[Tensor] | None
+    a: str | Path, b: str | Path, files: tuple[OnnxFile, OnnxFile], inputs: Sequence[Tensor]
 ) -> tuple[OutputRisk, ...]:
-    """Run as :func:`quantised_module_outputs` does, for the files at ``a`` and ``b``; without ``inputs`` on random
-    ones.
+    """Run as :func:`quantised_module_outputs` does, for the files at ``a`` and ``b``.
 
     Raises:
         InputError: a file cannot be run, or not on these inputs.
     """
     sessions = [Session(Path(path), optimised=True) for path in (a, b)]
-    if inputs is None:
-        inputs = random_inputs(sessions, 3 if all(session.has_free_batch for session in sessions) else 1)
     runs = []
     for session, file in zip(sessions, files, strict=True):
         with TemporaryDirectory() as folder:

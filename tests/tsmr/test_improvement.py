@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 import reparam_kit as rk
@@ -54,6 +55,39 @@ def test_the_same_call_goes_on_after_an_interruption(files: dict[str, Any], tmp_
     resumed: Improved = improve(**files, callbacks=[left])
     assert left.epochs == 1
     assert resumed.output.read_bytes() == whole.output.read_bytes()
+
+
+def test_a_file_that_onnxruntime_does_not_run_is_improved_and_judged_by_its_graph(
+    files: dict[str, Any], tmp_path: Path
+) -> None:
+    model = onnx.load(files["student"])
+    model.ir_version = 99
+    onnx.save(model, tmp_path / "newer.onnx")
+    improved = improve(**{**files, "student": tmp_path / "newer.onnx"})
+    assert improved.verification is not None
+    assert improved.verification.structure.same_graph
+    assert improved.verification.structure.payloads
+    assert improved.verification.outputs == ()
+    assert "outputs not compared: onnxruntime cannot load" in improved.page.read_text()
+
+
+def test_the_written_file_is_run_on_images_of_the_data(files: dict[str, Any]) -> None:
+    improved = improve(**files)
+    assert improved.verification is not None
+    assert "on the given inputs" in improved.verification.notes[0]
+
+
+def test_a_run_has_its_file_and_its_page_whatever_comes_of_the_verification(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise rk.VerificationError("another graph")
+
+    monkeypatch.setattr(rk, "verify", fails)
+    with pytest.raises(rk.VerificationError):
+        improve(**files)
+    assert rk.diff(files["student"], files["output"]).same_graph
+    assert files["output"].with_name("out.onnx.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from nets import nudged
-from onnx import ModelProto, TensorProto, parser
+from onnx import TensorProto, parser
 from onnx_models import net, raw, retrained, save, save_external, typed
 from torch import Tensor
 
@@ -122,42 +121,21 @@ def test_free_image_size_several_inputs_and_bytes(tmp_path: Path) -> None:
     assert "[[1, 3, 64, 64], [1, 1]], [[3, 3, 64, 64], [3, 1]]" in verify(a, a).notes[0]
 
 
-def test_an_input_that_noise_does_not_suit(tmp_path: Path) -> None:
-    a = save(parser.parse_model(IMAGES.replace("TYPE", "int64")), tmp_path / "a.onnx")
-    with pytest.raises(InputError, match=r"input 'x' is a tensor\(int64\): give example_inputs"):
-        verify(a, a)
-    assert verify(a, a, [torch.ones(1, 3, 4, 4, dtype=torch.int64), torch.ones(1, 1)]).ok
-
-
 def test_external_data_counts_as_file_size(tmp_path: Path) -> None:
     a = save_external(net(), tmp_path / "a.onnx")
     size = a.stat().st_size + (tmp_path / "weights.bin").stat().st_size
     assert verify(a, a).file_sizes == (size, size)
 
 
-def _unknown_operator(model: ModelProto) -> None:
-    model.graph.node[2].op_type = "Rellu"
-
-
-def _missing_tensor(model: ModelProto) -> None:
-    del model.graph.initializer[0]
-
-
 @pytest.mark.parametrize(
-    ("spoil", "inputs", "message"),
+    ("inputs", "message"),
     [
-        (_unknown_operator, None, "onnxruntime cannot load .*a.onnx: .*Rellu"),
-        (_missing_tensor, None, "onnxruntime cannot load .*a.onnx: .*conv_w"),
-        (lambda m: None, [torch.randn(1, 3, 8, 8)] * 2, "a.onnx takes 1 inputs, not 2"),
-        (lambda m: None, [torch.randn(1, 5, 8, 8)], r"cannot run .* on inputs of shapes \[\[1, 5, 8, 8\]\]"),
+        ([torch.randn(1, 3, 8, 8)] * 2, "a.onnx takes 1 inputs, not 2"),
+        ([torch.randn(1, 5, 8, 8)], r"cannot run .* on inputs of shapes \[\[1, 5, 8, 8\]\]"),
     ],
 )
-def test_files_that_do_not_run(
-    tmp_path: Path, spoil: Callable[[ModelProto], None], inputs: list[Tensor] | None, message: str
-) -> None:
-    model = net()
-    spoil(model)
-    a = save(model, tmp_path / "a.onnx")
+def test_inputs_that_do_not_fit(tmp_path: Path, inputs: list[Tensor], message: str) -> None:
+    a = save(net(), tmp_path / "a.onnx")
     with pytest.raises(InputError, match=message) as caught:
         verify(a, a, inputs)
     assert "\n" not in str(caught.value)

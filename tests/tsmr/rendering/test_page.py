@@ -75,6 +75,7 @@ class Verified:
             "structure": {"same_graph": not changes, "changes": list(changes), "payloads": [payload]},
             "outputs": [{"name": "y", "cosine": 0.98765}],
             "file_sizes": [1000, 2000],
+            "notes": ["run in onnxruntime on the given inputs"],
             "latency_ratio": 1.0432,
             "quantisation": {"kernels": [{}, {}], "at_risk": ["c1.w"], "outputs": []},
         }
