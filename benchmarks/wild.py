@@ -3,8 +3,8 @@
     python -m benchmarks.wild FOLDER [--record FILE]
 
 Each ``.onnx`` file is tried on noise in the shape of its inputs; one that onnxruntime cannot run counts as refused.
-``--record`` writes the table as Markdown. ``benchmarks/results/wild.md`` is that of the files of the wild that it lists,
-which are not the project's to copy. Exit status 1 if anything fails.
+``--record`` writes the table as Markdown; ``benchmarks/results/wild.md`` is that of files of public repositories, which
+it lists. Exit status 1 if anything fails.
 """
 
 from __future__ import annotations
