@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.run import open_session as open_session
     from reparam_kit.onnx.run import read_inputs as read_inputs
     from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint
+    from reparam_kit.onnx.write_back import as_written as as_written
     from reparam_kit.outputs import Output as Output
     from reparam_kit.outputs import hold_apart as hold_apart
     from reparam_kit.planning import cost_ratio as cost_ratio

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recipes.faces import Comparison, Verdict
 from recipes.tsmr.ingredients import Ingredients
 from recipes.tsmr.training.history import History
-from reparam_kit import duplicate
+from reparam_kit import as_written, duplicate
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -98,7 +98,7 @@ def _judged(given: Ingredients[Any], history: History) -> Iterator[tuple[float, 
 def between(model: Model, weights: Mapping[str, Tensor], share: float) -> Model:
     """Return a copy of ``model``, ``share`` of the way to ``weights``; what is no floating point number is theirs.
 
-    0 gives the values of ``model`` exactly, and 1 those of ``weights``.
+    It is rounded as the student's file will be. 0 gives the values of ``model`` exactly, and 1 those of ``weights``.
     """
     mixed = duplicate(model)
     state = mixed.state_dict()
@@ -108,4 +108,4 @@ def between(model: Model, weights: Mapping[str, Tensor], share: float) -> Model:
             whole = share == 1 or not tensor.is_floating_point()
             state[name] = target if whole else tensor.lerp(target, share)
     mixed.load_state_dict(state)
-    return mixed
+    return as_written(mixed)

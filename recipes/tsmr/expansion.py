@@ -60,8 +60,9 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
 
 
 def deployable(trained: Model) -> Model:
-    """Return a copy of ``trained`` without what ``expanded`` put in: the student's graph again."""
-    try:
-        return rk.fold(trained)
-    except rk.NothingToDoError:
-        return rk.duplicate(trained)
+    """Return a copy of ``trained`` without what ``expanded`` put in: the student's graph again, with the weights that
+    its file will hold.
+    """
+    with suppress(rk.NothingToDoError):
+        trained = rk.fold(trained)
+    return rk.as_written(trained)

@@ -8,18 +8,20 @@ bit for bit what it was or exactly what the module holds.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from reparam_kit.atomic import atomic_paths
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.keys import TensorKey
-from reparam_kit.onnx.provenance import Provenance
+from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import (
     OnnxFile,
     all_tensors,
@@ -31,7 +33,9 @@ from reparam_kit.onnx.weights import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    Model = TypeVar("Model", bound=nn.Module)
 
 Values = dict[TensorKey, NDArray[Any]]
 
@@ -51,10 +55,6 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             file's dtype; or ``path`` cannot be written.
         VerificationError: what would be written differs from the original in more than weights. No file is written.
     """
-    # With torch, which comparing two files does without.
-    from reparam_kit.algebra import Expanded
-    from reparam_kit.restoration import Restored
-
     path = Path(path)
     provenance: Provenance | None = getattr(module, "meta", {}).get("onnx")
     if provenance is None:
@@ -62,10 +62,7 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             "the model was not loaded from an ONNX file, so there is none to write its weights into; load the "
             "deployed .onnx and train that model, or export this one with torch.onnx.export"
         )
-    if any(isinstance(part, Expanded | Restored) for part in module.modules()):
-        raise InputError(
-            "the model still has expanded layers or restored BatchNorms, which the file has no place for; fold it first"
-        )
+    _require_folded(module)
     name = str(provenance.path or "the original")
     original = OnnxFile(parse_onnx(provenance.payload, name), provenance.external)
     moved = _moved(module, provenance, original)
@@ -75,12 +72,7 @@ def write_back(module: nn.Module, path: str | Path) -> None:
     )
     stored = stored_tensors(edited.model)
     for key, values in moved.items():
-        finite = np.isfinite(values).reshape(-1) & np.isfinite(rounded(values, stored[key]))
-        if not finite.all():
-            raise InputError(
-                f"{key}: {(~finite).sum()} of {finite.size} new values are NaN, infinite or too large for "
-                f"{dtype_name(stored[key])}; the training diverged, so write an earlier state of the model"
-            )
+        _require_finite(key, values, stored[key])
         edited.write(stored[key], values)
     renamed = _rename_external(edited, path)
     if provenance.path is not None and path.resolve() != provenance.path.resolve():
@@ -98,6 +90,67 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             temporary.write_bytes(content)
 
 
+def as_written(model: Model) -> Model:
+    """Return a copy of ``model`` whose weights are those that :func:`write_back` would write.
+
+    They are what the type that the file stores them in can hold, such as float16. Layers whose weights it stores as
+    integers keep theirs, which they round in each pass. A model that did not come from ONNX is copied as it is.
+
+    Raises:
+        InputError: ``model`` came from ONNX and is not folded, lacks one of the tensors or has it in another size, or
+            holds a value that is not finite in the file's dtype.
+
+    >>> net = as_written(rk.load("deployed.onnx"))
+    """
+    import torch
+
+    from reparam_kit.substitution import duplicate
+
+    copied = duplicate(model)
+    provenance: Provenance | None = getattr(copied, "meta", {}).get("onnx")
+    if provenance is None:
+        return copied
+    _require_folded(copied)
+    original = OnnxFile(parse_onnx(provenance.payload, "the original"), provenance.external)
+    stored, state = stored_tensors(original.model), copied.state_dict(keep_vars=True)
+    for name, source in provenance.tensors.items():
+        if source.grid is not None:
+            continue
+        tensor, held = stored[source.key], _tensor(state, name, source)
+        new = source.changed(original.read(tensor), held)
+        if new is not None:
+            _require_finite(source.key, new, tensor)
+            values = source.values(rounded(new, tensor).reshape(source.shape)).astype(np.float64)
+            held.data.copy_(torch.from_numpy(values).reshape(held.shape))
+    return copied
+
+
+def _require_folded(module: nn.Module) -> None:
+    # With torch, which comparing two files does without.
+    from reparam_kit.algebra import Expanded
+    from reparam_kit.restoration import Restored
+
+    if any(isinstance(part, Expanded | Restored) for part in module.modules()):
+        raise InputError(
+            "the model still has expanded layers or restored BatchNorms, which the file has no place for; fold it first"
+        )
+
+
+def _require_finite(key: TensorKey, values: NDArray[Any], tensor: TensorProto) -> None:
+    finite = np.isfinite(values).reshape(-1) & np.isfinite(rounded(values, tensor))
+    if not finite.all():
+        raise InputError(
+            f"{key}: {(~finite).sum()} of {finite.size} new values are NaN, infinite or too large for "
+            f"{dtype_name(tensor)}; the training diverged, so write an earlier state of the model"
+        )
+
+
+def _tensor(state: Mapping[str, Tensor], name: str, source: Source) -> Tensor:
+    if name not in state:
+        raise InputError(f"the model has no tensor {name!r} any more, which is {source.key}")
+    return state[name]
+
+
 def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Values:
     """Return the new numbers of each tensor whose old ones, as the module's dtype holds them, are not the module's."""
     state = module.state_dict(keep_vars=True)
@@ -105,9 +158,7 @@ def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Val
     found: dict[TensorKey, tuple[str, NDArray[Any] | None]] = {}
     for name, source in provenance.tensors.items():
         key = source.key
-        if name not in state:
-            raise InputError(f"the model has no tensor {name!r} any more, which is {key}")
-        new = source.changed(original.read(stored[key]), state[name])
+        new = source.changed(original.read(stored[key]), _tensor(state, name, source))
         if new is not None and key not in trainable:
             raise InputError(
                 f"{key} was changed, but it is a part of the graph's structure, not a weight; restore it"

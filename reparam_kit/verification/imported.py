@@ -19,8 +19,8 @@ from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, VerificationError, first_line
 from reparam_kit.inputs import Inputs, arguments
-from reparam_kit.onnx import write_back
 from reparam_kit.onnx.run import Session
+from reparam_kit.onnx.write_back import as_written, write_back
 from reparam_kit.substitution import duplicate
 
 # Of a node's largest value, or so many epsilons of its type. More where inputs that differ by rounding alone (_NUDGE)
@@ -53,7 +53,7 @@ def check_import(model: nn.Module, inputs: Inputs) -> str | None:
     if not isinstance(model, fx.GraphModule):
         raise InputError("the model was not loaded from an ONNX file, so there is none to compare it with")
     given = [x.detach().cpu() for x in arguments(inputs)]
-    copied = duplicate(model).cpu().eval()
+    copied = as_written(model).cpu().eval()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_back(copied, path)
@@ -235,6 +235,8 @@ def _distance(found: Tensor, expected: Tensor) -> float:
     """
     if found.numel() != expected.numel():
         return math.inf
+    if expected.is_floating_point():  # what is held in float32 may be beyond the largest of a half type
+        found = found.to(expected.dtype)
     a, b = found.reshape(-1).double(), expected.reshape(-1).double()
     if not expected.is_floating_point():
         return float((a != b).double().mean()) if a.numel() else 0.0

@@ -126,14 +126,10 @@ def test_importing_draws_no_random_numbers(path: Path) -> None:
     assert torch.get_rng_state().equal(before)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_the_dtype_of_the_file_is_kept(dtype: type, path: Path) -> None:
-    model = load(
-        path,
-        "net (float[N,3,8,8] x) => (float[N,4,6,6] y) { y = Conv (x, w) }",
-        {"w": np.ones((4, 3, 3, 3), dtype)},
-    )
-    assert model.state_dict()["y.weight"].numpy().dtype == dtype
+def test_the_dtype_of_a_double_file_is_kept(path: Path) -> None:
+    text = "net (float[N,3,8,8] x) => (float[N,4,6,6] y) { y = Conv (x, w) }"
+    model = load(path, text, {"w": np.ones((4, 3, 3, 3))})
+    assert model.state_dict()["y.weight"].dtype == torch.float64
 
 
 def test_dropout_works_in_training_only(path: Path) -> None:

@@ -52,7 +52,7 @@ def require_fit(model: nn.Module, views: Views, judges: Sequence[Judge], config:
     judged = [preset.prepared_shape(images.shape[1:], images.dtype == torch.uint8) for images in shown]
     signature = read_signature(model)
     if signature is not None:
-        signature.require_images("the student")
+        signature.require_images("the student", ("float32", "float16", "bfloat16"))
         signature.require_size("the student", training, "the training images are")
         for shape in judged:
             signature.require_size("the student", shape, "the validation images are")

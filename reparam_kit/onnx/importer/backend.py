@@ -13,7 +13,7 @@ from onnx.backend import base
 from torch import Tensor, fx
 
 from reparam_kit.onnx.importer.load import import_file
-from reparam_kit.onnx.importer.values import DTYPES, to_tensor
+from reparam_kit.onnx.importer.values import DTYPES, dtype_of, to_tensor
 from reparam_kit.onnx.weights import OnnxFile, parse_onnx
 
 _TYPES = {dtype: onnx_type for onnx_type, dtype in DTYPES.items()}
@@ -32,7 +32,8 @@ class Backend(base.Backend):
         """
         payload = model.SerializeToString()
         imported = import_file(OnnxFile(parse_onnx(payload, "the ONNX model"), {}), payload)
-        return Prepared(imported.to(device.lower()), device.lower())
+        types = [dtype_of(output.type.tensor_type.elem_type) for output in model.graph.output]
+        return Prepared(imported.to(device.lower()), device.lower(), types)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -42,9 +43,10 @@ class Backend(base.Backend):
 class Prepared(base.BackendRep):
     """An imported model on its device."""
 
-    def __init__(self, model: fx.GraphModule, device: str) -> None:
+    def __init__(self, model: fx.GraphModule, device: str, types: Sequence[torch.dtype]) -> None:
         self.model = model
         self._device = device
+        self._types = types
 
     def run(self, inputs: Sequence[NDArray[Any]], **kwargs: Any) -> tuple[NDArray[Any], ...]:
         """Return the graph's outputs for its inputs, both in order."""
@@ -54,11 +56,15 @@ class Prepared(base.BackendRep):
         )
         with torch.no_grad():
             result = self.model(*(tensor.to(self._device) for tensor in tensors))
-        return tuple(map(_to_array, result if isinstance(result, tuple) else (result,)))
+        results = result if isinstance(result, tuple) else (result,)
+        return tuple(map(_to_array, results, self._types))
 
 
-def _to_array(tensor: Tensor) -> NDArray[Any]:
+def _to_array(tensor: Tensor, dtype: torch.dtype) -> NDArray[Any]:
+    """Return ``tensor`` in the type that the graph says, if it is a half type, which torch holds in a wider one."""
     tensor = tensor.cpu()
+    if dtype.is_floating_point:
+        tensor = tensor.to(dtype)
     if tensor.dtype is torch.bfloat16:  # torch and numpy know this type by different names
         return tensor.view(torch.int16).numpy().view(helper.tensor_dtype_to_np_dtype(_TYPES[tensor.dtype]))
     return tensor.numpy()

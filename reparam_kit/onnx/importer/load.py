@@ -23,7 +23,7 @@ from reparam_kit.onnx.importer.functions import inlined
 from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
 from reparam_kit.onnx.importer.trainable import train_only
-from reparam_kit.onnx.importer.values import Value, dtype_of, to_tensor, typed
+from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_onnx
@@ -174,7 +174,10 @@ class _Import:
         for i, name in enumerate(inputs):
             optional = self._read.isdisjoint(inputs[i:])
             value = self._builder.input(name, self._examples[name], optional, name in self._batched)
-            self._values[name] = typed(value, dtype_of(types[name]))
+            dtype = dtype_of(types[name])
+            if dtype.is_floating_point and held(dtype) != dtype and not optional:
+                value = self._builder.call(widened, (value,))
+            self._values[name] = typed(value, dtype)
         for name in stored.keys() & self._read:
             tensor = to_tensor(decode(stored[name]), stored[name].data_type)
             key, dtype = TensorKey("initializer", name), dtype_of(stored[name].data_type)

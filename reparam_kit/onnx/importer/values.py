@@ -40,7 +40,7 @@ class Constant:
 
     def cast(self, dtype: torch.dtype) -> Constant:
         """Return it in another floating-point type, and still stored at the same place."""
-        return replace(self, tensor=self.tensor.to(dtype), dtype=None)
+        return replace(self, tensor=as_dtype(self.tensor, dtype), dtype=dtype)
 
     def then(self, step: Step) -> Constant:
         """Return what ``step`` makes of its numbers, stored at the same place."""
@@ -69,6 +69,8 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.BOOL: torch.bool,
 }
 
+# Half types, of which a training would lose small steps, are held in float32 and rounded once where they are written.
+_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 # Types that torch has a name for and no arithmetic: what their numbers are held in, the first and the last of them.
 _NARROW = {
     "uint16": (torch.int32, 0, 2**16 - 1),
@@ -100,16 +102,14 @@ def dtype_of(onnx_type: int) -> torch.dtype:
 def to_tensor(array: NDArray[Any], onnx_type: int) -> Tensor:
     """Return a torch copy of ``array``, which ``onnx`` has read from a tensor of that type; see :func:`held`."""
     dtype = dtype_of(onnx_type)
-    if dtype is torch.bfloat16:
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    if dtype in _HELD:
+    if held(dtype) != dtype:
         return torch.from_numpy(array.astype(str(held(dtype)).removeprefix("torch.")))
     return torch.from_numpy(np.array(array))
 
 
 def held(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of tensors of ``dtype``: itself, or a wider one where torch has no arithmetic for it."""
-    return _HELD[dtype][0] if dtype in _HELD else dtype
+    """Return the dtype of tensors of ``dtype``: itself, or a wider one that torch can compute, or train, with."""
+    return _HELD[dtype][0] if dtype in _HELD else _WIDER.get(dtype, dtype)
 
 
 def ends(dtype: torch.dtype) -> tuple[int, int]:
@@ -137,9 +137,14 @@ def file_dtype(value: Value) -> torch.dtype | None:
 def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return ``x`` in another dtype, of which integers go around beyond the last."""
     if dtype not in _HELD:
-        return x.to(dtype)
+        return x.to(held(dtype))
     first, last = ends(dtype)
     return ((x.to(torch.int64) - first) % (last - first + 1) + first).to(held(dtype))
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is of a half type, as what the file takes may be."""
+    return x.to(held(x.dtype)) if x.is_floating_point() else x
 
 
 def leaves(argument: object) -> Iterator[object]:

@@ -7,11 +7,12 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, typed
+from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, held, typed, widened
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -65,6 +66,9 @@ def cast_like(op: Op) -> Value:
 def _cast(op: Op, dtype: torch.dtype) -> Value:
     """Integers with a gradient keep it, also as floating-point numbers; a weight stays one."""
     x, old = op[0], integers(op[0])
+    known = example(x) if isinstance(x, fx.Node) and old is None else None
+    if isinstance(known, Tensor) and known.dtype == held(dtype) and dtype.is_floating_point:
+        return x  # between types that are held in one
     if isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point:
         return op.made(x.cast(dtype))
     if old is None or dtype is torch.bool:
@@ -96,4 +100,4 @@ def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
     return torch.full(tuple(sizes), value, dtype=dtype)
 
 
-rule(elementwise, as_dtype)
+rule(elementwise, as_dtype, widened)

@@ -17,7 +17,7 @@ from reparam_kit.onnx.importer.levels import reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import beside
-from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, ends
+from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, ends, held
 from reparam_kit.onnx.provenance import Grid
 
 _MICROSOFT = "com.microsoft"  # the same operators, before ONNX's had all types
@@ -32,7 +32,7 @@ def quantize(op: Op) -> Value:
     op.attr("saturate")  # about 8-bit floats
     scale, zero, division = op[1], op.get(2), op.attr("precision")
     dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
-    division = dtype_of(division) if division else op.dtype(1)
+    division = held(dtype_of(division) if division else op.dtype(1))
     if dtype in (torch.int32, torch.int64):
         raise UnsupportedError("the type of its zero point is not known, and so not the last of its integers")
     layout = op.attr("axis"), op.attr("block_size")
@@ -58,7 +58,7 @@ def dequantize(op: Op) -> Value:
             for setting in (scale.tensor, none if zero is None else zero.tensor)
         )
         return x.then(Grid(steps, shift, ends(op.dtype(0))))
-    return op.call(dequantized, x, scale, zero, dtype_of(dtype) if dtype else op.dtype(1), *layout)
+    return op.call(dequantized, x, scale, zero, held(dtype_of(dtype) if dtype else op.dtype(1)), *layout)
 
 
 def levels(
