@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from reparam_kit.errors import InputError
@@ -16,7 +17,7 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.latency import latency_ratio
 from reparam_kit.onnx.noise import Shapes, noise
 from reparam_kit.onnx.run import Session
-from reparam_kit.onnx.weights import OnnxFile, read_onnx
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, read_onnx
 from reparam_kit.verification.outputs import Model, Runner, errors_of, runner
 from reparam_kit.verification.quantisation import Quantisation, compare_file_kernels
 from reparam_kit.verification.report import OutputError, Report
@@ -24,6 +25,7 @@ from reparam_kit.verification.simulation import quantised_file_outputs
 
 Pair = tuple[Runner, Runner]
 T = TypeVar("T")
+_HALF = {TensorProto.FLOAT16: torch.float16, TensorProto.BFLOAT16: torch.bfloat16}
 
 
 class Ran(NamedTuple):
@@ -60,7 +62,16 @@ def run_files(pairs: Sequence[Pair], inputs: Sequence[Tensor] | None, shapes: Sh
     note = f"run in onnxruntime, graph optimisations off and on, on {kind} inputs of shapes {ran}"
     if left_out := sorted({name for session in sessions for name in session.left_out}):
         note += f"; not compared, since no tensors of numbers: {', '.join(map(repr, left_out))}"
-    return Ran(errors_of(of_a, of_b, {}), runs, note)
+    return Ran(errors_of(of_a, of_b, {}, _half_types(pairs[0])), runs, note)
+
+
+def _half_types(sides: Pair) -> set[torch.dtype]:
+    """Return those that a file computes in where a module does in float32."""
+    files = [side for side in sides if isinstance(side, Session)]
+    if len(files) == len(sides):
+        return set()
+    types = {tensor.data_type for file in files for tensor in all_tensors(file.graph)}
+    return {dtype for number, dtype in _HALF.items() if number in types}
 
 
 def _twice(model: Model) -> Pair:

@@ -8,7 +8,7 @@ already is. Where a file takes part (see :mod:`.files`) there is no such run, an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def compare_module_outputs(
         # Its forward makes tensors of a dtype of its own, which do not go with float64 weights.
         return errors_of(of_a, of_b, {}), "a does not run in float64, so b is held against a as it is"
     tolerances = {
-        error.name: 2 * max(error.relative, _EPSILONS * _epsilon(of_a[0][error.name]))
+        error.name: 2 * max(error.relative, _EPSILONS * _epsilon(of_a[0][error.name].dtype))
         for error in errors_of(truth, of_a, {})
     }
     return errors_of(truth, of_b, tolerances), "b is held against a in float64, and to twice the error of a"
@@ -98,16 +98,22 @@ def _near(inputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
 
 
 def errors_of(
-    reference: Sequence[Outputs], other: Sequence[Outputs], tolerances: Mapping[str, float]
+    reference: Sequence[Outputs],
+    other: Sequence[Outputs],
+    tolerances: Mapping[str, float],
+    inside: Iterable[torch.dtype] = (),
 ) -> tuple[OutputError, ...]:
     """Return one error for each output, over all runs. Outputs go by position, since two files may name them
     differently.
+
+    Where there is no tolerance it is that of the outputs' types and of those that one of the two has ``inside``.
     """
     columns = (list(zip(*(run.values() for run in runs), strict=True)) for runs in (reference, other))
     names = max(reference[0], other[0], key=len)
     errors = []
     for name, (expected, found) in zip(names, zip_longest(*columns, fillvalue=()), strict=True):
-        tolerance = max([_FILE_TOLERANCE, *(_EPSILONS * _epsilon(output) for output in found)])
+        types = {*inside, *(output.dtype for output in (*expected, *found))}
+        tolerance = max([_FILE_TOLERANCE, *(_EPSILONS * _epsilon(dtype) for dtype in types)])
         errors.append(_error(name, expected, found, tolerances.get(name, tolerance)))
     return tuple(errors)
 
@@ -132,5 +138,5 @@ def _same(x: Tensor, y: Tensor) -> Tensor:
     return (x == y) | (x.isnan() & y.isnan())
 
 
-def _epsilon(output: Tensor) -> float:
-    return torch.finfo(output.dtype).eps if output.is_floating_point() else 0.0
+def _epsilon(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0

@@ -18,7 +18,7 @@ from onnx_text import SMALL, SMALL_WEIGHTS, load, run, write
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
-from reparam_kit import as_written, check_import, expand, fold, save
+from reparam_kit import as_written, check_import, expand, fold, save, verify
 from reparam_kit.errors import InputError
 from reparam_kit.onnx import import_onnx
 
@@ -88,6 +88,9 @@ def test_a_half_file_is_trained_in_float32_and_rounded_once(tmp_path: Path, styl
     assert not same(model, again)
     assert check_import(model, x) == told
     torch.testing.assert_close(run(model, x)[0], run(written, x)[0], rtol=0.02, atol=0.02)
+    if style != "bfloat16":
+        assert verify(new, written).ok
+        assert verify(written, new).ok
     save(written, tmp_path / "twice.onnx")
     assert (tmp_path / "twice.onnx").read_bytes() == new.read_bytes()
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import onnx
 import pytest
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from torch import Tensor
 
 import reparam_kit as rk
 from recipes.tsmr import Callback, EpochReport, Improved, Stage, TSMRConfig, improve
@@ -34,6 +36,28 @@ def test_a_better_file_with_its_proof_and_its_page(
     assert improved.page == files["output"].with_name("out.onnx.html")
     assert ">student.onnx<" in page.replace("<wbr>", "")  # from where the page lies
     assert improved.to_json()["kept"] == improved.report.kept
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["half ends", "float ends"])
+def test_what_is_judged_of_a_half_file_is_what_is_written(
+    files: dict[str, Any], bin_file: Path, ends: bool
+) -> None:
+    half = convert_float_to_float16(onnx.load(files["student"]), keep_io_types=ends)
+    onnx.save(half, files["student"])
+    judged: list[dict[str, Tensor]] = []
+
+    class Keep(Callback):
+        def epoch(self, epoch: EpochReport, model: Any) -> None:
+            judged.append(model.state_dict())
+
+    improved = improve(**files, val=bin_file, callbacks=[Keep()])
+    assert rk.diff(files["student"], improved.output).same_graph
+    written = rk.load(improved.output).state_dict()
+    for name, tensor in improved.model.state_dict().items():
+        assert tensor.equal(written[name])
+    assert all(tensor.half().float().equal(tensor) for state in judged for tensor in state.values())
+    assert improved.verification is not None
+    assert improved.verification.structure.payloads
 
 
 def test_the_same_call_goes_on_after_an_interruption(files: dict[str, Any], tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def hold(path: Path) -> Signature:
             1,
             r"takes x0 uint8 .* leave the conversion from integers out",
         ),
-        (["n", 3, 112, 112], TensorProto.FLOAT16, 1, "takes x0 float16 .* convert it to float32 first"),
+        (["n", 3, 112, 112], TensorProto.DOUBLE, 1, "takes x0 double .* convert it to float32 first"),
         (["n", 3, 112, 112], TensorProto.FLOAT, 2, "takes x0 .*, x1 .*: export the net alone"),
         (
             ["n", 3, 160, "w"],
