@@ -168,7 +168,7 @@ LOST: dict[str, tuple[str, Weights, str]] = {
     "a function": (
         "f = own.made (w)",
         {"w": floats(8, 4, 3, 3)},
-        "constant '.*' is stored in a function of the file",
+        r"node '.*' \(Constant\) holds its numbers in a function",
     ),
 }
 

@@ -219,10 +219,11 @@ class Op:
     def stored(self, tensor: Tensor) -> Constant:
         """Return a constant that this node stores."""
         name = self._node.output[0]
-        [dtype] = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
+        types = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
+        dtype = types[0] if types else tensor.dtype
         if name in self._builder.file_constants:
             return self._builder.constant(TensorKey("constant", name), tensor, dtype)
-        lost = f"constant {name!r} is stored in a function of the file"
+        lost = f"{self.name} holds its numbers in a function or an attribute, where nothing is written"
         return Constant(tensor, name, dtype=dtype, lost=lost)
 
     def made(self, constant: Constant) -> Constant:
