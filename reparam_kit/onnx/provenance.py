@@ -96,12 +96,13 @@ class Grid:
     """What the integers of a quantised tensor stand for: ``(level - zero) * scale``.
 
     ``scale`` (floating point) and ``zero`` (integers) broadcast to the ONNX tensor. ``ends`` are the first and the last
-    level.
+    level. ``division`` is the type in which a number is divided by the scale to find its level.
     """
 
     scale: NDArray[Any]
     zero: NDArray[Any]
     ends: tuple[int, int]
+    division: str = "float64"
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return what the levels ``stored`` stand for, in the dtype of the scale."""
@@ -118,12 +119,25 @@ class Grid:
         return np.where(np.isfinite(values), np.clip(nearest, *self.ends), np.nan)
 
 
+class FakeGrid(Grid):
+    """A grid to which the numbers that the file holds are rounded in each pass, by a ``QuantizeLinear``."""
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers, which are stored as they are."""
+        return stored
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers, which are stored as they are."""
+        return values
+
+
 @dataclass(frozen=True)
 class Source:
     """The ONNX tensor that a parameter or buffer was read from, of the shape ``shape`` (``()`` for a scalar).
 
     ``steps`` lead from the numbers in the file to those that torch has, which are converted to its dtype at last.
-    With a :class:`Grid` among them the ONNX tensor holds integers, which a ``DequantizeLinear`` turns into numbers.
+    With a :class:`Grid` among them the ONNX tensor holds integers, which a ``DequantizeLinear`` turns into numbers, or
+    with a :class:`FakeGrid` the numbers before they are rounded.
     """
 
     key: TensorKey

@@ -50,8 +50,8 @@ _SETTINGS = {
     "Upsample": (1,),
 }
 
-# Operators that only arrange the numbers of their first input.
-_LAYOUT = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+# Operators that only arrange the numbers of their first input, or keep them in bounds.
+_LAYOUT = {"Clip", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 _Scope = tuple[tuple[Place, ...], Iterable[NodeProto], Iterable[TensorProto]]
 

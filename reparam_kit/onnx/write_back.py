@@ -21,7 +21,7 @@ from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.keys import TensorKey
-from reparam_kit.onnx.provenance import Provenance, Source
+from reparam_kit.onnx.provenance import FakeGrid, Provenance, Source
 from reparam_kit.onnx.weights import (
     OnnxFile,
     all_tensors,
@@ -114,7 +114,7 @@ def as_written(model: Model) -> Model:
     original = OnnxFile(parse_onnx(provenance.payload, "the original"), provenance.external)
     stored, state = stored_tensors(original.model), copied.state_dict(keep_vars=True)
     for name, source in provenance.tensors.items():
-        if source.grid is not None:
+        if source.grid is not None and not isinstance(source.grid, FakeGrid):
             continue
         tensor, held = stored[source.key], _tensor(state, name, source)
         new = source.changed(original.read(tensor), held)

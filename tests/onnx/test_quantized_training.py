@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from onnx_text import Weights, load, run
-from quantized import CONV, random, runtime, settings_of
+from quantized import CONV, integers, random, runtime, settings_of
 
 from reparam_kit import expand, fold
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.onnx import import_onnx, write_back
+from reparam_kit.onnx.run import Session
 
 
 def assert_not_trained(folder: Path, text: str, weights: Weights) -> None:
@@ -222,3 +224,123 @@ def test_branches_are_added_before_the_sum_is_rounded(norm: str, tmp_path: Path)
     assert (run(student, x)[0] != runtime(tmp_path / "new.onnx", x)).float().mean() < 0.01
     with pytest.raises(NothingToDoError, match="forward of its own"):
         expand(model, norm="batch")
+
+
+# From x [N,4,3,3] and a weight w that the file stores as numbers, with s and z along its first dimension of 4, to y.
+# Files after quantisation-aware training: onnxruntime's with AddQDQPairToWeight, TensorRT's, Brevitas' (with a Clip).
+_QUANTIZE = "q = QuantizeLinear <axis = 0> (w, s, z)"
+_PAIR = f"{_QUANTIZE} d = DequantizeLinear <axis = 0> (q, s, z)"
+IN_EVERY_PASS = {
+    "convolution": f"{_PAIR} y = Conv (x, d)",
+    "clip": f"{_QUANTIZE} c = Clip (q, low, high) d = DequantizeLinear <axis = 0> (c, s, z) y = Conv (x, d)",
+    "transposed": f"{_PAIR} t = Transpose <perm = [1,0,2,3]> (d) y = Conv (x, t)",
+    "transposed between": f"""{_QUANTIZE} t = Transpose <perm = [1,0,2,3]> (q)
+        d = DequantizeLinear <axis = 1> (t, s, z) y = Conv (x, d)""",
+    "reshaped": f"{_PAIR} r = Reshape (d, shape) f = Flatten (x) y = Gemm <transB = 1> (f, r)",
+    "matrix": f"""{_PAIR} r = Reshape (d, shape) t = Transpose <perm = [1,0]> (r) f = Flatten (x)
+        y = MatMul (f, t)""",
+    "slope": f"m = MaxPool <kernel_shape = [3,3]> (x) {_PAIR} y = PRelu (m, d)",
+}
+
+
+@pytest.mark.parametrize("one_scale", [False, True])
+@pytest.mark.parametrize("case", IN_EVERY_PASS)
+def test_a_weight_that_is_quantised_in_every_pass(case: str, one_scale: bool, tmp_path: Path) -> None:
+    path, new, nodes = tmp_path / "model.onnx", tmp_path / "new.onnx", IN_EVERY_PASS[case]
+    scale = random.uniform(0.01, 0.03, () if one_scale else (4,)).astype(np.float32)
+    shape = (4, 1, 1) if case == "slope" else (4, 4, 3, 3)
+    levels = random.integers(-110, 110, shape) + random.choice([0, 0.3, 0.5], shape)  # ties too
+    weights: Weights = {
+        "w": np.asarray(levels * scale.reshape(-1, *[1] * (len(shape) - 1)), np.float32),
+        "s": scale,
+        "z": np.asarray(random.integers(-9, 9, scale.shape), np.int8),
+        "low": np.array(-127, np.int8),
+        "high": np.array(127, np.int8),
+        "shape": np.array([4, 36]),
+    }
+    used = {name: value for name, value in weights.items() if re.search(rf"\b{name}[,)]", nodes)}
+    model = load(path, f"net (float[N,4,3,3] x) => (float y) {{ {nodes} }}", used)
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
+    [(name, weight)] = model.named_parameters()
+    assert np.isin(weight.detach(), used["w"]).all()  # not rounded: training goes on where it was
+    write_back(model, new)
+    assert new.read_bytes() == path.read_bytes()
+    model(-x.abs()).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.count_nonzero() == weight.numel()
+    weight.data += 0.1 * torch.randn(weight.shape)
+    write_back(model, new)
+    torch.testing.assert_close(run(model, x)[0], runtime(new, x), rtol=1e-5, atol=1e-5)
+    assert dict(import_onnx(new).named_parameters())[name].equal(weight)
+
+
+@pytest.mark.parametrize("norm", ["scale", "none"])
+def test_such_a_weight_has_branches_too(norm: str, tmp_path: Path) -> None:
+    path, new = tmp_path / "model.onnx", tmp_path / "new.onnx"
+    weights: Weights = {"w": (4, 4, 3, 3), "s": np.full(4, 0.02, np.float32), "z": np.zeros(4, np.int8)}
+    model = load(path, f"net (float[N,4,9,9] x) => (float y) {{ {_PAIR} y = Conv (x, d) }}", weights)
+    student, x = expand(model, norm=norm), torch.randn(2, 4, 9, 9)
+    assert run(student, x)[0].equal(run(model, x)[0])
+    write_back(fold(student), new)
+    assert new.read_bytes() == path.read_bytes()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)
+    write_back(fold(student), new)
+    torch.testing.assert_close(run(fold(student), x)[0], runtime(new, x), rtol=1e-5, atol=1e-5)
+
+
+# What else the file does with such a weight, so that it must stay what it is.
+ELSEWHERE = {
+    "the numbers": "p = Reshape (w, shape) e = ReduceSum (p)",
+    "the integers": "i = Cast <to = 1> (q) e = ReduceSum (i)",
+    "another scale": "o = DequantizeLinear (q, two) e = ReduceSum (o)",
+    "another quantisation": "r = QuantizeLinear (w, two) o = DequantizeLinear (r, two) e = Conv (x, o)",
+    "in another layout": """t = Transpose (q) o = DequantizeLinear <axis = 3> (t, s, z) p = Reshape (o, shape)
+        e = ReduceSum (p)""",
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_a_weight_that_is_used_in_two_ways_is_not_trained(case: str, tmp_path: Path) -> None:
+    path, nodes = tmp_path / "model.onnx", ELSEWHERE[case]
+    text = f"net (float[N,4,3,3] x) => (float y, float e) {{ {_PAIR} y = Conv (x, d) {nodes} }}"
+    weights: Weights = {
+        "w": (4, 4, 3, 3),
+        "s": np.full(4, 0.02, np.float32),
+        "z": np.zeros(4, np.int8),
+        "two": np.array(0.5, np.float32),
+        "shape": np.array([-1]),
+    }
+    used = {name: value for name, value in weights.items() if re.search(rf"\b{name}[,)]", text)}
+    model = load(path, text, used)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    x = torch.randn(1, 4, 3, 3)
+    for found, wanted in zip(run(model, x), Session(path, optimised=False)([x]).values(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    write_back(model, tmp_path / "new.onnx")
+    assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("low", "trained"), [(-7, True), (-3, False)])
+def test_stored_integers_stay_where_a_clip_puts_them(low: int, trained: bool, tmp_path: Path) -> None:
+    """As Brevitas writes weights of few bits: int8, and a Clip before the DequantizeLinear."""
+    path, new = tmp_path / "model.onnx", tmp_path / "new.onnx"
+    text = """net (float[N,4] x) => (float y) {
+        c = Clip (w, low, high) d = DequantizeLinear (c, s) y = MatMul (x, d)
+    }"""
+    weights: Weights = {
+        "w": random.integers(-7, 8, (4, 4)).astype(np.int8),
+        "s": np.array(0.1, np.float32),
+        "low": np.array(low, np.int8),
+        "high": np.array(7, np.int8),
+    }
+    model, x = load(path, text, weights), torch.randn(2, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x))
+    assert [parameter.requires_grad for parameter in model.parameters()] == [trained]
+    if trained:
+        next(model.parameters()).data += torch.randn(4, 4)
+        write_back(model, new)
+        torch.testing.assert_close(run(model, x)[0], runtime(new, x))
+        assert np.abs(integers(new)["w"]).max() == 7

@@ -36,7 +36,7 @@ from reparam_kit.onnx.importer.levels import (
     with_gradient,
 )
 from reparam_kit.onnx.importer.naming import Names
-from reparam_kit.onnx.importer.rounded import grid_of, on_grid, with_grids
+from reparam_kit.onnx.importer.rounded import grid_of, is_fake, on_grid, rounded, with_grids
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import Source
@@ -176,12 +176,13 @@ class Builder:
         """Return ``module(*inputs)`` with ``weights`` as its tensors: an ``fx.Node``, or the result itself as in
         ``call``.
         """
+        module = with_grids(module.eval(), weights)
         if all(isinstance(value, Constant) for value in inputs):
             self._fill(module, weights)
             for weight in weights.values():
                 self.read(weight)
-            return self.call(module.eval(), inputs)
-        name = self._place(name, with_grids(module.eval(), weights), weights)
+            return self.call(module, inputs)
+        name = self._place(name, module, weights)
         dtype = integers_among(inputs) if gives_levels(module) else None
         nodes = tuple(self._node(value if dtype else self.stored(value)) for value in inputs)
         result = layer_example(module, nodes)
@@ -199,9 +200,9 @@ class Builder:
         node = remember(self.graph.get_attr(place), on_meta(weight.tensor))
         if weight.source is None or weight.source.grid is None:
             return node
-        scale, zero, *ends = grid_of(weight.source, tuple(weight.tensor.shape))
+        scale, zero, *rest = grid_of(weight.source, tuple(weight.tensor.shape))
         settings = (Constant(scale, f"{name}.scale"), Constant(zero, f"{name}.zero"))
-        result: fx.Node = self.call(on_grid, (node, *settings, *ends))
+        result: fx.Node = self.call(on_grid, (node, *settings, *rest))
         return result
 
     def constant(self, key: TensorKey, tensor: Tensor, dtype: torch.dtype) -> Constant:
@@ -215,7 +216,9 @@ class Builder:
             return leaf
         if leaf.source is not None:
             self._fixed.add(leaf.source.key)
-        return leaf.tensor
+        if leaf.numbers is not None:
+            self.read(leaf.numbers)
+        return rounded(leaf)
 
     def counted(self, result: Any) -> Any:
         """Return ``result``, if all that is computed at import is in proportion to what the file holds."""
@@ -282,7 +285,7 @@ class Builder:
         if value not in self._buffers:
             name = self._names.unique(value.name.strip("/").replace("/", ".").replace(".", "_"))
             self.root.register_buffer(name, self.read(value).clone())
-            if value.source is not None:
+            if value.source is not None and not is_fake(value):
                 self.sources[name] = value.source
             self._buffers[value] = remember(self.graph.get_attr(name), on_meta(value.tensor))
         return self._buffers[value]

@@ -1,8 +1,9 @@
-"""Layers whose weights the file stores as integers: each call takes the numbers that would be written.
+"""Layers whose weights the file stores as integers, or rounds to such: each call takes the numbers that the file uses.
 
 The parameter itself stays a floating-point number, to which branches are added and which the optimiser moves. Before
 the layer uses it, it goes to the nearest level of the file's grid, by the formula with which it is written
-(:meth:`Grid.levels`); the gradient passes as if it did not, and ends beyond the first and the last level.
+(:meth:`Grid.stored`) or that of the file's ``QuantizeLinear``; the gradient passes as if it did not, and ends beyond
+the first and the last level.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from reparam_kit.onnx.importer.values import Constant
-from reparam_kit.onnx.provenance import Source
+from reparam_kit.onnx.provenance import FakeGrid, Source
 
 
 class Rounded(nn.Module):
-    """A layer that rounds its parameters first. ``grids``: for each, scale, zero, and the first and last level."""
+    """A layer that rounds its parameters first. ``grids``: what :func:`on_grid` takes for each after scale and zero."""
 
-    grids: Mapping[str, tuple[int, int]]
+    grids: Mapping[str, tuple[int, int, torch.dtype]]
 
     def forward(self, *args: Any) -> Any:
         """Return the layer's own forward, with its parameters on their grids."""
         own = self._parameters
         rounded: dict[str, Any] = {
             name: on_grid(
-                getattr(self, name), getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero"), *ends
+                getattr(self, name), getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero"), *rest
             )
-            for name, ends in self.grids.items()
+            for name, rest in self.grids.items()
         }
         try:
             self._parameters = own | rounded
@@ -74,24 +75,34 @@ ROUNDED_LAYERS = tuple(_ROUNDED)
 
 
 def with_grids(module: nn.Module, weights: Mapping[str, Constant]) -> nn.Module:
-    """Return ``module`` itself, which rounds those of ``weights`` that the file stores as integers, if there
-    are any.
-    """
+    """Return ``module`` itself, which rounds those of ``weights`` that have a grid, if there are any."""
     grids = {}
     for name, weight in weights.items():
         if weight.source is not None and weight.source.grid is not None:
-            scale, zero, *ends = grid_of(weight.source, tuple(getattr(module, name).shape))
+            scale, zero, *rest = grid_of(weight.source, tuple(getattr(module, name).shape))
             module.register_buffer(f"{name}_scale", scale, persistent=False)
             module.register_buffer(f"{name}_zero", zero, persistent=False)
-            grids[name] = cast("tuple[int, int]", tuple(ends))
+            grids[name] = cast("tuple[int, int, torch.dtype]", tuple(rest))
     if grids:
         module.__class__ = _ROUNDED[type(module)]
         module.grids = grids  # type: ignore[assignment]
     return module
 
 
-def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int, int]:
-    """Scale and zero of a stored tensor as they go with the parameter of that ``shape``, and its ends."""
+def is_fake(constant: Constant) -> bool:
+    """Return whether the file stores the numbers that it rounds."""
+    return constant.source is not None and isinstance(constant.source.grid, FakeGrid)
+
+
+def rounded(constant: Constant) -> Tensor:
+    """Return the numbers that the file uses: a constant's own, or those to which it rounds them."""
+    if constant.source is None or not is_fake(constant):
+        return constant.tensor
+    return on_grid(constant.tensor, *grid_of(constant.source, tuple(constant.tensor.shape)))
+
+
+def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int, int, torch.dtype]:
+    """Return what :func:`on_grid` takes after a parameter of that ``shape``."""
     grid = source.grid
     assert grid is not None
     settings = [np.asarray(grid.scale), np.asarray(grid.zero).astype(np.float64)]
@@ -99,7 +110,7 @@ def grid_of(source: Source, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, int
         arranged = [torch.from_numpy(setting.reshape(())[None].copy())[0] for setting in settings]
     else:
         arranged = [_arranged(setting, source, shape) for setting in settings]
-    return arranged[0], arranged[1], *grid.ends
+    return arranged[0], arranged[1], *grid.ends, getattr(torch, grid.division)
 
 
 def _arranged(setting: NDArray[Any], source: Source, shape: tuple[int, ...]) -> Tensor:
@@ -114,13 +125,13 @@ def _arranged(setting: NDArray[Any], source: Source, shape: tuple[int, ...]) -> 
     )
 
 
-def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int) -> Tensor:
+def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype) -> Tensor:
     """Return what is read back where ``x`` is written; its gradient is that of ``x``, and 0 where a level beyond is
     nearest.
 
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """
-    nearest = torch.round(x.detach().double() / scale.double()) + zero
+    nearest = torch.round(x.detach().to(division) / scale.to(division)) + zero
     level = nearest.clamp(first, last)
     value = ((level - zero).to(scale.dtype) * scale).to(x.dtype)
     inside = level == nearest

@@ -13,30 +13,57 @@ from onnx import TensorProto
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.provenance import Permuted, Reshaped, Source, Step
+from reparam_kit.onnx.provenance import Grid, Permuted, Reshaped, Source, Step
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A known tensor, and where the file stores it: ``source`` is ``None`` if there is no way back to it.
 
-    ``lost`` says then why, if the tensor was made of a stored one.
+    ``lost`` says then why, if the tensor was made of a stored one. ``dtype`` is that of the file, where torch may hold
+    it in another. Of integers, ``between`` are the first and the last that may be there, where these are not those of
+    the dtype. Those that a ``QuantizeLinear`` made of a stored weight have that as ``numbers``.
     """
 
     tensor: Tensor
     name: str
     source: Source | None = None
-    dtype: torch.dtype | None = None  # that of the file, where torch holds it in another
+    dtype: torch.dtype | None = None
     lost: str | None = None
+    between: tuple[int, int] | None = None
+    numbers: Constant | None = None
 
     def permuted(self, order: tuple[int, ...]) -> Constant:
         """Return it with its dimensions in another order, and still stored at the same place."""
         order = tuple(dim % len(order) for dim in order)
-        return self._with(self.tensor.permute(order), Permuted(order))
+        made = self._with(self.tensor.permute(order), Permuted(order))
+        return replace(made, numbers=self.numbers and self.numbers.permuted(order))
 
     def reshaped(self, shape: tuple[int, ...]) -> Constant:
         """Return it in another shape, and still stored at the same place."""
-        return self._with(self.tensor.reshape(shape), Reshaped(tuple(self.tensor.shape), shape))
+        made = self._with(self.tensor.reshape(shape), Reshaped(tuple(self.tensor.shape), shape))
+        return replace(made, numbers=self.numbers and self.numbers.reshaped(shape))
+
+    def clipped(self, low: int | None, high: int | None) -> Constant | None:
+        """Return integers between two bounds, still those of a weight; ``None`` where the file stores some beyond,
+        or no integers.
+        """
+        if self.tensor.is_floating_point() or self.tensor.dtype is torch.bool:
+            return None
+        first, last = self.between or ends(self.dtype or self.tensor.dtype)
+        between = (first if low is None else max(low, first), last if high is None else min(high, last))
+        tensor = self.tensor.clamp(*between)
+        if self.numbers is None and not tensor.equal(self.tensor):
+            return None
+        return replace(self, tensor=tensor, between=between)
+
+    def within(self, between: tuple[int, int]) -> Constant:
+        """Return it on its grid, of which only the levels between these two are taken."""
+        assert self.source is not None
+        steps = (
+            replace(step, ends=between) if isinstance(step, Grid) else step for step in self.source.steps
+        )
+        return replace(self, source=replace(self.source, steps=tuple(steps)))
 
     def cast(self, dtype: torch.dtype) -> Constant:
         """Return it in another floating-point type, and still stored at the same place."""
@@ -45,7 +72,7 @@ class Constant:
     def then(self, step: Step) -> Constant:
         """Return what ``step`` makes of its numbers, stored at the same place."""
         made = self._with(torch.from_numpy(step.values(self.tensor.numpy())), step)
-        return replace(made, dtype=None)
+        return replace(made, dtype=None, between=None)
 
     def _with(self, tensor: Tensor, step: Step) -> Constant:
         return replace(self, tensor=tensor, source=self.source and self.source.then(step))

@@ -75,14 +75,18 @@ def hard_sigmoid(op: Op) -> Value:
 @operator("Clip")
 def clip(op: Op) -> Value:
     """Take x, low, high. Before version 11 the bounds were attributes, and an open one was the largest float32."""
-    low, high = op.number("min", 1), op.number("max", 2)
+    x, low, high = op[0], op.number("min", 1), op.number("max", 2)
+    if isinstance(x, Constant) and all(isinstance(bound, int | None) for bound in (low, high)):
+        between = x.clipped(low, high)
+        if between is not None:
+            return between
     low = None if low == -_LARGEST else low
     high = None if high == _LARGEST else high
     if (low, high) == (0.0, 6.0):
-        return op.layer(nn.ReLU6(), op[0])
+        return op.layer(nn.ReLU6(), x)
     if isinstance(low, float) and isinstance(high, float) and low < high:
-        return op.layer(nn.Hardtanh(low, high), op[0])
-    return op.call(clamped, op[0], low, high)
+        return op.layer(nn.Hardtanh(low, high), x)
+    return op.call(clamped, x, low, high)
 
 
 @operator("PRelu")

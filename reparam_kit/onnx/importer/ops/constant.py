@@ -11,6 +11,7 @@ from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rounded import is_fake
 from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, held, typed, widened
 
@@ -69,7 +70,8 @@ def _cast(op: Op, dtype: torch.dtype) -> Value:
     known = example(x) if isinstance(x, fx.Node) and old is None else None
     if isinstance(known, Tensor) and known.dtype == held(dtype) and dtype.is_floating_point:
         return x  # between types that are held in one
-    if isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point:
+    floating = isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point
+    if isinstance(x, Constant) and floating and not is_fake(x):  # rounded in the type that the file has it in
         return op.made(x.cast(dtype))
     if old is None or dtype is torch.bool:
         return typed(op.call(as_dtype, op[0], dtype), dtype)

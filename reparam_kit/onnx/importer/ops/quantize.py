@@ -7,7 +7,12 @@ weights like others.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, fx
 
@@ -16,9 +21,10 @@ from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.levels import reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
+from reparam_kit.onnx.importer.rounded import grid_of
 from reparam_kit.onnx.importer.rules import beside
 from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, ends, held
-from reparam_kit.onnx.provenance import Grid
+from reparam_kit.onnx.provenance import FakeGrid, Grid
 
 _MICROSOFT = "com.microsoft"  # the same operators, before ONNX's had all types
 
@@ -30,35 +36,60 @@ def quantize(op: Op) -> Value:
     training.
     """
     op.attr("saturate")  # about 8-bit floats
-    scale, zero, division = op[1], op.get(2), op.attr("precision")
+    x, scale, zero, division = op[0], op[1], op.get(2), op.attr("precision")
     dtype = op.dtype(2) if zero is not None else dtype_of(op.attr("output_dtype") or TensorProto.UINT8)
     division = held(dtype_of(division) if division else op.dtype(1))
     if dtype in (torch.int32, torch.int64):
         raise UnsupportedError("the type of its zero point is not known, and so not the last of its integers")
     layout = op.attr("axis"), op.attr("block_size")
-    return op.levels(levels, op.parameter(0), scale, zero, dtype, division, *layout, dtype=dtype)
+    if (
+        not isinstance(x, Constant)
+        or x.source is None
+        or x.source.grid is not None
+        or not _known(scale, zero)
+    ):
+        return op.levels(levels, op.parameter(0), scale, zero, dtype, division, *layout, dtype=dtype)
+    integers = op.levels(levels, x.tensor, scale, zero, dtype, division, *layout, dtype=dtype)
+    assert isinstance(integers, Constant)
+    grid = FakeGrid(*_settings(x, scale, zero, *layout), ends(dtype), str(division).removeprefix("torch."))
+    return replace(integers, numbers=x.then(grid))
 
 
 @operator("DequantizeLinear", since=10)
 @operator("DequantizeLinear", domain=_MICROSOFT)
 def dequantize(op: Op) -> Value:
-    """Take x, scale, zero point."""
+    """Take x, scale, zero point. Integers that the file stores are a weight, and those of a weight are it again."""
     x, scale, zero, dtype = op[0], op[1], op.get(2), op.attr("output_dtype")
     layout = op.attr("axis"), op.attr("block_size")
-    if (
-        isinstance(x, Constant)
-        and x.source is not None
-        and isinstance(scale, Constant)
-        and not isinstance(zero, fx.Node)
-        and not dtype
-    ):
-        none = torch.zeros((), dtype=x.tensor.dtype)
-        steps, shift = (
-            along(setting, x.tensor, *layout).numpy()
-            for setting in (scale.tensor, none if zero is None else zero.tensor)
-        )
-        return x.then(Grid(steps, shift, ends(op.dtype(0))))
+    if isinstance(x, Constant) and _known(scale, zero) and not dtype:
+        settings = _settings(x, scale, zero, *layout)
+        if x.numbers is not None and _is_undone(x.numbers, *settings):
+            return x.numbers if x.between is None else x.numbers.within(x.between)
+        if x.source is not None:
+            return op.made(x.then(Grid(*settings, x.between or ends(op.dtype(0)))))
     return op.call(dequantized, x, scale, zero, held(dtype_of(dtype) if dtype else op.dtype(1)), *layout)
+
+
+def _known(scale: Value, zero: Value | None) -> bool:
+    return isinstance(scale, Constant) and not isinstance(zero, fx.Node)
+
+
+def _settings(
+    x: Constant, scale: Value, zero: Value | None, axis: int | None, block: int | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a scale and zero point that are known such that they broadcast to ``x``."""
+    assert isinstance(scale, Constant)
+    shift = zero.tensor if isinstance(zero, Constant) else torch.zeros((), dtype=torch.int8)
+    return along(scale.tensor, x.tensor, axis, block).numpy(), along(shift, x.tensor, axis, block).numpy()
+
+
+def _is_undone(weight: Constant, scale: NDArray[Any], zero: NDArray[Any]) -> bool:
+    """Return whether these settings dequantise what its ``QuantizeLinear`` makes of a weight."""
+    assert weight.source is not None
+    shape = tuple(weight.tensor.shape)
+    old = (setting.expand(shape).numpy() for setting in grid_of(weight.source, shape)[:2])
+    same = (np.array_equal(a, np.broadcast_to(b, shape)) for a, b in zip(old, (scale, zero), strict=True))
+    return all(same) and weight.tensor.numpy().dtype == scale.dtype
 
 
 def levels(
