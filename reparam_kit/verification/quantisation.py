@@ -34,7 +34,7 @@ _LEVELS = 127
 # An error that doubles costs one bit of the eight.
 _FACTOR = 2.0
 _SHOWN = 3
-_OPERATORS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_OPERATORS = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def stored_kernels(file: OnnxFile) -> dict[str, tuple[NodeProto, TensorProto]]:
 def _rows_of_node(file: OnnxFile, node: NodeProto, tensor: TensorProto) -> Tensor:
     weight = torch.from_numpy(file.read(tensor).astype(np.float64))
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
-    if node.op_type == "Conv" or attributes.get("transB"):
+    if node.op_type in ("Conv", "FusedConv") or attributes.get("transB"):
         return weight.flatten(1)
     if node.op_type == "ConvTranspose":
         first, second, *taps = weight.shape

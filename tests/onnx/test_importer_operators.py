@@ -20,7 +20,8 @@ from reparam_kit.onnx.importer.backend import Backend
 from reparam_kit.onnx.importer.registry import _TABLE
 from reparam_kit.onnx.importer.values import DTYPES, to_tensor
 
-OPERATORS = {op_type for domain, op_type in _TABLE if domain == ""}
+OF_RUNTIMES = {"SimplifiedLayerNormalization"}  # which onnxruntime puts into ONNX's own domain
+OPERATORS = {op_type for domain, op_type in _TABLE if domain == ""} - OF_RUNTIMES
 SEQUENCES = {"SequenceAt", "SplitToSequence"}  # their cases give and take sequences, which no model here does
 MODULES = {info.name.replace("_", ""): info.name for info in pkgutil.iter_modules(node_cases.__path__)}
 # The modules of these operators' cases, by every name that a version of onnx gave them.

@@ -168,7 +168,8 @@ def one_by_one(images: Images, function: Function, args: tuple[Any, ...], result
     if result is None or _function_of(name) is not function:
         raise KeptBatchError(f"what it does to each image is not known ({name})")
     images.one_by_one += 1
-    holding = tuple(isinstance(a, fx.Node) and place(a) is not None for a in leaves(args))
+    tensors = (a for a in leaves(args) if isinstance(a, fx.Node) and isinstance(example(a), Tensor))
+    holding = tuple(place(a) is not None for a in tensors)
     return each_image, (name, images.count, holding, front(images, args)), FRONT
 
 
@@ -230,14 +231,16 @@ def repeated(x: Tensor, count: int, new: int) -> Tensor:
 
 
 def each_image(name: str, count: int, holding: tuple[bool, ...], args: tuple[Any, ...]) -> Any:
-    """Return the function of that name for each image; those of ``args`` that are ``holding`` some have them in
-    front.
+    """Return the function of that name for each image; those tensors of ``args`` that are ``holding`` some have them
+    in front.
     """
     function = _function_of(name)
 
     def arguments(image: int) -> Any:
         flags = iter(holding)
-        return map_aggregate(args, lambda leaf: leaf[image] if next(flags) else leaf)  # type: ignore[index]
+        return map_aggregate(
+            args, lambda leaf: leaf[image] if isinstance(leaf, Tensor) and next(flags) else leaf
+        )
 
     results = [function(*arguments(image)) for image in range(count)]
     if isinstance(results[0], Tensor):

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
@@ -21,7 +21,7 @@ from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import ROWS, input_example
 from reparam_kit.onnx.importer.functions import inlined
 from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
-from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer
+from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, imported
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
 from reparam_kit.onnx.keys import TensorKey
@@ -207,25 +207,15 @@ class _Import:
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = self._opsets.get(domain, 1)
-        importer = find_importer(node, domain, opset)
-        if importer is None:
-            raise UnsupportedError(
-                f"there is no importer for the operator {node.op_type!r} of domain {domain or 'ai.onnx'!r}, "
-                f"opset {opset}; export the model without it, or register a function for it with "
-                "reparam_kit.onnx.importer.operator"
-            )
         inputs = [self._value(name) if name else None for name in node.input]
-        op = Op(node, domain, opset, inputs, self._builder)
-        result = importer(op)
-        op.check_all_read()
-        results = result if isinstance(result, tuple) else (result,)
-        for name in node.output[len(results) :]:
-            if name in self._read:
+        results = imported(Op(node, domain, opset, inputs, self._builder))
+        for name, value in zip_longest(node.output, results[: len(node.output)]):
+            if value is None and name in self._read - {""}:
                 raise UnsupportedError(f"its output {name!r} is not supported")
-        for name, value in zip(node.output, results, strict=False):
             if isinstance(value, fx.Node):
                 value.meta.setdefault("value", name)
-            yield name, value
+            if value is not None:
+                yield name, value
 
     def _value(self, name: str) -> Value:
         if name not in self._values:

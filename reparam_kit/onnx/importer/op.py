@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import onnx
 import torch
-from onnx import AttributeProto, NodeProto, TensorProto, defs, numpy_helper
+from onnx import AttributeProto, NodeProto, TensorProto, defs, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
@@ -20,6 +19,9 @@ from reparam_kit.onnx.keys import TensorKey
 
 # Operators whose layers can have weights that are stored as integers.
 _ROUNDING = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+_NEWEST = defs.onnx_opset_version()
 
 
 class UnknownError(UnsupportedError):
@@ -41,7 +43,7 @@ class Op:
         inputs: list[Value | None],
         builder: Builder,
     ) -> None:
-        self.type = node.op_type
+        self.type, self.domain, self.opset = node.op_type, domain, opset
         self.name = place_of(node)
         self.outputs = len(node.output)
         self._node = node
@@ -49,7 +51,8 @@ class Op:
         self._builder = builder
         self._attributes = {a.name: _attribute(a) for a in node.attribute}
         self._types = {a.name: AttributeProto.AttributeType.Name(a.type) for a in node.attribute}
-        schema = find_schema(node.op_type, domain, opset)
+        # Of an operator that onnxruntime puts into files of an earlier opset than has it: the newest definition.
+        schema = find_schema(node.op_type, domain, opset) or find_schema(node.op_type, domain, _NEWEST)
         self._definition = schema.attributes if schema else {}
         needed = schema.min_input if schema else 0
         for i in range(needed):
@@ -236,6 +239,12 @@ class Op:
         tensor: Tensor = self._builder.read(constant)
         return tensor
 
+    def part(self, op_type: str, inputs: Sequence[Value | None], attributes: Mapping[str, Any]) -> Op:
+        """Return a node of ONNX's own operators that does a part of what this one does."""
+        names = ["" if value is None else f"input {i} of its {op_type}" for i, value in enumerate(inputs)]
+        node = helper.make_node(op_type, names, self._node.output, self._node.name, **attributes)
+        return Op(node, "", _NEWEST, list(inputs), self._builder)
+
     def check_all_read(self) -> None:
         """Refuse a node with an attribute or an input that the importer has not asked for."""
         for part in sorted(self._unread, key=str):
@@ -281,7 +290,7 @@ def find_schema(op_type: str, domain: str, opset: int) -> defs.OpSchema | None:
 
 
 def _attribute(attribute: AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(attribute)
+    value = helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, TensorProto):

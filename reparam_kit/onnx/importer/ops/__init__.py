@@ -7,6 +7,7 @@ from reparam_kit.onnx.importer.ops import (
     constant,
     conv,
     elementwise,
+    fused,
     indexing,
     linear,
     ml,

@@ -70,6 +70,15 @@ def layer_norm(op: Op) -> tuple[Value, ...]:
     return y, op.call(torch.mean, op[0], axes, True), op.call(inverse_deviation, op[0], axes, eps)
 
 
+@operator("RMSNormalization")
+def rms_norm(op: Op) -> Value:
+    """Take x, scale, which broadcasts to what is normalised: the dimensions of x from ``axis`` on."""
+    axis, rank = op.attr("axis"), op.rank(0)
+    _check_stash_type(op)
+    axes = tuple(range(axis % rank - rank, 0))
+    return op.call(over_root_mean_square, op[0], axes, op.parameter(1), op.attr("epsilon"))
+
+
 @operator("GroupNormalization", since=21)
 def group_norm(op: Op) -> Value:
     """Take x, scale, bias [C]."""
@@ -118,6 +127,11 @@ def normalized(x: Tensor, scale: Tensor, bias: Tensor | None, eps: float) -> Ten
     return F.layer_norm(x, scale.shape, scale, bias, eps)
 
 
+def over_root_mean_square(x: Tensor, axes: tuple[int, ...], scale: Tensor, eps: float) -> Tensor:
+    """Return ``x`` over the root of its mean square over ``axes``, times ``scale``."""
+    return x * torch.rsqrt(x.square().mean(axes, keepdim=True) + eps) * scale
+
+
 def inverse_deviation(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     """Return one over the standard deviation of ``x`` over ``axes``."""
     return torch.rsqrt(x.var(axes, correction=0, keepdim=True) + eps)
@@ -131,5 +145,5 @@ def normalized_by_group(x: Tensor, groups: int, scale: Tensor, bias: Tensor, eps
 
 rule(first, F.batch_norm, F.instance_norm, F.group_norm, normalized_by_group)
 rule(last(lambda scale, *_: example(scale).dim()), normalized)
-rule(along(1), inverse_deviation, torch.mean)
+rule(along(1), inverse_deviation, over_root_mean_square, torch.mean)
 rule(along(2), over_norm)
