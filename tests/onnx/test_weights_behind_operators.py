@@ -14,7 +14,7 @@ from onnx_text import Weights, load, run, write
 from quantized import runtime
 from torch import nn
 
-from reparam_kit import check_import, diff, expand, fold, inspect
+from reparam_kit import as_written, check_import, diff, expand, fold, inspect
 from reparam_kit.onnx import import_onnx, write_back
 
 random = np.random.default_rng(0)
@@ -85,6 +85,10 @@ BEHIND: dict[str, tuple[str, Weights]] = {
         'a = Reshape (w, "3,3,4,8") b = DequantizeLinear <axis = 3> (a, k) f = Transpose <perm = [3,2,0,1]> (b)',
         {"w": levels(9, 4, 8), "k": between(0.01, 0.02, 8)},
     ),
+    "Cast, then rounded in every pass": (
+        "a = Cast <to = 1> (w) q = QuantizeLinear <axis = 0> (a, k, z) f = DequantizeLinear <axis = 0> (q, k, z)",
+        {"w": floats(8, 4, 3, 3, dtype=HALF), "k": between(0.02, 0.03, 8), "z": np.zeros(8, np.int8)},
+    ),
     "TensorFlow's depthwise": (
         'a = Transpose <perm = [3,2,0,1]> (w) f = Reshape (a, "8,1,3,3")',
         {"w": floats(3, 3, 4, 2)},
@@ -120,7 +124,7 @@ def test_a_weight_behind_operators_is_trained_and_written(case: str, tmp_path: P
     step.view(-1)[::3] = 0.1  # a part of the numbers
     with torch.no_grad():
         conv.weight += step
-    write_back(model, new)
+    write_back(as_written(model), new)
     difference = diff(path, new)
     assert difference.same_graph
     assert len(difference.payloads) == 1
