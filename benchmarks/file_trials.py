@@ -36,7 +36,7 @@ class Failed(Exception):
 class Trial:
     """What came of one file: each column is "yes", "-" where it could not be tried, or what went wrong.
 
-    ``seconds`` is what the import took, ``sites`` the number of layers that can be expanded, ``reasons`` why others
+    ``seconds`` is what the import took of a core, ``sites`` the number of layers that can be expanded, ``reasons`` why others
     cannot.
     """
 
@@ -74,9 +74,9 @@ def try_file(name: str, path: Path, inputs: Sequence[Tensor]) -> Trial:
     """Try on ``inputs`` all that has to hold of ``path``; where one thing does not, the next is tried if it can be."""
     torch.manual_seed(0)
     trial = Trial(name)
-    start = time.perf_counter()
+    start = time.process_time()
     model = trial.run("imports", lambda: rk.load(path))
-    trial.seconds = time.perf_counter() - start
+    trial.seconds = time.process_time() - start
     if model is None:
         return trial
     trial.run("equals", lambda: _compare(model, inputs))

@@ -23,8 +23,8 @@ OUTPUTS = {
 }  # fmt: skip
 INPUTS = {
     ("inspect", "model"), ("expand", "model"), ("fold", "expanded"), ("verify", "a"), ("verify", "b"),
-    ("verify", "inputs"), ("diff", "a"), ("diff", "b"), ("export", "model"), ("export", "like"),
-    ("export", "inputs"), ("evaluate", "models"), ("evaluate", "pairs"), ("evaluate", "classes"),
+    ("verify", "inputs"), ("verify", "calibration"), ("diff", "a"), ("diff", "b"), ("export", "model"),
+    ("export", "like"), ("export", "inputs"), ("evaluate", "models"), ("evaluate", "pairs"), ("evaluate", "classes"),
     ("evaluate", "query"), ("evaluate", "gallery"), ("evaluate", "people"), ("evaluate", "impostors"),
     ("tsmr", "student"), ("tsmr", "people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
     ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"), ("tsmr", "imports"),

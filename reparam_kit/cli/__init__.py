@@ -238,6 +238,19 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     help="Sizes of an input for the noise, such as x=1,3,24,94, where A leaves them open; may be repeated.  "
     "[default: found by trying]",
 )
+@click.option(
+    "--calibration",
+    type=click.Path(),
+    metavar="IMAGES",
+    help="Make INT8 copies of both by onnxruntime's quantiser, calibrated on these, and run them: a .npz as for "
+    "--inputs, or a folder, list or .rec of images.",
+)
+@click.option(
+    "--input",
+    "preset",
+    metavar="PRESET",
+    help="What A expects of the images of --calibration: imagenet, insightface, a formula, ... as for evaluate.",
+)
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
 @_json
@@ -246,16 +259,22 @@ def verify(
     b: str,
     inputs: str | None,
     shapes: dict[str, tuple[int, ...]],
+    calibration: str | None,
+    preset: str | None,
     retrained: bool,
     latency: bool,
     as_json: bool,
 ) -> None:
     """Compare two .onnx files: the same graph, and the same function. Exit status 1 if not."""
+    from reparam_kit.cli.calibration import read_calibration
     from reparam_kit.onnx.run import read_inputs
     from reparam_kit.verification import verify as compare
 
     examples = read_inputs(inputs, a) if inputs else None
-    report = compare(a, b, examples, same_function=not retrained, latency=latency, shapes=shapes)
+    seen = read_calibration(calibration, preset, a)
+    report = compare(
+        a, b, examples, same_function=not retrained, latency=latency, shapes=shapes, calibration=seen
+    )
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
     if not report.ok:
         click.get_current_context().exit(1)

@@ -29,6 +29,7 @@ def verify(
     same_function: bool = True,
     latency: bool = False,
     shapes: Shapes | None = None,
+    calibration: Inputs | None = None,
 ) -> Report:
     """Compare ``b`` with ``a``; each is an ``nn.Module`` or the path of a ``.onnx`` file.
 
@@ -43,7 +44,8 @@ def verify(
     function then have the same weights.
 
     What INT8 weights would cost each of two modules or two files is simulated and reported too
-    (:class:`~reparam_kit.verification.quantisation.Quantisation`), without being judged.
+    (:class:`~reparam_kit.verification.quantisation.Quantisation`), without being judged. With ``calibration`` it is
+    also found out: onnxruntime's quantiser makes INT8 copies of both files, and they are run.
 
     Args:
         a: the model to compare with. An expanded module has the structure of what it folds to.
@@ -54,10 +56,12 @@ def verify(
         same_function: False for a model that was retrained on purpose.
         latency: also measure how long ``b`` takes compared with ``a``. Both must be files.
         shapes: of inputs of a file by their names, for the noise: those that could not be found.
+        calibration: images as the net takes them, ``[N, ...]``, a hundred or more, or a tensor for each input. Every
+            other one sets the ranges of the INT8 copies of two files, and the copies are run on the rest.
 
     Raises:
         InputError: a file or a module cannot be read, or not be run on ``example_inputs`` or at ``shapes``; or
-            ``latency`` or ``shapes`` are asked of modules.
+            ``latency``, ``shapes`` or ``calibration`` are asked of modules.
 
     >>> report = verify("deployed.onnx", "better.onnx", same_function=False)
     >>> report.ok, len(report.structure.payloads)
@@ -67,7 +71,12 @@ def verify(
     if shapes and inputs is not None:
         raise InputError("shapes are of noise, and example_inputs are given: give one of them")
     if not isinstance(a, nn.Module) and not isinstance(b, nn.Module):
-        return compare_files(a, b, inputs, shapes, same_function=same_function, latency=latency)
+        seen = None if calibration is None else [x.detach().cpu() for x in arguments(calibration)]
+        return compare_files(
+            a, b, inputs, shapes, same_function=same_function, latency=latency, calibration=seen
+        )
+    if calibration is not None:
+        raise InputError("calibration is for onnxruntime's quantiser, which takes two .onnx files")
     if latency:
         raise InputError("latency is compared between two .onnx files; export the module first")
     if not (isinstance(a, nn.Module) and isinstance(b, nn.Module)):

@@ -114,6 +114,7 @@ def compare_files(
     *,
     same_function: bool,
     latency: bool,
+    calibration: Sequence[Tensor] | None,
 ) -> Report:
     """Compare two files in structure and weights, and in outputs as far as onnxruntime runs them.
 
@@ -138,6 +139,11 @@ def compare_files(
         moved = _tried("INT8 not simulated", lambda: quantised_file_outputs(a, b, files, many), notes)
         if latency:
             ratio = _tried("latency not measured", lambda: latency_ratio(a, b, few), notes)
+    quantised = None
+    if calibration is not None:
+        from reparam_kit.verification.int8 import quantised_runs  # for its quantiser is slow to import
+
+        quantised = _tried("INT8 not tried", lambda: quantised_runs(a, b, calibration), notes)
     return Report(
         structure,
         ran.outputs if ran is not None else (),
@@ -145,7 +151,7 @@ def compare_files(
         same_function,
         (_size(a, files[0]), _size(b, files[1])),
         ratio,
-        Quantisation(compare_file_kernels(*files), moved or ()),
+        Quantisation(compare_file_kernels(*files), moved or (), quantised or ()),
     )
 
 

@@ -7,7 +7,7 @@ is left with 52.2 % top-1, where the same net without such kernels has 70.4 % (X
 Greater Again: A Quantization-aware Approach", AAAI 2024).
 
 Weights alone are quantised here, symmetrically: ``Q(w) = s * round(w / s)`` with ``s = max|w| / 127``. A deployed INT8
-net rounds its activations too, and as a rule loses more.
+net rounds its activations too, and as a rule loses more: with images to calibrate on, :mod:`.int8` finds out.
 """
 
 from __future__ import annotations
@@ -89,11 +89,36 @@ class OutputRisk:
 
 
 @dataclass(frozen=True)
+class QuantisedRun:
+    """What came of copies in INT8 by onnxruntime's quantiser, weights and activations, and of the files themselves.
+
+    ``by_channel``: each channel of a kernel has a scale of its own, not the kernel one. ``calibrated`` images set the
+    ranges, ``run`` others were run.
+    """
+
+    by_channel: bool
+    calibrated: int
+    run: int
+    outputs: tuple[OutputRisk, ...]
+
+    def lines(self) -> list[str]:
+        """Return a line for each output."""
+        scales = "channel" if self.by_channel else "tensor"
+        images = f"{self.calibrated} images calibrated, {self.run} run"
+        return [
+            f"in INT8 by onnxruntime, per {scales} ({images}): output {output}" for output in self.outputs
+        ]
+
+
+@dataclass(frozen=True)
 class Quantisation:
-    """The kernels that both models have, in the order of ``a``, and the outputs if the models were run."""
+    """The kernels that both models have, in the order of ``a``, and the outputs if the models were run: with weights
+    quantised here, and in ``runs`` by onnxruntime's quantiser, where there were images to calibrate it with.
+    """
 
     kernels: tuple[KernelRisk, ...]
     outputs: tuple[OutputRisk, ...] = ()
+    runs: tuple[QuantisedRun, ...] = ()
 
     @property
     def at_risk(self) -> tuple[KernelRisk, ...]:
@@ -109,7 +134,8 @@ class Quantisation:
         """Return a summary: the outputs, the three worst kernels among those that differ, and a warning if any is at
         risk.
         """
-        lines = [f"with INT8 weights, simulated: output {output}" for output in self.outputs]
+        lines = [line for run in self.runs for line in run.lines()]
+        lines += [f"with INT8 weights, simulated: output {output}" for output in self.outputs]
         worst = sorted(self.kernels, key=lambda kernel: -kernel.worsening)
         lines += [f"  {kernel}" for kernel in worst[:_SHOWN] if kernel.worsening != 1]
         if self.at_risk:

@@ -25,8 +25,8 @@ def quantised_module_outputs(a: nn.Module, b: nn.Module, inputs: Sequence[Tensor
         quantised = duplicate(model)
         for _, layer in layers(quantised):
             layer.weight.data = quantise(layer.weight.data.double()).to(layer.weight)
-        runs.append((runner(model)(inputs), runner(quantised)(inputs)))
-    return _risks(runs)
+        runs.append(([runner(model)(inputs)], [runner(quantised)(inputs)]))
+    return risks(runs)
 
 
 def quantised_file_outputs(
@@ -42,13 +42,13 @@ def quantised_file_outputs(
     for session, file in zip(sessions, files, strict=True):
         with TemporaryDirectory() as folder:
             quantised = Session(_write_quantised(file, Path(folder)), optimised=True)
-            runs.append((session(inputs), quantised(inputs)))
-    return _risks(runs)
+            runs.append(([session(inputs)], [quantised(inputs)]))
+    return risks(runs)
 
 
-def _risks(runs: Sequence[tuple[Outputs, Outputs]]) -> tuple[OutputRisk, ...]:
-    """Return the risks of the outputs of ``a`` and of ``b``, each plain and quantised."""
-    both = (errors_of([plain], [quantised], {}) for plain, quantised in runs)
+def risks(models: Sequence[tuple[Sequence[Outputs], Sequence[Outputs]]]) -> tuple[OutputRisk, ...]:
+    """Return the risks of the outputs of ``a`` and of ``b``, of each all runs as it is and quantised."""
+    both = (errors_of(plain, quantised, {}) for plain, quantised in models)
     return tuple(
         OutputRisk(x.name, (x.relative, y.relative), (x.cosine, y.cosine))
         for x, y in zip(*both, strict=False)

@@ -86,6 +86,11 @@ OUT = {
     "verify {w}/net.onnx {w}/truncated.onnx": (2, "truncated.onnx is not an ONNX model"),
     "verify {w}/net.onnx {w}/net.onnx --shape 1,3": (2, "1,3: write a shape as x=1,3,24,94"),
     "verify {w}/net.onnx {w}/net.onnx --shape y=1,3": (2, "a shape is given for 'y', which is no input"),
+    "verify {w}/net.onnx {w}/net.onnx --calibration {w}/faces.rec": (
+        2,
+        "--input is required with --calibration .*faces.rec: what .*net.onnx expects of images",
+    ),
+    "verify {w}/net.onnx {w}/net.onnx --input raw": (2, "--input says what A expects of the images of"),
     "diff {w}/net.onnx {w}/empty.onnx": (2, "empty.onnx is not an ONNX model"),
     "diff {w}/net.onnx {w}/state.pt": (2, "state.pt is no .onnx file; to compare two modules"),
     "export factories:net -o out.onnx --like nowhere.onnx": (2, "nowhere.onnx: no such file"),

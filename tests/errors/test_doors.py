@@ -27,6 +27,7 @@ READS = {
     "verify {} net.onnx": ".onnx",
     "verify net.onnx {}": ".onnx",
     "verify net.onnx net.onnx --inputs {}": ".npz",
+    "verify net.onnx net.onnx --calibration {}": ".npz",
     "diff {} net.onnx": ".onnx",
     "diff net.onnx {}": ".onnx",
     "export {} -o out.onnx --like net.onnx": ".onnx .pt",

@@ -1,0 +1,53 @@
+"""What ``verify --calibration`` names: arrays, or images that an installed package reads.
+
+Such a package has an entry point in the group ``reparam_kit.images``: a function of the path, of the input that the net
+expects, and of how many images are wanted at most. It returns them as the net takes them, float32 ``[N, C, H, W]``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reparam_kit.errors import InputError, first_line
+from reparam_kit.registry import entry_points
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUP = "reparam_kit.images"
+_MOST = 256
+
+
+def read_calibration(path: str | None, preset: str | None, model: str) -> list[Tensor] | None:
+    """Return a tensor for each input of ``model``, or None where no path is given.
+
+    Raises:
+        InputError: they cannot be read, or ``preset`` is missing, or given where it says nothing.
+    """
+    if path is None or path.endswith(".npz"):
+        if preset is not None:
+            raise InputError(
+                "--input says what A expects of the images of --calibration; a .npz holds inputs"
+            )
+        if path is None:
+            return None
+        from reparam_kit.onnx.run import read_inputs
+
+        return read_inputs(path, model)
+    if preset is None:
+        raise InputError(
+            f"--input is required with --calibration {path}: what {model} expects of images, such as imagenet"
+        )
+    return [_read_images(path, preset)]
+
+
+def _read_images(path: str, preset: str) -> Tensor:
+    points = entry_points(GROUP)
+    if not points:
+        raise InputError(f"nothing that is installed reads images; write {path} as a .npz of inputs")
+    try:
+        read = points[0].load()
+    except Exception as error:  # the code of others
+        raise InputError(f"{points[0].value} cannot be loaded: {first_line(error)}") from error
+    images: Tensor = read(path, preset, _MOST)
+    return images
