@@ -36,8 +36,8 @@ class Failed(Exception):
 class Trial:
     """What came of one file: each column is "yes", "-" where it could not be tried, or what went wrong.
 
-    ``seconds`` is what the import took of a core, ``sites`` the number of layers that can be expanded, ``reasons`` why others
-    cannot.
+    ``seconds`` is what the import took of a core, ``sites`` the number of layers that can be expanded, ``reasons`` why
+    others cannot.
     """
 
     file: str
