@@ -22,7 +22,7 @@ from reparam_kit.errors import InputError, UnsafeFileError, first_line
 from reparam_kit.record import record, repeat
 
 _EXPANDED = "reparam-kit expanded ONNX model"
-_FORMAT = f"{_EXPANDED} 3"
+_FORMAT = f"{_EXPANDED} 4"
 
 
 def archive(model: nn.Module) -> nn.Module | dict[str, Any]:
@@ -35,6 +35,7 @@ def archive(model: nn.Module) -> nn.Module | dict[str, Any]:
         "format": _FORMAT,
         "onnx": provenance.payload,
         "external": dict(provenance.external),
+        "outputs": list(provenance.outputs) if provenance.partial else None,
         "record": recorded,
         "state": dict(model.state_dict()),
     }
@@ -61,11 +62,11 @@ def rebuild(path: Path, content: dict[str, Any]) -> nn.Module:
         tensors = _distinct(content["state"])
     require_sound(path, content.pop("sha256", None), content)
     with _of_one_expansion(path):
-        onnx, external = content["onnx"], content["external"]
+        onnx, external, outputs = content["onnx"], content["external"], content["outputs"]
         if not all(isinstance(part, bytes) for part in (onnx, *external.values())):
             raise TypeError("the ONNX model is not in bytes")
         file = OnnxFile(parse_onnx(onnx, "the ONNX model"), external)
-        model: nn.Module = repeat(import_file(file, onnx), content["record"], tensors)
+        model: nn.Module = repeat(import_file(file, onnx, outputs=outputs), content["record"], tensors)
         model.load_state_dict(content["state"])
     return model
 

@@ -27,6 +27,7 @@ def load(
     unsafe: bool = False,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> nn.Module:
     """Return the model that ``model`` names.
 
@@ -41,11 +42,13 @@ def load(
         include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by the names of their layers,
             their own in the model, or those in the file; the others get ``requires_grad=False``. None: all.
         exclude: patterns of those not to train.
+        outputs: of a ``.onnx`` file, names of values within it at which the model is to end. What lies behind them, of
+            whatever operators, stays in the file as it is. None: all that the file gives.
 
     Raises:
         InputError: nothing there, not such a file, or weights that do not fit.
         UnsafeFileError: the file would have to be unpickled.
-        UnsupportedError: an ONNX operator without an importer.
+        UnsupportedError: an ONNX operator without an importer; the message says where the model could end before it.
 
     >>> model = load("deployed.onnx")
     >>> model(torch.randn(4, 3, 16, 16)).shape
@@ -55,6 +58,8 @@ def load(
     path = Path(model)
     if (include or exclude) and path.suffix != ".onnx":
         raise InputError(f"include and exclude choose what is trained of a .onnx file; {name} is none")
+    if outputs and path.suffix != ".onnx":
+        raise InputError(f"outputs (--outputs) are values within a .onnx file; {name} is none")
     if ":" in name and not path.exists():
         return _from_factory(name, weights)
     if weights is not None:
@@ -63,7 +68,7 @@ def load(
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
-        return import_onnx(path, include=include, exclude=exclude)
+        return import_onnx(path, include=include, exclude=exclude, outputs=outputs)
     if path.suffix == ".safetensors":
         raise InputError(
             f"{path} holds weights and no net: name the net as package.module:factory (for an ONNX model, a function "

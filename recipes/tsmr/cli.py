@@ -269,6 +269,12 @@ class _Losses(click.Option):
     help="Learning rates of --compare to choose from; again for more. [default: --lr over 3, --lr, --lr times 3]",
 )
 @click.option("--weights", type=_FILE, help="State dict for package.module:factory.")
+@click.option(
+    "--outputs",
+    multiple=True,
+    metavar="NAME",
+    help="Train STUDENT, an .onnx file, up to this value within it, whatever lies behind; again for more.",
+)
 @click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(
@@ -290,6 +296,7 @@ def tsmr(
     rates: tuple[float, ...],
     weights: Path | None,
     unsafe_load: bool,
+    outputs: tuple[str, ...],
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -312,7 +319,7 @@ def tsmr(
         with warnings_shown(first):
             improved = improve(
                 student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
-                report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load,
+                report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load, outputs=outputs,
                 teacher_weights=teacher_weights, device=place,
                 ablation=arms, progress=True,
             )  # fmt: skip

@@ -44,6 +44,7 @@ def improve(
     logger: str = "tensorboard",
     weights: Named | None = None,
     unsafe: bool = False,
+    outputs: Sequence[str] | None = None,
     teacher_weights: Weights = None,
     device: str | torch.device = "cpu",
     ablation: Ablation | None = None,
@@ -59,7 +60,7 @@ def improve(
         output: .onnx, .pt or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         report: HTML page to write. None: ``OUTPUT.html``.
-        weights, unsafe: as in ``rk.load``.
+        weights, unsafe, outputs: as in ``rk.load``.
         device: where to train.
         ablation: the controls to train too; ``val`` judges them.
 
@@ -89,7 +90,7 @@ def improve(
         rk.require_writable(path)
     names = _names(student, teachers, data, val, output, page)
     with _work_folder(work):
-        model = rk.load(student, weights=weights, unsafe=unsafe)
+        model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs)
         _rehearse(model, output, work)
         model = model.to(device)
         result = apply_tsmr(

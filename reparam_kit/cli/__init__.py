@@ -170,23 +170,39 @@ def _output(*suffixes: str) -> Callable[[_Command], _Command]:
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
 
 
-def _load(model: str, weights: str | None, unsafe_load: bool) -> nn.Module:
+_outputs = click.option(
+    "--outputs",
+    multiple=True,
+    metavar="NAME",
+    help="End at this value within an .onnx file, whatever lies behind it; may be repeated.",
+)
+
+
+def _load(model: str, weights: str | None, unsafe_load: bool, outputs: tuple[str, ...] = ()) -> nn.Module:
     from reparam_kit.formats import load
 
-    return load(model, weights=weights, unsafe=unsafe_load)
+    return load(model, weights=weights, unsafe=unsafe_load, outputs=outputs)
 
 
 @main.command()
 @click.argument("model", type=click.Path())
 @_block_options
 @_model_options
+@_outputs
 @_json
-def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, **choice: Any) -> None:
+def inspect(
+    model: str,
+    weights: str | None,
+    unsafe_load: bool,
+    outputs: tuple[str, ...],
+    as_json: bool,
+    **choice: Any,
+) -> None:
     """List every convolution and linear layer: what a block adds to it, or why it cannot be expanded."""
     from reparam_kit.cli.listing import show
     from reparam_kit.planning import plan
 
-    plans = plan(_load(model, weights, unsafe_load), **choice)
+    plans = plan(_load(model, weights, unsafe_load, outputs), **choice)
     if as_json:
         click.echo(json.dumps([item.to_json() for item in plans], indent=2))
     else:
@@ -198,12 +214,20 @@ def inspect(model: str, weights: str | None, unsafe_load: bool, as_json: bool, *
 @_output(".onnx", ".pt", ".safetensors")
 @_block_options
 @_model_options
-def expand(model: str, output: Path, weights: str | None, unsafe_load: bool, **choice: Any) -> None:
+@_outputs
+def expand(
+    model: str,
+    output: Path,
+    weights: str | None,
+    unsafe_load: bool,
+    outputs: tuple[str, ...],
+    **choice: Any,
+) -> None:
     """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    save(surgery.expand(_load(model, weights, unsafe_load), **choice), output)
+    save(surgery.expand(_load(model, weights, unsafe_load, outputs), **choice), output)
     click.echo(printable(f"expanded model in {output}"), err=True)
 
 

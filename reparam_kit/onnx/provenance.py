@@ -211,9 +211,15 @@ class Provenance:
     that the file uses twice); they hold one value and must still when written back. A tensor that is missing was
     computed at import from others, or exists in torch only (``num_batches_tracked``): the file has no place for it, and
     such a parameter does not require a gradient.
+
+    ``inputs`` and ``outputs`` are the names of what the model takes and returns. Where it was imported as a part of the
+    graph, ``partial``, these outputs are values within it, and what lies behind them is in ``payload`` alone.
     """
 
     path: Path | None
     payload: bytes
     tensors: Mapping[str, Source]
     external: Mapping[str, bytes] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    partial: bool = False

@@ -19,6 +19,8 @@ from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, VerificationError, first_line
 from reparam_kit.inputs import Inputs, arguments
+from reparam_kit.onnx.part import cut
+from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.run import Session
 from reparam_kit.onnx.write_back import as_written, write_back
 from reparam_kit.substitution import duplicate
@@ -57,7 +59,7 @@ def check_import(model: nn.Module, inputs: Inputs) -> str | None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_back(copied, path)
-        file = _File(path)
+        file = _File(path, copied.meta["onnx"])
         size = file.batch or 1
         given = [_filled(x, size) for x in given]
         alone = [[x[i : i + size] for x in given] for i in range(0, len(given[0]), size)]
@@ -84,9 +86,11 @@ def check_import(model: nn.Module, inputs: Inputs) -> str | None:
 class _File:
     """What an ONNX file makes of inputs, value by value."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, provenance: Provenance) -> None:
         self.path = path
         self._proto = onnx.load(path)
+        if provenance.partial:
+            cut(self._proto, provenance.outputs)
         graph = self._proto.graph
         stored = {tensor.name for tensor in graph.initializer}
         dims = [info.type.tensor_type.shape.dim for info in graph.input if info.name not in stored]

@@ -101,8 +101,8 @@ def read_signature(model: str | Path | nn.Module) -> Signature | None:
 
     A file that is damaged or missing says nothing here: what opens it next has a line for it.
     """
+    provenance = getattr(model, "meta", {}).get("onnx")
     if isinstance(model, nn.Module):
-        provenance = getattr(model, "meta", {}).get("onnx")
         content = None if provenance is None else provenance.payload
     else:
         content = Path(model).read_bytes() if Path(model).is_file() else None
@@ -114,6 +114,8 @@ def read_signature(model: str | Path | nn.Module) -> Signature | None:
         return None
     stored = {tensor.name for tensor in graph.initializer}  # before IR version 4, these are inputs too
     inputs = tuple(_taken(value) for value in graph.input if value.name not in stored)
+    if provenance is not None and provenance.partial:
+        return Signature(tuple(i for i in inputs if i.name in provenance.inputs), provenance.outputs)
     return Signature(inputs, tuple(value.name for value in graph.output))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -54,11 +54,20 @@ class Builder:
     ``file_constants`` are the outputs of the file's own ``Constant`` nodes. Those of inlined functions have no place in
     the file that could be written. ``batch`` is the size of the batch that the file fixes (``None``: it fixes none),
     which ``frees`` says is to be freed. ``free_sizes`` says that the file leaves other sizes of its inputs free, so
-    that those of the example are made up.
+    that those of the example are made up. ``elsewhere`` are names of tensors that a part of the file reads which is not
+    imported.
     """
 
-    def __init__(self, file_constants: set[str], batch: int | None, frees: bool, free_sizes: bool) -> None:
+    def __init__(
+        self,
+        file_constants: set[str],
+        batch: int | None,
+        frees: bool,
+        free_sizes: bool,
+        elsewhere: Collection[str] = (),
+    ) -> None:
         self.file_constants = file_constants
+        self._elsewhere = elsewhere
         self.free_sizes = free_sizes
         self.rows = ROWS if batch is None else None  # of examples, where they stand for any number
         self.root = nn.Module()
@@ -95,7 +104,11 @@ class Builder:
             nodes = [self.images.output(node) for node in nodes]
         self.graph.output(nodes[0] if len(nodes) == 1 else tuple(nodes))
         # Trained in one place, such a tensor would no longer be what it is in the other.
-        several = {key for key, found in self._parameters.items() if len(found) > 1 or key in self._fixed}
+        several = {
+            key
+            for key, found in self._parameters.items()
+            if len(found) > 1 or key in self._fixed or (key.name in self._elsewhere and not key.scope)
+        }
         for name, source in self.sources.items():
             if source.key in several and name not in dict(self.root.named_buffers()):
                 self.root.get_parameter(name).requires_grad_(False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from heapq import heappop, heappush
+from functools import partial
 from itertools import product, zip_longest
 from pathlib import Path
 
@@ -18,19 +18,27 @@ from reparam_kit.files import read_file
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
-from reparam_kit.onnx.importer.example import ROWS, input_example
+from reparam_kit.onnx.importer.ends import Ends, find_ends
+from reparam_kit.onnx.importer.example import ROWS, example, input_example
 from reparam_kit.onnx.importer.functions import inlined
+from reparam_kit.onnx.importer.levels import integers
 from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
+from reparam_kit.onnx.importer.order import in_order
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, imported
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
 from reparam_kit.onnx.keys import TensorKey
-from reparam_kit.onnx.provenance import Provenance, Source
+from reparam_kit.onnx.part import cut, names_read
+from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, decode, read_onnx
 
 
 def import_onnx(
-    path: str | Path, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> fx.GraphModule:
     """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
 
@@ -44,6 +52,10 @@ def import_onnx(
     ``include`` and ``exclude`` are patterns (as in fnmatch) of the parameters to train and of those not to, by their
     name in the model or that of their tensor in the file; the others do not require a gradient.
 
+    With ``outputs`` the model ends at values within the graph, by their names, and takes the inputs that these depend
+    on. What lies behind them is not read, whatever operators it has, and is written back as it is. Weights that it uses
+    too do not require a gradient.
+
     A batch size that the file fixes is not kept: the model takes any number of images and does to each what the file
     does to it, also where an operator works across the batch (see :mod:`.batch`). An output is put together along the
     dimension of the batch or, where that has not come through, the first. Only a net whose sizes depend on the numbers
@@ -52,17 +64,21 @@ def import_onnx(
     ``model.meta["onnx"]`` is the :class:`~reparam_kit.onnx.provenance.Provenance`.
 
     Raises:
-        InputError: the file cannot be read, is not an ONNX model, or contradicts itself; or a pattern matches nothing.
-        UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported.
+        InputError: the file cannot be read, is not an ONNX model, contradicts itself, or has no such output; or a
+            pattern matches nothing.
+        UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported. The message says
+            where the import could end.
     """
     path = Path(path)
     payload = read_file(path, "an .onnx file")
-    model = import_file(read_onnx(path, payload), payload, path)
+    model = import_file(read_onnx(path, payload), payload, path, outputs)
     train_only(model, include, exclude)
     return model
 
 
-def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.GraphModule:
+def import_file(
+    file: OnnxFile, payload: bytes, path: Path | None = None, outputs: Sequence[str] | None = None
+) -> fx.GraphModule:
     """Import, as :func:`import_onnx` does, a file already read: ``payload`` holds its bytes, ``path`` says where it
     was.
 
@@ -71,17 +87,48 @@ def import_file(file: OnnxFile, payload: bytes, path: Path | None = None) -> fx.
     for tensor in all_tensors(file.model):
         if is_external(tensor):
             tensor.CopyFrom(numpy_helper.from_array(file.read(tensor), tensor.name))
-    constants = {
-        node.output[0] for node in file.model.graph.node if node.op_type == "Constant" and node.output
-    }
+    graph = file.model.graph
+    constants = {node.output[0] for node in graph.node if node.op_type == "Constant" and node.output}
     try:
-        model, sources = _import(inlined(file.model), constants)
+        _check_names(graph)
+        elsewhere = cut(file.model, outputs) if outputs else set()
+        done = _import(inlined(file.model), constants, elsewhere)
     except (InputError, UnsupportedError) as error:
-        raise type(error)(f"{path or 'the ONNX model'}: {error}") from error
-    model.meta["onnx"] = Provenance(
-        path, payload, sources, {location: bytes(data) for location, data in file.external.items()}
+        ends = _ends(file.model, constants) if isinstance(error, UnsupportedError) else None
+        hint = "" if ends is None else f"; {ends}"
+        raise type(error)(f"{path or 'the ONNX model'}: {error}{hint}") from error
+    if done.slow:
+        _log.warning(
+            "the file fixes its batch, and what it does across it is done image by image, which is slow: in %s%s",
+            printable(done.slow[0]),
+            f" and {len(done.slow) - 1} more nodes" if done.slow[1:] else "",
+        )
+    done.model.meta["onnx"] = Provenance(
+        path,
+        payload,
+        done.sources,
+        {location: bytes(data) for location, data in file.external.items()},
+        tuple(done.inputs),
+        tuple(output.name for output in graph.output),
+        bool(outputs),
     )
-    return model
+    return done.model
+
+
+def _ends(model: ModelProto, constants: set[str]) -> Ends | None:
+    """Return where the import of ``model``, which fails, could end; None where it could nowhere."""
+    with suppress(InputError, UnsupportedError):
+        whole = inlined(model)
+        *_, last = _attempts(whole, constants)
+        reached, values = last().reached()
+        named = {name for node in model.graph.node for name in node.output}
+        ends = find_ends(whole.graph.node, reached, values & named)
+        if ends.names:
+            part = ModelProto()
+            part.CopyFrom(model)
+            _import(inlined(part), constants, cut(part, ends.names))
+            return ends
+    return None
 
 
 _log = logging.getLogger(__name__)
@@ -102,14 +149,23 @@ _WEIGHTED = {
 }
 
 
-def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dict[str, Source]]:
-    """Return the imported model, and the sources of its tensors, by the first example input that shows what is asked
-    for.
+def _import(model: ModelProto, constants: set[str], elsewhere: Collection[str]) -> _Import:
+    """Return what has imported the model by the first example input that shows what is asked for."""
+    *others, last = _attempts(model, constants, elsewhere)
+    for attempt in others:
+        with suppress(UnknownError, KeptBatchError):
+            return attempt().run()
+    return last().run()
+
+
+def _attempts(
+    model: ModelProto, constants: set[str], elsewhere: Collection[str] = ()
+) -> list[Callable[[], _Import]]:
+    """Return ways to import the model, in the order to try them.
 
     A batch that the file fixes stays as it is where something cannot be done for each image.
     """
     graph = model.graph
-    _check_names(graph)
     weights = {tensor.name for tensor in graph.initializer}
     weights.update(name for node in graph.node if node.op_type in _WEIGHTED for name in node.input[1:])
     shapes = [info.type.tensor_type.shape.dim for info in graph.input if info.name not in weights]
@@ -121,22 +177,16 @@ def _import(model: ModelProto, constants: set[str]) -> tuple[fx.GraphModule, dic
         if info.name not in weights and _first_size(info) in ((0,) if batch is None else (0, batch))
     }
     free = any(dim.dim_value <= 0 for shape in shapes for dim in shape[len(shape) > 1 :])
-    tries = list(product((True,) if batch is None else (True, False), _SIZES if free else (1,)))
 
-    def attempt(frees: bool, size: int) -> tuple[fx.GraphModule, dict[str, Source]]:
-        builder = Builder(constants, batch, frees, free)
-        examples = {
-            info.name: input_example(
-                info.type.tensor_type, (batch or ROWS) if info.name in batched else None, size
-            )
-            for info in graph.input
-        }
-        return _Import(model, builder, examples, batched).run(), builder.sources
+    def attempt(frees: bool, size: int) -> _Import:
+        def example(info: ValueInfoProto) -> Tensor | None:
+            rows = (batch or ROWS) if info.name in batched else None
+            return input_example(info.type.tensor_type, rows, size)
 
-    for frees, size in tries[:-1]:
-        with suppress(UnknownError, KeptBatchError):
-            return attempt(frees, size)
-    return attempt(*tries[-1])
+        return _Import(model, Builder(constants, batch, frees, free, elsewhere), example, batched)
+
+    tries = product((True,) if batch is None else (True, False), _SIZES if free else (1,))
+    return [partial(attempt, *each) for each in tries]
 
 
 def _first_size(info: ValueInfoProto) -> int | None:
@@ -150,40 +200,33 @@ class _Import:
         self,
         model: ModelProto,
         builder: Builder,
-        examples: Mapping[str, Tensor | None],
+        example: Callable[[ValueInfoProto], Tensor | None],
         batched: Collection[str],
     ) -> None:
         self._batched = batched
         self._opsets = _opsets(model)
         self._graph: GraphProto = model.graph
         self._builder = builder
-        self._examples = examples
+        self._example = example
         self._values: dict[str, Value] = {}
-        self._read = {name for node in model.graph.node for name in node.input}
+        self._read = {name for node in model.graph.node for name in names_read(node)}
         self._read.update(output.name for output in model.graph.output)
+        self._stored = {tensor.name: tensor for tensor in self._graph.initializer}
+        # Before IR version 4, initializers are inputs too.
+        self.inputs = [info.name for info in self._graph.input if info.name not in self._stored]
+        self.sources = builder.sources
+        self.slow: list[str] = []  # the nodes that are run image by image
 
-    def run(self) -> fx.GraphModule:
+    def run(self) -> _Import:
+        """Import all: the result is ``model``."""
         if self._graph.sparse_initializer:
             raise UnsupportedError(
                 "sparse initializers are not supported; export the model with dense weights"
             )
-        stored = {tensor.name: tensor for tensor in self._graph.initializer}
-        # Before IR version 4, initializers are inputs too.
-        types = {info.name: info.type.tensor_type.elem_type for info in self._graph.input}
-        inputs = [name for name in types if name not in stored]
-        for i, name in enumerate(inputs):
-            optional = self._read.isdisjoint(inputs[i:])
-            value = self._builder.input(name, self._examples[name], optional, name in self._batched)
-            dtype = dtype_of(types[name])
-            if dtype.is_floating_point and held(dtype) != dtype and not optional:
-                value = self._builder.call(widened, (value,))
-            self._values[name] = typed(value, dtype)
-        for name in stored.keys() & self._read:
-            tensor = to_tensor(decode(stored[name]), stored[name].data_type)
-            key, dtype = TensorKey("initializer", name), dtype_of(stored[name].data_type)
-            self._values[name] = self._builder.constant(key, tensor, dtype)
-        slow, images = [], self._builder.images
-        for node in _in_order(self._graph.node, self._values):
+        for name in (*self.inputs, *(self._stored.keys() & self._read)):
+            self._values[name] = self._given(name)
+        images = self._builder.images
+        for node in in_order(self._graph.node, self._values):
             before = images.one_by_one if images else 0
             try:
                 self._values.update(self._import(node))
@@ -194,15 +237,37 @@ class _Import:
                     raise
                 raise InputError(f"{place_of(node)} is malformed: {first_line(error)[:200]}") from error
             if images and images.one_by_one > before:
-                slow.append(place_of(node))
-        model = self._builder.finish([self._value(output.name) for output in self._graph.output])
-        if slow:
-            _log.warning(
-                "the file fixes its batch, and what it does across it is done image by image, which is slow: in %s%s",
-                printable(slow[0]),
-                f" and {len(slow) - 1} more nodes" if slow[1:] else "",
-            )
-        return model
+                self.slow.append(place_of(node))
+        self.model = self._builder.finish([self._value(output.name) for output in self._graph.output])
+        return self
+
+    def reached(self) -> tuple[list[NodeProto], set[str]]:
+        """Return the nodes that can be imported, and the floating-point values that these compute at run time."""
+        for name in (*self.inputs, *(self._stored.keys() & self._read)):
+            with suppress(InputError, UnsupportedError):
+                self._values[name] = self._given(name)
+        done, found = list[NodeProto](), set[str]()
+        for node in in_order(self._graph.node, self._values):
+            with suppress(Exception):  # whatever it raises, the import cannot go through it
+                made = dict(self._import(node))
+                self._values.update(made)
+                done.append(node)
+                found.update(name for name, value in made.items() if _is_floating(value))
+        return done, found
+
+    def _given(self, name: str) -> Value:
+        """Return an input, or a tensor that the file stores."""
+        if name in self._stored:
+            tensor = self._stored[name]
+            key, dtype = TensorKey("initializer", name), dtype_of(tensor.data_type)
+            return self._builder.constant(key, to_tensor(decode(tensor), tensor.data_type), dtype)
+        [info] = [info for info in self._graph.input if info.name == name]
+        optional = self._read.isdisjoint(self.inputs[self.inputs.index(name) :])
+        value: Value = self._builder.input(name, self._example(info), optional, name in self._batched)
+        dtype = dtype_of(info.type.tensor_type.elem_type)
+        if dtype.is_floating_point and held(dtype) != dtype and not optional:
+            value = self._builder.call(widened, (value,))
+        return typed(value, dtype)
 
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -223,29 +288,9 @@ class _Import:
         return self._values[name]
 
 
-def _in_order(nodes: Iterable[NodeProto], known: Iterable[str]) -> Iterator[NodeProto]:
-    """Yield each node once what it reads is there, else in the order of the file: some converters append nodes at the
-    end.
-
-    Those for which it never is come last.
-    """
-    nodes, known = list(nodes), {"", *known}
-    missing = [set(node.input) - known for node in nodes]
-    readers: dict[str, list[int]] = defaultdict(list)
-    for i, names in enumerate(missing):
-        for name in names:
-            readers[name].append(i)
-    # By how often the file is gone through before, then as the file has them.
-    ready = [(0, i) for i, names in enumerate(missing) if not names]
-    while ready:
-        turn, i = heappop(ready)
-        yield nodes[i]
-        for name in nodes[i].output:
-            for reader in readers.pop(name, ()):
-                missing[reader].remove(name)
-                if not missing[reader]:
-                    heappush(ready, (turn + (reader < i), reader))
-    yield from (node for node, names in zip(nodes, missing, strict=True) if names)
+def _is_floating(value: Value) -> bool:
+    known = example(value) if isinstance(value, fx.Node) else None
+    return isinstance(known, Tensor) and known.dtype.is_floating_point and integers(value) is None
 
 
 def _check_names(graph: GraphProto) -> None:
