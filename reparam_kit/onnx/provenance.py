@@ -64,6 +64,22 @@ class Reshaped:
         return values.reshape(self.before)
 
 
+@dataclass(frozen=True)
+class Narrowed:
+    """Rounded to the numbers of a half type, ``dtype``, which are held in float32."""
+
+    dtype: np.dtype[Any]
+
+    def values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return the nearest numbers of that type."""
+        with np.errstate(over="ignore"):
+            return stored.astype(self.dtype).astype(np.float32)
+
+    def stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return ``values``, of which the file can hold all."""
+        return values
+
+
 # Operator -> what it does with the weight and a constant, and what does the contrary.
 INVERSES = {
     "Add": (np.add, np.subtract),

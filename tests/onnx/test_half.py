@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx_text import SMALL, SMALL_WEIGHTS, load, run, write
+from onnx_text import SMALL, SMALL_WEIGHTS, assert_as_runtime, load, run, write
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
@@ -50,6 +50,9 @@ STYLES: dict[str, Callable[[ModelProto], ModelProto]] = {
     "with Cast at the ends": lambda model: convert_float_to_float16(model, keep_io_types=True),
     "with parts in float32": lambda model: convert_float_to_float16(
         model, keep_io_types=True, op_block_list=["BatchNormalization", "GlobalAveragePool"]
+    ),
+    "with neighbours in float32": lambda model: convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=["BatchNormalization", "PRelu", "Mul", "MatMul"]
     ),
     "bfloat16": bfloat16,
     "weights alone": weights_alone,
@@ -109,6 +112,17 @@ def test_half_images_and_numbers_that_a_half_file_cannot_hold(tmp_path: Path) ->
     expected = torch.tensor([[1.0, 4.0], [300.0, 800.0]])  # of which the file makes an infinite square
     for images in (x, x.half(), x.bfloat16()):
         torch.testing.assert_close(run(model, images)[0], expected)
+
+
+def test_a_cast_to_a_half_type_rounds_and_lets_small_gradients_through(tmp_path: Path) -> None:
+    text = "net (float[N,3] x) => (float[N,3] y) { h = Cast <to = 10> (x) y = Cast <to = 1> (h) }"
+    model = load(tmp_path / "cast.onnx", text)
+    numbers = [[1.0001, -float("inf"), 70000.0], [1e-9, -2.0, 0.0]]
+    x = torch.tensor(numbers, requires_grad=True)
+    assert_as_runtime(model, tmp_path / "cast.onnx", x.detach())
+    (1e-9 * model(x)[:, 0]).sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 0].tolist() == [pytest.approx(1e-9)] * 2
 
 
 NUMBERS = st.floats(-8, 8, width=32).filter(lambda value: abs(value) > 2**-8)

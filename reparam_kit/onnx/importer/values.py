@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.provenance import Grid, Permuted, Reshaped, Source, Step
+from reparam_kit.onnx.provenance import Grid, Narrowed, Permuted, Reshaped, Source, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,8 @@ class Constant:
 
     def cast(self, dtype: torch.dtype) -> Constant:
         """Return it in another floating-point type, and still stored at the same place."""
+        if dtype in _WIDER and dtype != self.dtype:
+            return replace(self.then(Narrowed(_NUMPY[dtype])), dtype=dtype)
         return replace(self, tensor=as_dtype(self.tensor, dtype), dtype=dtype)
 
     def then(self, step: Step) -> Constant:
@@ -98,6 +100,7 @@ DTYPES: dict[int, torch.dtype] = {
 
 # Half types, of which a training would lose small steps, are held in float32 and rounded once where they are written.
 _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_NUMPY = {DTYPES[t]: helper.tensor_dtype_to_np_dtype(t) for t in (TensorProto.FLOAT16, TensorProto.BFLOAT16)}
 # Types that torch has a name for and no arithmetic: what their numbers are held in, the first and the last of them.
 _NARROW = {
     "uint16": (torch.int32, 0, 2**16 - 1),
@@ -162,11 +165,19 @@ def file_dtype(value: Value) -> torch.dtype | None:
 
 
 def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return ``x`` in another dtype, of which integers go around beyond the last."""
+    """Return ``x`` in another dtype, of which integers go around beyond the last, and half types round."""
+    if dtype in _WIDER:
+        return _rounded(x.to(_WIDER[dtype]), dtype)
     if dtype not in _HELD:
-        return x.to(held(dtype))
+        return x.to(dtype)
     first, last = ends(dtype)
     return ((x.to(torch.int64) - first) % (last - first + 1) + first).to(held(dtype))
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return ``x`` rounded to the numbers of a half type, with a gradient that is not: small ones would be lost."""
+    nearest = x.detach().to(dtype).to(x.dtype)
+    return torch.where(x.isfinite(), x + (nearest - x.detach()), nearest)
 
 
 def widened(x: Tensor) -> Tensor:

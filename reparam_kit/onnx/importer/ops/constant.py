@@ -13,7 +13,15 @@ from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import is_fake
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, held, typed, widened
+from reparam_kit.onnx.importer.values import (
+    Constant,
+    Value,
+    as_dtype,
+    dtype_of,
+    file_dtype,
+    typed,
+    widened,
+)
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -68,8 +76,8 @@ def _cast(op: Op, dtype: torch.dtype) -> Value:
     """Integers with a gradient keep it, also as floating-point numbers; a weight stays one."""
     x, old = op[0], integers(op[0])
     known = example(x) if isinstance(x, fx.Node) and old is None else None
-    if isinstance(known, Tensor) and known.dtype == held(dtype) and dtype.is_floating_point:
-        return x  # between types that are held in one
+    if (isinstance(known, Tensor) and known.dtype == dtype) or (old is None and file_dtype(x) == dtype):
+        return x
     floating = isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point
     if isinstance(x, Constant) and floating and not is_fake(x):  # rounded in the type that the file has it in
         return op.made(x.cast(dtype))

@@ -27,7 +27,6 @@ def power(a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a, b).to(a.dtype)
 
 
-_INVERTIBLE = (torch.float16, torch.float32, torch.float64)
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Ceil": torch.ceil,
@@ -86,7 +85,7 @@ def binary(op: Op) -> Value:
 
 def _has_way_back(operator: str, weight: Constant, constant: Constant) -> bool:
     stored, factor, (x, y) = weight.source, operator in ("Div", "Mul"), (weight.tensor, constant.tensor)
-    if stored is None or stored.grid is not None or x.dtype not in _INVERTIBLE:
+    if stored is None or stored.grid is not None or not x.is_floating_point():
         return False
     if x.shape != torch.broadcast_shapes(x.shape, y.shape):  # type: ignore[no-untyped-call]
         return False
