@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from onnx import AttributeProto, NodeProto, TensorProto, defs, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, defs, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from reparam_kit.errors import InputError, UnsupportedError
@@ -295,7 +295,7 @@ def _attribute(attribute: AttributeProto) -> Any:
         return value.decode()
     if isinstance(value, TensorProto):
         return to_tensor(numpy_helper.to_array(value), value.data_type)
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, GraphProto)):
         return value
     if not isinstance(value, Sequence):
         raise InputError(f"attribute {attribute.name} holds no value that an operator takes")
