@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from reparam_kit.onnx.diff import diff as diff
     from reparam_kit.onnx.export import export_onnx as export_onnx
     from reparam_kit.onnx.importer.trainable import train_only as train_only
+    from reparam_kit.onnx.integers import IntegerCount as IntegerCount
+    from reparam_kit.onnx.integers import count_integers as count_integers
     from reparam_kit.onnx.run import open_session as open_session
     from reparam_kit.onnx.run import read_inputs as read_inputs
     from reparam_kit.onnx.weights import onnx_fingerprint as onnx_fingerprint

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,9 @@ from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
 from reparam_kit.files import require_file
 from reparam_kit.tensors import with_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from reparam_kit.onnx.integers import IntegerCount
 
 
 def load(
@@ -77,13 +81,16 @@ def load(
     return _from_archive(path, unsafe)
 
 
-def save(model: nn.Module, path: str | Path) -> None:
+def save(model: nn.Module, path: str | Path) -> IntegerCount | None:
     """Write ``model`` in the format that the suffix of ``path`` names; an existing file is replaced at the end.
 
     ``.onnx``: the file that the model was loaded from, with its new weights and nothing else changed.
     ``.safetensors``: its state_dict and, of an expanded model, its blocks: ``load`` reads it with the model's factory.
     ``.pt``: an expanded ONNX model becomes an archive of tensors and text that ``load`` reads without running anything;
     any other module is pickled, which ``load`` reads only with ``unsafe``.
+
+    Returns:
+        Of a ``.onnx`` whose weights are quantised, how many integers are not as they were, and how many were clipped.
 
     Raises:
         InputError: another suffix; or ``.onnx`` for a model that did not come from one, or is still expanded.
@@ -96,9 +103,10 @@ def save(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if path.suffix == ".onnx":
         from reparam_kit.onnx import write_back
+        from reparam_kit.onnx.integers import count_integers
 
         write_back(model, path)
-        return
+        return count_integers(model)
     if path.suffix not in (".pt", ".safetensors"):
         raise InputError(f"{path}: the suffix says what is written; choose .onnx, .pt or .safetensors")
     with atomic_path(path) as temporary:
@@ -113,6 +121,7 @@ def save(model: nn.Module, path: str | Path) -> None:
             ) from error
         except (RuntimeError, SafetensorError) as error:  # which these two writers raise on a full disk
             raise InputError(f"{path} cannot be written, is the disk full? {first_line(error)}") from error
+    return None
 
 
 def _from_archive(path: Path, unsafe: bool) -> nn.Module:

@@ -33,7 +33,7 @@ from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.checks import shown_images
 from recipes.tsmr.training.logs import LOGGERS, Logger
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
-from reparam_kit import InputError, imported_files
+from reparam_kit import InputError, count_integers, imported_files
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -191,6 +191,7 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         held_back=chosen.held_back,
         gallery=_gallery(model, chosen.model, given.judges, config),
         weight_change=_weight_change(model, chosen.model),
+        integers=count_integers(chosen.model),
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
     images = input_preset(config.student_input).prepare(given.views.first(_SHOWN)).cpu()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recipes.faces import Comparison, Evaluation, Verdict
 from recipes.tsmr.config import TSMRConfig
+from reparam_kit import IntegerCount
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -163,6 +164,7 @@ class TSMRReport:
         gallery: "old-old", "new-new" and "new-old" (new embeddings against stored ones of the old model) on the
             validation pairs; empty without any.
         weight_change: of each weight that is returned, ``|new - old| / |old|``.
+        integers: of a student whose weights its file quantises, how many changed, and how many were clipped.
         other_outputs: by name, outputs besides the embedding that depend on weights that were trained: ``|new - old| /
             |old|`` on the first images of the validation set, or of the training images without one.
         own_losses: sha256 of the code of each loss that is not this project's, by name.
@@ -185,6 +187,7 @@ class TSMRReport:
     gallery: dict[str, Evaluation]
     weight_change: dict[str, float]
     task: str = ""
+    integers: IntegerCount | None = None
     other_outputs: dict[str, float] = field(default_factory=dict)
     own_losses: dict[str, str] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
@@ -211,6 +214,7 @@ class TSMRReport:
             "epochs": [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs],
             "curve": [vars(point) for point in self.curve],
             "inputs": {name: verdict.to_json() for name, verdict in self.inputs.items()},
+            "integers": None if self.integers is None else asdict(self.integers),
             "held_back": {f"{share:g}": list(names) for share, names in self.held_back.items()},
             "shares": {f"{share:g}": verdict.to_json() for share, verdict in self.shares.items()},
             "teacher_scores": plain(self.teacher_scores),

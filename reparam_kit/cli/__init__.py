@@ -240,8 +240,9 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
-    click.echo(printable(f"folded model in {output}"), err=True)
+    count = save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
+    integers = "" if count is None else f": {count}"
+    click.echo(printable(f"folded model in {output}{integers}"), err=True)
 
 
 @main.command()

@@ -130,9 +130,13 @@ class Grid:
         """Return the nearest level for each of ``values``, the first or last for those beyond; NaN where one is not
         finite.
         """
+        return np.where(np.isfinite(values), np.clip(self.nearest(values), *self.ends), np.nan)
+
+    def nearest(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the nearest level for each of ``values``, also beyond the first and the last."""
         with np.errstate(all="ignore"):
-            nearest = np.rint(values.astype(np.float64) / self.scale) + self.zero
-        return np.where(np.isfinite(values), np.clip(nearest, *self.ends), np.nan)
+            at = values.astype(self.division) / self.scale.astype(self.division)
+            return np.asarray(np.rint(at) + self.zero.astype(np.float64))
 
 
 class FakeGrid(Grid):
@@ -197,16 +201,35 @@ class Source:
 
         An entry that has not changed keeps its number, which some steps there and back would round to another.
         """
-        new, values = self.to_onnx(tensor), _array(tensor)
-        with np.errstate(over="ignore"):
-            held = self.values(stored).astype(values.dtype).reshape(values.shape)
+        new, values, held = self.to_onnx(tensor), _array(tensor), self._held(stored, tensor)
         if np.array_equal(held, values, equal_nan=True):
             return None
         return np.where(self._stored(held) == new, stored.astype(np.result_type(stored, new)), new)
 
+    def levels(self, stored: NDArray[Any], tensor: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the levels, also beyond the ends, of a tensor on a grid: as it was read from ``stored``, and as it is.
+
+        Raises :class:`InputError` as :meth:`to_onnx`.
+        """
+        grid = self.grid
+        assert grid is not None
+        self.to_onnx(tensor)  # raises where it does not fit
+        behind = self.steps[self.steps.index(grid) + 1 :]
+        held, values = self._held(stored, tensor), _array(tensor)
+        return grid.nearest(_back(held, behind)), grid.nearest(_back(values, behind))
+
+    def _held(self, stored: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+        """Return what was read from ``stored``, as ``tensor`` holds it."""
+        values = _array(tensor)
+        with np.errstate(over="ignore"):
+            return self.values(stored).astype(values.dtype).reshape(values.shape)
+
     def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
-        back = reduce(lambda values, step: step.stored(values), reversed(self.steps), values)
-        return np.ascontiguousarray(back).reshape(self.shape)
+        return np.ascontiguousarray(_back(values, self.steps)).reshape(self.shape)
+
+
+def _back(values: NDArray[Any], steps: tuple[Step, ...]) -> NDArray[Any]:
+    return reduce(lambda values, step: step.stored(values), reversed(steps), values)
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

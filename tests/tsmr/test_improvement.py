@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor
 
@@ -58,6 +63,27 @@ def test_what_is_judged_of_a_half_file_is_what_is_written(
     assert all(tensor.half().float().equal(tensor) for state in judged for tensor in state.values())
     assert improved.verification is not None
     assert improved.verification.structure.payloads
+
+
+def test_a_quantised_file_is_judged_and_counted_as_it_is_written(
+    files: dict[str, Any], bin_file: Path
+) -> None:
+    quantised = files["student"].with_name("quantised.onnx")
+    shape = [dim.dim_value for dim in onnx.load(files["student"]).graph.input[0].type.tensor_type.shape.dim]
+    images = iter(np.random.default_rng(0).uniform(-1, 1, (4, 1, *shape[1:])).astype(np.float32))
+    reader = SimpleNamespace(get_next=lambda: next(({"x": image} for image in images), None))
+    quantize_static(files["student"], quantised, reader)
+    improved = improve(**files | {"student": quantised}, val=bin_file)
+    written, model = rk.load(improved.output), improved.model
+    x = torch.randn(3, *shape[1:])
+    assert model(x).equal(written(x))
+    old, new = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type in (3, 6)}
+        for path in (quantised, improved.output)
+    )
+    assert improved.report.integers is not None
+    assert improved.report.integers.changed == sum((old[name] != new[name]).sum() for name in old)
+    assert str(improved.report.integers) in improved.page.read_text()
 
 
 def test_the_same_call_goes_on_after_an_interruption(files: dict[str, Any], tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ def show(improved: Improved, student: str) -> None:
     if improved.verification is not None:
         changed = f": the graph of {student}, {len(improved.verification.structure.payloads)} weights differ"
     click.echo(printable(f"{improved.output}{changed}"))
+    if improved.report.integers is not None:
+        click.echo(str(improved.report.integers))
     if improved.verification is not None and not improved.verification.outputs:
         click.echo(printable("; ".join(improved.verification.notes)))
     click.echo(printable(f"{improved.page}: the run as a page, for a browser"))

@@ -20,7 +20,7 @@ from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport, write_report
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS, Axis, Chart, nice_step
 from recipes.tsmr.results import EpochReport, Point
-from reparam_kit import InputError
+from reparam_kit import InputError, IntegerCount
 
 HOSTILE = "<script>alert('x')</script>&\""
 STAGES = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, cosine=1.0, adversarial=0.1))
@@ -224,6 +224,14 @@ def test_another_graph_is_told_loudly(report: TSMRReport, tmp_path: Path) -> Non
     assert "The graph is not the same: 1 differences" in made.text
     assert made.row("graph.node[relu]") == ["removed", "Relu(c) -> d", ""]
     assert "graph is the same" not in made.text
+
+
+def test_a_quantised_file_says_how_many_integers_changed(report: TSMRReport, tmp_path: Path) -> None:
+    sentence = "31 of 1,216 integers changed, 2 clipped"
+    assert sentence not in written(report, tmp_path).text
+    report = replace(report, integers=IntegerCount(total=1216, changed=31, clipped=2))
+    assert sentence in written(report, tmp_path).text
+    assert report.to_json()["integers"] == {"total": 1216, "changed": 31, "clipped": 2}
 
 
 def test_a_better_input_is_told(report: TSMRReport, tmp_path: Path) -> None:
