@@ -1,13 +1,18 @@
-"""What a training step costs with branches: step time and peak memory of the expanded net over the plain one.
+"""What a training step costs with branches: time, peak memory and operators of the expanded net over the plain one's.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.training_cost [--batch 16 --batch 64] [--rounds 5] [--device cuda] [-o FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.training_cost [--net resnet18] [--batch 16] [--block dbb] [--norm scale]
+        [--peer OREPA=../OREPA_CVPR2022/blocks.py:OREPA] [--growth] [--rounds 5] [--device cuda] [-o FILE]
 
-``batch`` with ``dbb`` is the Diverse Branch Block as its authors train it, and ``orepa`` the online block of OREPA, so
-the peers run in the same process as ``scale``. Times are taken in rounds: one step of each arm after the other, and
-the median over the rounds of each arm's time over the plain net's in the same round, so that a machine that changes
-its speed slows all arms down alike. On a CPU it is processor time, which other work on the machine disturbs least;
-with one thread, since threads that wait for each other spend it too. Peak memory is that of a process of its own for
-each arm, above what it held before the net was built.
+Without options every preset runs with every norm, in four nets at three batches, which takes a night. ``dbb`` with
+``batch`` is the Diverse Branch Block as its authors train it. A peer is another's block: a class that takes the
+arguments of a convolution and stands for it and its BatchNorm, in a file that is run.
+
+Times are taken in rounds: one step of each arm after the other, and each arm's time over the plain net's in the same
+round, so that a machine that changes its speed slows all arms down alike. On a CPU it is processor time, which other
+work on the machine disturbs least; with one thread, since threads that wait for each other spend it too. Peak memory
+is that of a process of its own for each arm, above what it held before the net was built; the parameters that train,
+with gradient and momentum, are a part of it that no way of composing them can save. Operators are the calls that
+torch's profiler sees.
 """
 
 from __future__ import annotations
@@ -16,91 +21,69 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 import reparam_kit as rk
 from benchmarks import memory
+from benchmarks.nets import NETS, Net, plain, row
+from reparam_kit.algebra import NORMS, PRESETS
 
-ARMS = {
-    "plain": None,
-    "scale, dbb": ("dbb", "scale"),
-    "scale, orepa": ("orepa", "scale"),
-    "batch, dbb (DBB)": ("dbb", "batch"),
-}
-
-
-def resnet18() -> tuple[nn.Module, tuple[int, ...]]:
-    """ResNet-18 at 224 pixels."""
-    import torchvision
-
-    return torchvision.models.resnet18(), (3, 224, 224)
+_PLAIN = "plain"
+_DEPTHS = (4, 8, 16, 32)
+_BRANCHES = (1, 2, 4, 8)
 
 
-def mobilefacenet() -> tuple[nn.Module, tuple[int, ...]]:
-    """MobileFaceNet (S. Chen et al., CCBR 2018, table 1) at 112 pixels."""
+class Arm(NamedTuple):
+    """What is trained in the place of the plain net, as it is written on the command line."""
 
-    def unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-        padding = 0 if kernel == 7 else kernel // 2
-        conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-        return [conv, nn.BatchNorm2d(outputs)]
+    text: str
 
-    class Bottleneck(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
-            super().__init__()
-            inner = inputs * expansion
-            self.skip = stride == 1 and inputs == outputs
-            self.body = nn.Sequential(
-                *unit(inputs, inner, 1),
-                nn.PReLU(inner),
-                *unit(inner, inner, 3, stride, groups=inner),
-                nn.PReLU(inner),
-                *unit(inner, outputs, 1),
-            )
+    def build(self, net: Net) -> tuple[nn.Module, tuple[int, ...]]:
+        """Return the net, and the shape of an image."""
+        if self.text == _PLAIN:
+            return net(plain)
+        if "=" in self.text:
+            return net(_peer(self.text))
+        model, size = net(plain)
+        block, norm = self.text.split(", ")
+        return rk.expand(model, block, norm), size
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.body(x)
-            return x + out if self.skip else out
-
-    layers = [*unit(3, 64, 3, 2), nn.PReLU(64), *unit(64, 64, 3, groups=64), nn.PReLU(64)]
-    channels = 64
-    for expansion, outputs, count, stride in (
-        (2, 64, 5, 2),
-        (4, 128, 1, 2),
-        (2, 128, 6, 1),
-        (4, 128, 1, 2),
-        (2, 128, 2, 1),
-    ):
-        for i in range(count):
-            layers.append(Bottleneck(channels, outputs, stride if i == 0 else 1, expansion))
-            channels = outputs
-    layers += [
-        *unit(128, 512, 1),
-        nn.PReLU(512),
-        *unit(512, 512, 7, groups=512),
-        *unit(512, 128, 1),
-        nn.Flatten(),
-    ]
-    return nn.Sequential(*layers), (3, 112, 112)
+    def __str__(self) -> str:
+        return self.text.partition("=")[0]
 
 
-NETS = {"resnet18": resnet18, "mobilefacenet": mobilefacenet}
+def _peer(text: str) -> Callable[..., nn.Module]:
+    path, _, name = text.partition("=")[2].rpartition(":")
+    block = getattr(rk.import_file(path), name)
+
+    def unit(
+        inputs: int, outputs: int, taps: int, stride: int = 1, groups: int = 1, padding: int | None = None
+    ) -> nn.Module:
+        padding = taps // 2 if padding is None else padding
+        made: nn.Module = block(inputs, outputs, taps, stride=stride, padding=padding, groups=groups)
+        return made
+
+    return unit
 
 
-def trainer(net: str, arm: str, batch: int, device: str) -> Callable[[], None]:
-    """A function that does one training step: forward, backward, SGD with momentum."""
+def find_net(name: str) -> Net:
+    """Return a net by its name, or a row of as many convolutions as the name says."""
+    return row(int(name.removeprefix("row"))) if name.startswith("row") else NETS[name]
+
+
+def trainer(net: str, arm: Arm, batch: int, device: str) -> Callable[[], None]:
+    """Return a function that does one training step: forward, backward, SGD with momentum."""
     torch.manual_seed(0)
-    model, size = NETS[net]()
-    choice = ARMS[arm]
-    if choice is not None:
-        block, norm = choice
-        model = rk.expand(model, block, norm)
+    model, size = arm.build(find_net(net))
     model.to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
     x = torch.randn(batch, *size, device=device)
 
     def step() -> None:
@@ -113,60 +96,110 @@ def trainer(net: str, arm: str, batch: int, device: str) -> Callable[[], None]:
     return step
 
 
-def times(net: str, batch: int, rounds: int, device: str) -> dict[str, tuple[float, float]]:
-    """Median seconds of a step and median ratio to the plain step, by arm."""
-    steps = {arm: trainer(net, arm, batch, device) for arm in ARMS}
-    for step in steps.values():
-        step()
+class Cost(NamedTuple):
+    """Of a step: seconds, each round's over the plain net's, and operators."""
+
+    seconds: list[float]
+    ratios: list[float]
+    operators: int
+
+
+def measure(net: str, arms: list[Arm], batch: int, rounds: int, device: str) -> dict[Arm, Cost]:
+    """Take ``rounds`` steps of each arm, in turns; the first of ``arms`` is the plain net."""
+    steps = {arm: trainer(net, arm, batch, device) for arm in arms}
+    operators = {arm: count_operators(step) for arm, step in steps.items()}
     clock = time.process_time if device == "cpu" else time.perf_counter
-    taken: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    taken: dict[Arm, list[float]] = {arm: [] for arm in arms}
     for _ in range(rounds):
         for arm, step in steps.items():
             start = clock()
             step()
             taken[arm].append(clock() - start)
+    first = taken[arms[0]]
     return {
-        arm: (
-            statistics.median(own),
-            statistics.median(a / b for a, b in zip(own, taken["plain"], strict=True)),
-        )
+        arm: Cost(own, [a / b for a, b in zip(own, first, strict=True)], operators[arm])
         for arm, own in taken.items()
     }
 
 
-def peak(net: str, arm: str, batch: int, device: str) -> float:
-    """MiB that training takes at its peak, in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.training_cost",
-        "--peak-of",
-        net,
-        arm,
-        str(batch),
-        "--device",
-        device,
-    ]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def count_operators(step: Callable[[], None]) -> int:
+    """Return the calls of aten's operators in a step that is not the first."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    return sum(event.name.startswith("aten::") for event in seen.events())
 
 
-def measure_peak(net: str, arm: str, batch: int, device: str) -> float:
+def peak(net: str, arm: Arm, batch: int, device: str) -> tuple[float, float]:
+    """MiB that training takes at its peak, in a process of its own, and those of parameters, gradients and momentum."""
+    command = [sys.executable, "-m", "benchmarks.training_cost", "--peak-of", net, arm.text, str(batch)]
+    done = subprocess.run([*command, "--device", device], check=True, capture_output=True, text=True)
+    most, held = map(float, done.stdout.split())
+    return most, held
+
+
+def measure_peak(net: str, arm: Arm, batch: int, device: str) -> tuple[float, float]:
     """As ``peak``, in this process."""
     torch.zeros(1, device=device)
     before = memory.held()
+    model, _ = arm.build(find_net(net))
+    held = 3 * sum(parameter.nbytes for parameter in model.parameters()) / 2**20
+    del model
     step = trainer(net, arm, batch, device)
     for _ in range(2):
         step()
-    if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return memory.peak() - before
+    most = memory.peak() - before if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    return most, held
+
+
+def rows(net: str, arms: list[Arm], batch: int, rounds: int, device: str) -> Iterator[str]:
+    """Yield the lines of a table, one for each arm; the first of ``arms`` is the plain net."""
+    peaks = [peak(net, arm, batch, device) for arm in arms]
+    costs = measure(net, arms, batch, rounds, device)
+    plain_most, plain_operators = peaks[0][0], costs[arms[0]].operators
+    for (arm, (seconds, ratios, operators)), (most, held) in zip(costs.items(), peaks, strict=True):
+        yield (
+            f"| {net} | {batch} | {arm} | {statistics.median(seconds):.3f} | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
+            f"{most:.0f} | {most / plain_most:.2f} | {held:.0f} | "
+            f"{operators:,} | {operators / plain_operators:.2f} |"
+        )
+
+
+def growth(device: str, rounds: int) -> Iterator[str]:
+    """Yield the lines of a table: what depth and branches add to a step, in operators and seconds."""
+    first = Arm(_PLAIN)
+    cases = [(depth, block) for block in ("dbb", "orepa") for depth in _DEPTHS]
+    cases += [(_DEPTHS[1], f"conv(k) + {count} * (conv(1) >> conv(k))") for count in _BRANCHES]
+    for depth, block in cases:
+        arm = Arm(f"{block}, scale")
+        costs = measure(f"row{depth}", [first, arm], 8, rounds, device)
+        seconds = [a - b for a, b in zip(costs[arm].seconds, costs[first].seconds, strict=True)]
+        added = costs[arm].operators - costs[first].operators
+        yield f"| {depth} | {block} | {added:,} | {1000 * statistics.median(seconds):.1f} |"
+
+
+_COSTS = """\
+| net | batch | arm | s a step | time ratio (range) | peak MiB | memory ratio | of it held | operators | ratio |
+|---|---:|---|---:|---:|---:|---:|---:|---:|---:|"""
+_GROWTH = """
+| equal layers | block | operators added | ms added |
+|---:|---|---:|---:|"""
 
 
 @click.command()
 @click.option(
     "--net", "nets", multiple=True, type=click.Choice(list(NETS)), help="Only this net; may be repeated."
 )
-@click.option("--batch", "batches", multiple=True, type=int, default=(16, 64), show_default=True)
+@click.option("--batch", "batches", multiple=True, type=int, default=(4, 16, 64), show_default=True)
+@click.option("--block", "blocks", multiple=True, help="Only this preset or expression; may be repeated.")
+@click.option(
+    "--norm", "norms", multiple=True, type=click.Choice(list(NORMS)), help="Only this norm; may be repeated."
+)
+@click.option(
+    "--peer", "peers", multiple=True, metavar="NAME=FILE:CLASS", help="Another's block; may be repeated."
+)
+@click.option("--growth/--no-growth", "grows", default=True, help="What depth and branches add.")
 @click.option("--rounds", default=5, show_default=True, help="Steps of each arm.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Markdown file to write.")
@@ -174,35 +207,38 @@ def measure_peak(net: str, arm: str, batch: int, device: str) -> float:
 def main(
     nets: tuple[str, ...],
     batches: tuple[int, ...],
+    blocks: tuple[str, ...],
+    norms: tuple[str, ...],
+    peers: tuple[str, ...],
+    grows: bool,
     rounds: int,
     device: str,
     output: Path | None,
     peak_of: tuple[str, str, str] | None,
 ) -> None:
-    """Print step time and peak memory of each arm, over the plain net's."""
+    """Print time, peak memory and operators of a step of each arm, over the plain net's."""
     if peak_of is not None:
-        net, arm, batch = peak_of
-        print(measure_peak(net, arm, int(batch), device))
+        net, text, batch = peak_of
+        print(*measure_peak(net, Arm(text), int(batch), device))
         return
+    ours = [f"{block}, {norm}" for block in blocks or PRESETS for norm in norms or NORMS]
+    arms = [Arm(text) for text in (_PLAIN, *ours, *peers)]
     lines = [
         "Made by `python -m benchmarks.training_cost`. Ratios are to the plain net in the same round (time) or to its "
-        "process (memory).",
+        "process (memory), of which `of it held` are parameters, gradients and momentum.",
         "",
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {rounds} rounds.",
         "",
-        "| net | batch | arm | s a step | time ratio | peak MiB | memory ratio |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        _COSTS,
     ]
     print("\n".join(lines))
-    for net in nets or NETS:
-        for batch in batches:
-            memories = {arm: peak(net, arm, batch, device) for arm in ARMS}
-            for arm, (seconds, ratio) in times(net, batch, rounds, device).items():
-                own, plain = memories[arm], memories["plain"]
-                lines.append(
-                    f"| {net} | {batch} | {arm} | {seconds:.3f} | {ratio:.2f} | {own:.0f} | {own / plain:.2f} |"
-                )
-                print(lines[-1], flush=True)
+    tables = [rows(net, arms, batch, rounds, device) for net in nets or NETS for batch in batches]
+    if grows:
+        tables += [iter([_GROWTH]), growth(device, rounds)]
+    for table in tables:
+        for line in table:
+            lines.append(line)
+            print(line, flush=True)
     if output is not None:
         output.write_text("\n".join(lines) + "\n")
 

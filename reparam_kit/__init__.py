@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # a library call prints nothing
 
 if TYPE_CHECKING:
+    from reparam_kit.algebra.passes import composed as composed
     from reparam_kit.atomic import atomic_file as atomic_file
     from reparam_kit.atomic import require_writable as require_writable
     from reparam_kit.baking import bake as bake

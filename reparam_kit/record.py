@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from reparam_kit import algebra
 from reparam_kit.algebra import LAYERS, NORMS, Block, Expanded, Layer, fit, geometry
 from reparam_kit.algebra.factors import Trained
+from reparam_kit.algebra.passes import compose_when_called
 from reparam_kit.errors import ExpressionError, first_line
 from reparam_kit.restoration import Restored
 from reparam_kit.substitution import with_stand_ins
@@ -61,7 +62,9 @@ def repeat(model: Model, recorded: Mapping[str, Any], tensors: Iterable[Tensor])
         _require_text([block, norm, site, "" if shift_into is None else shift_into])
         arguments[name] = (_block(block), norm, site, shift_into)
     _require_room(model, arguments, list(tensors))
-    return with_stand_ins(model, Expanded, arguments)
+    student = with_stand_ins(model, Expanded, arguments)
+    compose_when_called(student)
+    return student
 
 
 def _block(text: str) -> Block:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from reparam_kit import algebra
 from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of, overwrite
+from reparam_kit.algebra.passes import compose_when_called, forget
 from reparam_kit.calibration import calibrate
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.inputs import Inputs
@@ -71,6 +72,7 @@ def expand(
     student = with_stand_ins(model, Expanded, arguments)
     if calibration is not None:
         calibrate(student, calibration)
+    compose_when_called(student)
     return student
 
 
@@ -110,6 +112,7 @@ def fold(model: Model) -> Model:
         folded = deep_copy(model, memo, plain_of.values())
         for module in stand_ins.values():
             module.carry_hooks(plain_of[module.base], memo)
+    forget(folded)
     for name, module in stand_ins.items():
         shift = module.fold_into(plain_of[module.base])
         if name in homes and shift is not None:

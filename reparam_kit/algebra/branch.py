@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from reparam_kit.algebra.composition import Place
 from reparam_kit.algebra.expression import Block, Factor, Term
 from reparam_kit.algebra.factors import Conv, Fixed, Misfit, Trained
 from reparam_kit.algebra.kernel import Geometry, Kernel, span
@@ -149,6 +150,36 @@ class Branch(nn.Module):
             kernel, behind = self._factor(i, like, dtype), self.behind(i, dtype)
             kernels.append(kernel if behind is None else kernel.scale(*behind))
         return _in_series(kernels)
+
+    def places(self) -> tuple[tuple[Place, ...], list[Tensor]] | None:
+        """Return the places of the chain, and the tensors that stand in them.
+
+        None: a kernel is more than a parameter, or what follows it more than a scale, so that autograd has to know it.
+        """
+        places, tensors = [], []
+        for i, (factor, shape) in enumerate(self.chain):
+            scale, shift = self.behind(i, None) or (None, None)
+            if shift is not None or not (
+                scale is None or any(scale is own for own in self._parameters.values())
+            ):
+                return None
+            groups = shape.in_channels
+            if isinstance(factor, Trained):
+                parameter = getattr(self, f"factor{i}")
+                kernel = factor.kernel(parameter, shape)
+                if (
+                    kernel.weight is not parameter
+                    or kernel.bias is not None
+                    or parameter.shape != shape.weight_shape
+                ):
+                    return None
+                groups = kernel.groups
+                tensors.append(parameter)
+            fixed = (factor, shape) if isinstance(factor, Fixed) else None
+            places.append(Place(groups, fixed, scale is not None))
+            if scale is not None:
+                tensors.append(scale)
+        return tuple(places), tensors
 
     def forward(self, x: Tensor, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
         """Run the chain factor by factor on an input ``[N, C, ...]`` that is padded already; the last one strides."""

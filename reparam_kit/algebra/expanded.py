@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from reparam_kit.algebra.branch import NORMS, Branch, fit
+from reparam_kit.algebra.composition import Composed, Parts, Place
 from reparam_kit.algebra.computed import computed
 from reparam_kit.algebra.expression import Block
 from reparam_kit.algebra.foldable import Foldable, overwrite
 from reparam_kit.algebra.kernel import Kernel
-from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight
+from reparam_kit.algebra.layers import Layer, geometry, grid, to_kernel, to_weight, weight_shape
+from reparam_kit.algebra.passes import kernel_of
 from reparam_kit.algebra.stock import has_hooks, has_own_forward
 from reparam_kit.errors import InputError
 
@@ -24,7 +26,7 @@ _COMPUTED = (
 )
 
 
-class Expanded(Foldable):
+class Expanded(Foldable, Composed):
     """``base`` (the deployed layer, with its class, hooks and attributes) plus branches that start at zero.
 
     With ``norm="scale"`` or ``"none"`` the sum is multiplied out before each call and ``base`` runs once with that
@@ -90,6 +92,27 @@ class Expanded(Foldable):
             deployed = to_kernel(self.base, self.base.weight.to(dtype))
             return deployed.plus([branch.kernel(dtype) for branch in self.branches])
 
+    def owned(self) -> list[Tensor]:
+        modules = (self.base, *self.branches)
+        return [own for module in modules for own in module._parameters.values() if own is not None]
+
+    def parts(self) -> Parts | None:
+        weight = self.base._parameters.get("weight")
+        if weight is None or NORMS[self.norm].runs or weight.shape != weight_shape(self.base):
+            return None
+        deployed = to_kernel(self.base, weight)
+        if deployed.weight is not weight:  # a transposed convolution's
+            return None
+        chains: list[tuple[Place, ...]] = []
+        tensors: list[Tensor] = [weight]
+        for branch in self.branches:
+            found = branch.places()
+            if found is None:
+                return None
+            chains.append(found[0])
+            tensors += found[1]
+        return Parts.of(deployed.groups, chains, tensors)
+
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.base._parameters.get("weight") is None:
             raise InputError(f"{self.site}: {_COMPUTED}")
@@ -98,7 +121,9 @@ class Expanded(Foldable):
                 raise InputError(
                     f"{self.site}: torch.jit cannot trace a sum of branches; trace the fold of it"
                 )
-            out: Tensor = functional_call(self.base, {"weight": self._weight()}, args, kwargs)
+            weight = kernel_of(self)
+            weight = self._weight() if weight is None else weight
+            out: Tensor = functional_call(self.base, {"weight": weight}, args, kwargs)
             return out
         out = self.base(*args, **kwargs)
         if self.shift_into is not None and out.dim() != len(self.taps) + 2:

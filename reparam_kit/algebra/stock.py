@@ -5,8 +5,14 @@ Only then is a convolution, or a BatchNorm in eval mode, the map that its parame
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+PASSIVE: list[Callable[..., Any]] = []
+"""Hooks of this package that change nothing, and that nobody has to know of."""
 
 _CODE = ("forward", "_conv_forward", "_output_padding", "__call__", "_call_impl")
 
@@ -27,7 +33,8 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether hooks see, and may change, what goes into the forward or comes out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(all(hook is not own for own in PASSIVE) for hook in hooks)
 
 
 def not_affine(norm: nn.Module) -> str | None:

@@ -17,6 +17,7 @@ from recipes.tsmr.targets.showing import Shown
 from recipes.tsmr.training.schedule import decay_groups
 from recipes.tsmr.training.step import Step
 from recipes.tsmr.training.trained import hold_statistics
+from reparam_kit import composed
 
 
 @dataclass
@@ -91,7 +92,8 @@ class StageRun:
         Returns the losses, without their weights, and the norm that the gradient had.
         """
         self._optimizer.zero_grad()
-        losses = self._gradients(batches, done)
+        with composed(self._student):
+            losses = self._gradients(batches, done)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
