@@ -163,7 +163,6 @@ class Branch(nn.Module):
                 scale is None or any(scale is own for own in self._parameters.values())
             ):
                 return None
-            groups = shape.in_channels
             if isinstance(factor, Trained):
                 parameter = getattr(self, f"factor{i}")
                 kernel = factor.kernel(parameter, shape)
@@ -173,10 +172,12 @@ class Branch(nn.Module):
                     or parameter.shape != shape.weight_shape
                 ):
                     return None
-                groups = kernel.groups
+                places.append(Place(kernel.groups, None, scale is not None))
                 tensors.append(parameter)
-            fixed = (factor, shape) if isinstance(factor, Fixed) else None
-            places.append(Place(groups, fixed, scale is not None))
+            elif isinstance(factor, Fixed) and vars(factor).keys() <= factor.__dataclass_fields__.keys():
+                places.append(Place(shape.in_channels, (factor, shape), scale is not None))
+            else:  # factors that look equal may not be
+                return None
             if scale is not None:
                 tensors.append(scale)
         return tuple(places), tensors

@@ -115,7 +115,7 @@ class Product:
                 db = torch.bmm(g, a.transpose(1, 2)).view(-1, out, high, between).transpose(2, 3)
         return (
             None if da is None else da.view(-1, channels, *self.first_taps),
-            None if db is None else self._by_channel(db, between, self.taps),
+            None if db is None else _laid_out(self._by_channel(db, between, self.taps), second),
         )
 
     def carry(self, bias: Tensor, second: Tensor) -> Tensor:
@@ -196,6 +196,11 @@ class Product:
             db = filters.reshape(blocks, between, out, -1).transpose(1, 2)
             db = self._by_channel(db, between, self.taps)
         return da, db
+
+
+def _laid_out(grad: Tensor, like: Tensor) -> Tensor:
+    """Return ``grad`` with the strides of ``like``: torch would copy it later, layer by layer."""
+    return grad if grad.stride() == like.stride() else torch.empty_like(like).copy_(grad)
 
 
 def _viewed(weight: Tensor, *shape: int) -> Tensor:

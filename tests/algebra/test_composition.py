@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import ProfilerActivity, profile
 
 import reparam_kit as rk
-from reparam_kit.algebra import NORMS, PRESETS, Expanded, expanded
+from reparam_kit.algebra import FACTORS, NORMS, PRESETS, Expanded, expanded
 from reparam_kit.algebra.composition import compose
+from reparam_kit.algebra.factors import Conv, Fixed
 from reparam_kit.algebra.passes import composed
 
 X = torch.randn(2, 4, 7, 7, dtype=torch.float64)
@@ -97,6 +98,18 @@ def test_gradients_are_those_of_autograd(block: str, norm: str, by_autograd: ByA
     assert_near(gradients(model, loss), gradients(model, own))
     loss, own = model(X, False).square().sum(), by_autograd(lambda: model(X, False).square().sum())
     assert_near(gradients(model, loss), gradients(model, own))
+
+
+@pytest.mark.parametrize("block", ["dbb", "orepa"])
+def test_layouts_are_those_of_the_parameters(block: str, by_autograd: ByAutograd) -> None:
+    model = student(block).to(memory_format=torch.channels_last)
+    loss, own = model(X).square().sum(), by_autograd(lambda: model(X).square().sum())
+    found = gradients(model, loss)
+    assert_near(found, gradients(model, own))
+    for layer in layers(model):
+        kernel = expanded.kernel_of(layer)
+        assert kernel is not None
+        assert kernel.stride() == layer.base.weight.stride()
 
 
 @pytest.mark.parametrize(
@@ -344,6 +357,22 @@ def test_functions_of_the_parameters(by_autograd: ByAutograd) -> None:
     expected = torch.autograd.grad(by_autograd(lambda: loss(parameters)), list(parameters.values()))
     assert_near(list(torch.autograd.grad(loss(parameters), list(parameters.values()))), list(expected))
     assert_near(list(torch.func.grad(loss)(parameters).values()), list(expected))
+
+
+def test_factors_that_only_look_equal(by_autograd: ByAutograd) -> None:
+    class Faint(Fixed, name="faint"):  # without @dataclass, so that all of them are equal
+        def __init__(self, size: int) -> None:
+            object.__setattr__(self, "size", size)
+
+        def filter(self, taps: tuple[int, ...]) -> Tensor:
+            return torch.full(taps, self.size, dtype=torch.float64)
+
+    try:
+        for size in (1, 2):
+            model = disturb(rk.expand(Alike().double(), Conv("k") + (Conv(1) >> Faint(size))))
+            assert_near([model(X)], [by_autograd(partial(model, X))])
+    finally:
+        FACTORS._known.pop("faint")
 
 
 def test_a_traced_graph_is_the_same() -> None:
