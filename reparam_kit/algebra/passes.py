@@ -161,7 +161,7 @@ def composed(model: nn.Module) -> Iterator[None]:
 
 def compose_when_called(model: nn.Module) -> None:
     """Make each call of ``model`` a pass, unless that is a layer alone."""
-    if not isinstance(model, Composed):
+    if not isinstance(model, Composed) and _open not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_open, prepend=True)
         model.register_forward_hook(_close, always_call=True)
 
