@@ -100,7 +100,7 @@ def test_a_fault_of_ours_is_no_damage_of_the_file(
 ) -> None:
     namespace: dict[str, Any] = {"__name__": module}
     exec(f"def importer(op): {code}", namespace)
-    monkeypatch.setattr("reparam_kit.onnx.importer.registry._find_importer", lambda _: namespace["importer"])
+    monkeypatch.setattr("reparam_kit.onnx.importer.registry.find_importer", lambda *_: namespace["importer"])
     result = CliRunner().invoke(main, ["inspect", str(small_onnx(tmp_path / "net.onnx"))])
     assert result.exit_code == (70 if ours else 2)
     assert ("a fault of reparam-kit" if ours else "is malformed") in result.stderr

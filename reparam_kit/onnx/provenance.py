@@ -138,6 +138,16 @@ class Grid:
             at = values.astype(self.division) / self.scale.astype(self.division)
             return np.asarray(np.rint(at) + self.zero.astype(np.float64))
 
+    def combined(self, operator: str, constant: NDArray[Any]) -> Grid | None:
+        """Return the grid of its numbers taken with a constant by an operator of :data:`INVERSES`, if that is one."""
+        if operator in ("Div", "Mul"):
+            return replace(self, scale=INVERSES[operator][0](self.scale, constant))
+        with np.errstate(all="ignore"):
+            moved = constant.astype(np.float64) / self.scale
+        if not np.array_equal(moved, np.rint(moved)) or np.abs(moved).max(initial=0) > 2**31:
+            return None
+        return replace(self, zero=self.zero - INVERSES[operator][0](0, moved).astype(np.int64))
+
 
 class FakeGrid(Grid):
     """A grid to which the numbers that the file holds are rounded in each pass, by a ``QuantizeLinear``."""

@@ -1,9 +1,9 @@
 """Which numbers of an ONNX file are weights, and how they are read, written and left out of a comparison.
 
 A weight is a floating-point tensor, an initializer or the ``value`` of a ``Constant`` node, that no operator
-takes as a setting, or an integer tensor that a ``DequantizeLinear`` turns into one. Everything else is structure:
-other integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were attributes in
-earlier opsets or act like them (``_SETTINGS``). Training changes weights only.
+takes as a setting, or an integer tensor that a ``DequantizeLinear``, or a ``Cast``, turns into one. Everything
+else is structure: other integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were
+attributes in earlier opsets or act like them (``_SETTINGS``). Training changes weights only.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _LEVELS = {
     for name, number in TensorProto.DataType.items()
     if name in {"INT8", "UINT8", "INT16", "UINT16", "INT32", *_PACKED}
 }
+# Of these, the types of tensors with several dimensions that a Cast to numbers, too, makes a weight.
+DEQUANTISED = _LEVELS - {TensorProto.INT32}
 
 # Operator -> positions of its floating-point inputs that it, or its predecessor, once held in attributes, or that say
 # how other inputs are to be read.
@@ -189,19 +191,30 @@ def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
         for position in _SETTINGS.get(node.op_type, ())
         if position < len(node.input)
     }
-    levels = _behind("DequantizeLinear", nodes)
+    levels = _behind((node for node in nodes if node.op_type == "DequantizeLinear"), nodes)
+    numbers = _behind((node for node in nodes if node.op_type == "Cast" and _is_floating(node)), nodes)
+
+    def is_weight(name: str, tensor: TensorProto) -> bool:
+        if name in numbers and len(tensor.dims) > 1 and tensor.data_type in DEQUANTISED:
+            return True
+        return tensor.data_type in (_LEVELS if name in levels else _FLOATS)
+
     return {
         key: tensor
         for key, tensor in _stored_tensors(model)
-        if tensor.data_type in (_LEVELS if key.name in levels else _FLOATS) and key.name not in settings
+        if key.name not in settings and is_weight(key.name, tensor)
     }
 
 
-def _behind(operator: str, nodes: Iterable[NodeProto]) -> set[str]:
-    """Return the names of what ``operator`` takes, also where it was laid out in another way before."""
-    nodes, found = list(nodes), set()
+def _is_floating(cast: NodeProto) -> bool:
+    return any(attribute.name == "to" and attribute.i in _FLOATS for attribute in cast.attribute)
+
+
+def _behind(readers: Iterable[NodeProto], nodes: Iterable[NodeProto]) -> set[str]:
+    """Return the names of what ``readers`` take first, also where it was laid out in another way before."""
+    found: set[str] = set()
     laid_out = {node.output[0]: node.input[0] for node in nodes if node.op_type in _LAYOUT and node.input}
-    for name in (node.input[0] for node in nodes if node.op_type == operator and node.input):
+    for name in (node.input[0] for node in readers if node.input):
         while name not in found:
             found.add(name)
             name = laid_out.get(name, name)

@@ -65,6 +65,7 @@ BEHIND: dict[str, tuple[str, Weights]] = {
     "Div": ("f = Div (w, k)", {"w": floats(8, 4, 3, 3), "k": between(0.5, 2, 8, 1, 1, 1)}),
     "Add": ("f = Add (k, w)", {"w": floats(8, 4, 3, 3), "k": between(-1, 1, 4, 1, 1)}),
     "Sub": ("f = Sub (w, k)", {"w": floats(8, 4, 3, 3), "k": between(-1, 1, 1)}),
+    "Neg": ("f = Neg (w)", {"w": floats(8, 4, 3, 3)}),
     "the arithmetic of a batch norm": (
         "a = Add (k, e) b = Sqrt (a) c = Div (g, b) f = Mul (w, c)",
         {
@@ -93,6 +94,18 @@ BEHIND: dict[str, tuple[str, Weights]] = {
     "Cast, then rounded in every pass": (
         "a = Cast <to = 1> (w) q = QuantizeLinear <axis = 0> (a, k, z) f = DequantizeLinear <axis = 0> (q, k, z)",
         {"w": floats(8, 4, 3, 3, dtype=HALF), "k": between(0.02, 0.03, 8), "z": np.zeros(8, np.int8)},
+    ),
+    "dequantised by hand": (
+        "a = Cast <to = 1> (w) b = Sub (a, z) f = Mul (k, b)",
+        {"w": levels(8, 4, 3, 3), "k": between(0.02, 0.03, 8, 1, 1, 1), "z": np.array(3, np.float32)},
+    ),
+    "dequantised by hand, then transposed": (
+        "a = Cast <to = 1> (w) b = Div (a, k) f = Transpose <perm = [3,2,0,1]> (b)",
+        {"w": levels(3, 3, 4, 8), "k": between(30, 40, 8)},
+    ),
+    "Mul of what integers stand for": (
+        "a = DequantizeLinear <axis = 0> (w, k) f = Mul (a, s)",
+        {"w": levels(8, 4, 3, 3), "k": between(0.2, 0.3, 8), "s": np.array(0.1, np.float32)},
     ),
     "TensorFlow's depthwise": (
         'a = Transpose <perm = [3,2,0,1]> (w) f = Reshape (a, "8,1,3,3")',
@@ -170,10 +183,15 @@ LOST: dict[str, tuple[str, Weights, str]] = {
         {"w": floats(8, 4, 3, 3)},
         "initializer 'w' is used in other ways too",
     ),
-    "Mul of what integers stand for": (
+    "a mask of what integers stand for": (
         "a = DequantizeLinear <axis = 0> (w, k) f = Mul (a, s)",
-        {"w": levels(8, 4, 3, 3), "k": between(0.01, 0.02, 8), "s": np.array(0.3, np.float32)},
+        {"w": levels(8, 4, 3, 3), "k": between(0.01, 0.02, 8), "s": np.eye(3, dtype=np.float32)},
         r"'w' passes node 'f' \(Mul\)",
+    ),
+    "a shift between levels": (
+        "a = DequantizeLinear <axis = 0> (w, k) f = Add (a, s)",
+        {"w": levels(8, 4, 3, 3), "k": between(0.01, 0.02, 8), "s": np.array(0.3, np.float32)},
+        r"'w' passes node 'f' \(Add\)",
     ),
     "a function": (
         "f = own.made (w)",

@@ -24,7 +24,7 @@ from reparam_kit.onnx.importer.functions import inlined
 from reparam_kit.onnx.importer.levels import integers
 from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
 from reparam_kit.onnx.importer.order import in_order
-from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, imported
+from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer, imported
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
 from reparam_kit.onnx.keys import TensorKey
@@ -272,6 +272,7 @@ class _Import:
     def _import(self, node: NodeProto) -> Iterator[tuple[str, Value]]:
         domain = "" if node.domain == "ai.onnx" else node.domain
         opset = self._opsets.get(domain, 1)
+        find_importer(node.op_type, domain, opset)  # to be refused for this, whatever else is the matter
         inputs = [self._value(name) if name else None for name in node.input]
         results = imported(Op(node, domain, opset, inputs, self._builder))
         for name, value in zip_longest(node.output, results[: len(node.output)]):

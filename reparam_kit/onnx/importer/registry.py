@@ -49,33 +49,32 @@ def operator(
     return register
 
 
-def imported(op: Op) -> tuple[Value | None, ...]:
-    """Return the outputs of a node, by the importer of its operator; ``None`` for one that it does not give.
-
-    Raises :class:`UnsupportedError` where there is none, or the node has an attribute or input that it does not handle.
-    """
-    importer = _find_importer(op)
-    if importer is None and op.domain in _PROCESSORS:
-        raise UnsupportedError(
-            f"the operator {op.type!r} of domain {op.domain!r} is one that onnxruntime makes for one kind of "
-            "processor, with weights laid out for it; give the file from before, or save at ORT_ENABLE_EXTENDED at most"
-        )
-    if importer is None:
-        raise UnsupportedError(
-            f"there is no importer for the operator {op.type!r} of domain {op.domain or 'ai.onnx'!r}, "
-            f"opset {op.opset}; export the model without it, or register a function for it with "
-            "reparam_kit.onnx.importer.operator"
-        )
-    result = importer(op)
-    op.check_all_read()
-    return result if isinstance(result, tuple) else (result,)
-
-
-def _find_importer(op: Op) -> Callable[[Op], Any] | None:
-    schema = find_schema(op.type, op.domain, op.opset)
-    version = schema.since_version if schema else op.opset
-    for entry in reversed(_TABLE.get((op.domain, op.type), [])):  # the last registered comes first
+def find_importer(op_type: str, domain: str, opset: int) -> Callable[[Op], Any]:
+    """Find the function for an operator in a file of this ``opset``; :class:`UnsupportedError` where there is none."""
+    schema = find_schema(op_type, domain, opset)
+    version = schema.since_version if schema else opset
+    for entry in reversed(_TABLE.get((domain, op_type), [])):  # the last registered comes first
         if entry.since <= version <= entry.until:
             importer: Callable[[Op], Any] = entry.importer
             return importer
-    return None
+    if domain in _PROCESSORS:
+        raise UnsupportedError(
+            f"the operator {op_type!r} of domain {domain!r} is one that onnxruntime makes for one kind of "
+            "processor, with weights laid out for it; give the file from before, or save at ORT_ENABLE_EXTENDED at most"
+        )
+    raise UnsupportedError(
+        f"there is no importer for the operator {op_type!r} of domain {domain or 'ai.onnx'!r}, "
+        f"opset {opset}; export the model without it, or register a function for it with "
+        "reparam_kit.onnx.importer.operator"
+    )
+
+
+def imported(op: Op) -> tuple[Value | None, ...]:
+    """Return the outputs of a node, by the importer of its operator; ``None`` for one that it does not give.
+
+    Raises :class:`UnsupportedError` as :func:`find_importer`, or where the node has an attribute or input that the
+    importer does not handle.
+    """
+    result = find_importer(op.type, op.domain, op.opset)(op)
+    op.check_all_read()
+    return result if isinstance(result, tuple) else (result,)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.provenance import Grid, Narrowed, Permuted, Reshaped, Source, Step
+from reparam_kit.onnx.provenance import Combined, FakeGrid, Grid, Narrowed, Permuted, Reshaped, Source, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,18 @@ class Constant:
         """Return what ``step`` makes of its numbers, stored at the same place."""
         made = self._with(torch.from_numpy(step.values(self.tensor.numpy())), step)
         return replace(made, dtype=None, between=None)
+
+    def combined(self, operator: str, constant: NDArray[Any]) -> Constant | None:
+        """Return it taken with a constant, stored at the same place; ``None`` where it cannot be."""
+        assert self.source is not None
+        steps, grid = self.source.steps, self.source.grid
+        if grid is None:
+            return self.then(Combined(operator, constant))
+        new = grid.combined(operator, constant)
+        if new is None or grid is not steps[-1] or isinstance(grid, FakeGrid):
+            return None
+        values = torch.from_numpy(new.values(grid.stored(self.tensor.numpy())))
+        return replace(self, tensor=values, source=replace(self.source, steps=(*steps[:-1], new)))
 
     def _with(self, tensor: Tensor, step: Step) -> Constant:
         return replace(self, tensor=tensor, source=self.source and self.source.then(step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -14,14 +15,18 @@ from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import is_fake
 from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import (
+    DTYPES,
     Constant,
     Value,
     as_dtype,
     dtype_of,
+    ends,
     file_dtype,
     typed,
     widened,
 )
+from reparam_kit.onnx.provenance import Grid
+from reparam_kit.onnx.weights import DEQUANTISED
 
 _NUMBERS = {
     "value_float": torch.float32,
@@ -61,7 +66,12 @@ def cast(op: Op) -> Value:
     """Cast; ``saturate`` and ``round_mode`` are about 8-bit floats, to which there is no cast here."""
     op.attr("saturate")
     op.attr("round_mode")
-    return _cast(op, dtype_of(op.attr("to")))
+    x, dtype = op[0], dtype_of(op.attr("to"))
+    if isinstance(x, Constant) and dtype.is_floating_point and _is_levels(x, op.dtype(0)):
+        return op.made(
+            x.then(Grid(np.ones((), np.float32), np.zeros((), np.int8), x.between or ends(op.dtype(0))))
+        )
+    return _cast(op, dtype)
 
 
 @operator("CastLike")
@@ -70,6 +80,12 @@ def cast_like(op: Op) -> Value:
     op.attr("saturate")
     op.attr("round_mode")
     return _cast(op, op.dtype(1))
+
+
+def _is_levels(x: Constant, dtype: torch.dtype) -> bool:
+    """Return whether integers that become numbers are those of a weight, as :func:`weights` of a file has it."""
+    stored = x.source is not None and x.source.grid is None and len(x.source.shape) > 1
+    return stored and dtype in {DTYPES[number] for number in DEQUANTISED if number in DTYPES}
 
 
 def _cast(op: Op, dtype: torch.dtype) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import Constant, Value
-from reparam_kit.onnx.provenance import INVERSES, Combined
+from reparam_kit.onnx.provenance import INVERSES
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
@@ -68,8 +69,13 @@ _VARIADIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @operator(*_UNARY)
 def unary(op: Op) -> Value:
-    """Take one operand."""
-    return op.call(_UNARY[op.type], op[0])
+    """Take one operand. The negative of a weight is one."""
+    x = op[0]
+    if op.type == "Neg" and isinstance(x, Constant) and x.source is not None and x.tensor.is_floating_point():
+        taken = x.combined("Mul", -np.ones((), x.tensor.numpy().dtype))
+        if taken is not None:
+            return op.made(taken)
+    return op.call(_UNARY[op.type], x)
 
 
 @operator(*_BINARY)
@@ -79,13 +85,14 @@ def binary(op: Op) -> Value:
     if op.type in INVERSES and isinstance(a, Constant) and isinstance(b, Constant):
         for weight, constant in [(a, b), (b, a)] if op.type in ("Add", "Mul") else [(a, b)]:
             if _has_way_back(op.type, weight, constant):
-                return op.made(weight.then(Combined(op.type, op.read(constant).numpy())))
+                taken = weight.combined(op.type, op.read(constant).numpy())
+                return op.call(_BINARY[op.type], a, b) if taken is None else op.made(taken)
     return op.call(_BINARY[op.type], a, b)
 
 
 def _has_way_back(operator: str, weight: Constant, constant: Constant) -> bool:
-    stored, factor, (x, y) = weight.source, operator in ("Div", "Mul"), (weight.tensor, constant.tensor)
-    if stored is None or stored.grid is not None or not x.is_floating_point():
+    factor, (x, y) = operator in ("Div", "Mul"), (weight.tensor, constant.tensor)
+    if weight.source is None or not x.is_floating_point():
         return False
     if x.shape != torch.broadcast_shapes(x.shape, y.shape):  # type: ignore[no-untyped-call]
         return False
