@@ -70,8 +70,11 @@ class Trial:
         return result
 
 
-def try_file(name: str, path: Path, inputs: Sequence[Tensor]) -> Trial:
-    """Try on ``inputs`` all that has to hold of ``path``; where one thing does not, the next is tried if it can be."""
+def try_file(name: str, path: Path, inputs: Sequence[Tensor] | None) -> Trial:
+    """Try on ``inputs`` all that has to hold of ``path``; where one thing does not, the next is tried if it can be.
+
+    Of a file that cannot be run there are none.
+    """
     torch.manual_seed(0)
     trial = Trial(name)
     start = time.process_time()
@@ -79,7 +82,8 @@ def try_file(name: str, path: Path, inputs: Sequence[Tensor]) -> Trial:
     trial.seconds = time.process_time() - start
     if model is None:
         return trial
-    trial.run("equals", lambda: _compare(model, inputs))
+    if inputs is not None:
+        trial.run("equals", lambda: _compare(model, inputs))
     found = [site for site in rk.inspect(model) if site.kind != "Linear"] or rk.inspect(model)
     trial.sites = sum(site.reason is None for site in found)
     trial.reasons = Counter(site.reason for site in found if site.reason)
@@ -87,7 +91,7 @@ def try_file(name: str, path: Path, inputs: Sequence[Tensor]) -> Trial:
     with TemporaryDirectory() as folder:
         new = Path(folder) / "new.onnx"
         trial.run("bytes", lambda: _write_same(student, path, new))
-        if trial.sites and trial.run("step", lambda: _step(student, inputs)):
+        if inputs is not None and trial.sites and trial.run("step", lambda: _step(student, inputs)):
             trial.run("written", lambda: _write_trained(student, path, new, inputs))
     return trial
 
@@ -108,7 +112,11 @@ def table(trials: Sequence[Trial]) -> list[str]:
 
 
 def _expanded(model: nn.Module, names: list[str]) -> nn.Module:
-    return rk.expand(model, "repvgg", include=names) if names else model
+    """Expand the sites that have room for a branch besides their own kernel."""
+    try:
+        return rk.expand(model, "dbb", include=names) if names else model
+    except rk.NothingToDoError:
+        return model
 
 
 def _folded(student: nn.Module) -> nn.Module:
@@ -156,7 +164,7 @@ def _step(student: nn.Module, inputs: Sequence[Tensor]) -> bool:
 
 
 def _write_trained(student: nn.Module, path: Path, new: Path, inputs: Sequence[Tensor]) -> None:
-    folded = rk.fold(student.eval())
+    folded = _folded(student.eval())
     rk.save(folded, new)
     found = rk.diff(path, new)
     if not found.same_graph or not found.payloads:
