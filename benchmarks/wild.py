@@ -3,8 +3,8 @@
     python -m benchmarks.wild FOLDER [--record FILE]
 
 Each ``.onnx`` file is tried on noise in the shape of its inputs; where onnxruntime cannot run it, only the import and
-the bytes are. ``--record`` writes the table as Markdown. A line of ``FOLDER/sources.tsv`` says where a file is from: its
-name in the folder, repository, commit, and path there. ``benchmarks/results/wild.md`` is of files of public
+the bytes are. ``--record`` writes the table as Markdown. A line of ``FOLDER/sources.tsv`` says where a file is from:
+its name in the folder, repository, commit, and path there. ``benchmarks/results/wild.md`` is of files of public
 repositories, which are not the project's to copy. Exit status 1 if anything fails.
 """
 
