@@ -162,14 +162,20 @@ def _shape(entry: _Entry, sizes: Mapping[str, int]) -> list[int]:
 
 def _noise(shape: list[int], entry: _Entry, below: int, generator: torch.Generator) -> Tensor:
     if _is_index(entry.dtype) or entry.below is not None:
-        most = 1 if entry.dtype is torch.bool else torch.iinfo(entry.dtype).max
-        end = min(entry.below or below, most + 1)
+        end = min(entry.below or below, _largest(entry.dtype) + 1)
         return torch.randint(0, end, shape, generator=generator).to(entry.dtype)
     values = torch.randn(shape, generator=generator)
     if entry.dtype.is_floating_point:
         return values.to(entry.dtype)
     middle, ends = (0, (-128, 127)) if entry.dtype is torch.int8 else (128, (0, 255))
     return (values * 50 + middle).clamp(*ends).to(entry.dtype)
+
+
+def _largest(dtype: torch.dtype) -> int:
+    """Return the largest index that the type can hold: also one of floating point, which a Cast may make an index."""
+    if dtype.is_floating_point:
+        return int(1 / torch.finfo(dtype).eps)
+    return 1 if dtype is torch.bool else torch.iinfo(dtype).max
 
 
 def _is_index(dtype: torch.dtype) -> bool:

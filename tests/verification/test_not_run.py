@@ -74,12 +74,15 @@ OPEN = {
     "places in a small one": (
         model([("Abs", "x", "i"), ("Gather", "t i", "y")], ["n", "s"], {"t": weight(2, 2)}, INT32), [1, 64],
     ),
+    "places in floats": (
+        model([("Cast", "x", "i"), ("Gather", "t i", "y")], ["n", "s"], {"t": weight(7, 2)}), [1, 64],
+    ),
     "a mask": (model([("Where", "x a b", "y")], ["n", 4], {"a": weight(1), "b": weight(1)}, BOOL), [1, 4]),
 }  # fmt: skip
 for made, _ in OPEN.values():
     for node in made.graph.node:
         if node.op_type == "Cast":
-            node.attribute.append(helper.make_attribute("to", FLOAT))
+            node.attribute.append(helper.make_attribute("to", INT64 if node.output[0] == "i" else FLOAT))
         if node.op_type == "Transpose":
             node.attribute.append(helper.make_attribute("perm", [0, 3, 1, 2]))
 
