@@ -201,7 +201,7 @@ FROZEN = {
     "also added": "a = Conv (x, w) y = Add (a, w)",
     "also in another layout": "a = Gemm (x, w) y = Gemm <transB = 1> (a, w)",
     "also in a computed weight": "v = Mul (w, w) a = MatMul (x, w) y = MatMul (a, v)",
-    "computed only": "v = Neg (w) y = MatMul (x, v)",
+    "computed only": "v = Sin (w) y = MatMul (x, v)",
 }
 
 
