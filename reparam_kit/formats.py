@@ -32,6 +32,7 @@ def load(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    float: str | Path | None = None,
 ) -> nn.Module:
     """Return the model that ``model`` names.
 
@@ -48,6 +49,8 @@ def load(
         exclude: patterns of those not to train.
         outputs: of a ``.onnx`` file, names of values within it at which the model is to end. What lies behind them, of
             whatever operators, stays in the file as it is. None: all that the file gives.
+        float: of a ``.onnx`` file with weights in integers, the float ``.onnx`` that it was quantised from. The weights
+            start where they were before they were rounded; the function is that of the integers all the same.
 
     Raises:
         InputError: nothing there, not such a file, or weights that do not fit.
@@ -64,6 +67,8 @@ def load(
         raise InputError(f"include and exclude choose what is trained of a .onnx file; {name} is none")
     if outputs and path.suffix != ".onnx":
         raise InputError(f"outputs (--outputs) are values within a .onnx file; {name} is none")
+    if float is not None and path.suffix != ".onnx":
+        raise InputError(f"float (--float) is what a .onnx file was quantised from; {name} is none")
     if ":" in name and not path.exists():
         return _from_factory(name, weights)
     if weights is not None:
@@ -72,7 +77,7 @@ def load(
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
-        return import_onnx(path, include=include, exclude=exclude, outputs=outputs)
+        return import_onnx(path, include=include, exclude=exclude, outputs=outputs, float=float)
     if path.suffix == ".safetensors":
         raise InputError(
             f"{path} holds weights and no net: name the net as package.module:factory (for an ONNX model, a function "

@@ -28,7 +28,7 @@ INPUTS = {
     ("evaluate", "query"), ("evaluate", "gallery"), ("evaluate", "people"), ("evaluate", "impostors"),
     ("tsmr", "student"), ("tsmr", "people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
     ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"), ("tsmr", "imports"),
-    ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
+    ("expand", "float"), ("tsmr", "float"), ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
     *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
 }  # fmt: skip
 

@@ -275,6 +275,12 @@ class _Losses(click.Option):
     metavar="NAME",
     help="Train STUDENT, an .onnx file, up to this value within it, whatever lies behind; again for more.",
 )
+@click.option(
+    "--float",
+    type=_FILE,
+    metavar="FILE.onnx",
+    help="The float file that STUDENT was quantised from: integers start where they were before they were rounded.",
+)
 @click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(
@@ -297,6 +303,7 @@ def tsmr(
     weights: Path | None,
     unsafe_load: bool,
     outputs: tuple[str, ...],
+    float: Path | None,
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -320,7 +327,7 @@ def tsmr(
             improved = improve(
                 student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
                 report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load, outputs=outputs,
-                teacher_weights=teacher_weights, device=place,
+                float=float, teacher_weights=teacher_weights, device=place,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

@@ -45,6 +45,7 @@ def improve(
     weights: Named | None = None,
     unsafe: bool = False,
     outputs: Sequence[str] | None = None,
+    float: Named | None = None,
     teacher_weights: Weights = None,
     device: str | torch.device = "cpu",
     ablation: Ablation | None = None,
@@ -60,7 +61,7 @@ def improve(
         output: .onnx, .pt or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         report: HTML page to write. None: ``OUTPUT.html``.
-        weights, unsafe, outputs: as in ``rk.load``.
+        weights, unsafe, outputs, float: as in ``rk.load``.
         device: where to train.
         ablation: the controls to train too; ``val`` judges them.
 
@@ -84,13 +85,13 @@ def improve(
     if ablation is not None:
         told.append(RefuseOthers())
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
-    read["teacher_weights"] = teacher_weights
+    read |= {"teacher_weights": teacher_weights, "float": float}
     hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})
     for path in (output, page):
         rk.require_writable(path)
     names = _names(student, teachers, data, val, output, page)
     with _work_folder(work):
-        model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs)
+        model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float)
         _rehearse(model, output, work)
         model = model.to(device)
         result = apply_tsmr(

@@ -178,10 +178,16 @@ _outputs = click.option(
 )
 
 
-def _load(model: str, weights: str | None, unsafe_load: bool, outputs: tuple[str, ...] = ()) -> nn.Module:
+def _load(
+    model: str,
+    weights: str | None,
+    unsafe_load: bool,
+    outputs: tuple[str, ...] = (),
+    float: str | None = None,
+) -> nn.Module:
     from reparam_kit.formats import load
 
-    return load(model, weights=weights, unsafe=unsafe_load, outputs=outputs)
+    return load(model, weights=weights, unsafe=unsafe_load, outputs=outputs, float=float)
 
 
 @main.command()
@@ -215,19 +221,26 @@ def inspect(
 @_block_options
 @_model_options
 @_outputs
+@click.option(
+    "--float",
+    type=click.Path(),
+    metavar="FILE.onnx",
+    help="The float file that MODEL was quantised from: integers start where they were before they were rounded.",
+)
 def expand(
     model: str,
     output: Path,
     weights: str | None,
     unsafe_load: bool,
     outputs: tuple[str, ...],
+    float: str | None,
     **choice: Any,
 ) -> None:
     """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    save(surgery.expand(_load(model, weights, unsafe_load, outputs), **choice), output)
+    save(surgery.expand(_load(model, weights, unsafe_load, outputs, float), **choice), output)
     click.echo(printable(f"expanded model in {output}"), err=True)
 
 

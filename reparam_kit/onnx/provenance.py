@@ -228,6 +228,11 @@ class Source:
         held, values = self._held(stored, tensor), _array(tensor)
         return grid.nearest(_back(held, behind)), grid.nearest(_back(values, behind))
 
+    def from_grid(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return numbers of a grid in the layout of torch."""
+        assert self.grid is not None
+        return reduce(lambda v, step: step.values(v), self.steps[self.steps.index(self.grid) + 1 :], values)
+
     def _held(self, stored: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
         """Return what was read from ``stored``, as ``tensor`` holds it."""
         values = _array(tensor)

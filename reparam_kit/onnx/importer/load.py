@@ -26,6 +26,7 @@ from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
 from reparam_kit.onnx.importer.order import in_order
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer, imported
 from reparam_kit.onnx.importer.trainable import train_only
+from reparam_kit.onnx.importer.twin import start_at
 from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.part import cut, names_read
@@ -39,6 +40,7 @@ def import_onnx(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    float: str | Path | None = None,
 ) -> fx.GraphModule:
     """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
 
@@ -56,6 +58,9 @@ def import_onnx(
     on. What lies behind them is not read, whatever operators it has, and is written back as it is. Weights that it uses
     too do not require a gradient.
 
+    ``float`` is the float net that the file was quantised from: its weights then start at that one's numbers, as far as
+    these round to the file's integers, see :mod:`.twin`.
+
     A batch size that the file fixes is not kept: the model takes any number of images and does to each what the file
     does to it, also where an operator works across the batch (see :mod:`.batch`). An output is put together along the
     dimension of the batch or, where that has not come through, the first. Only a net whose sizes depend on the numbers
@@ -64,14 +69,16 @@ def import_onnx(
     ``model.meta["onnx"]`` is the :class:`~reparam_kit.onnx.provenance.Provenance`.
 
     Raises:
-        InputError: the file cannot be read, is not an ONNX model, contradicts itself, or has no such output; or a
-            pattern matches nothing.
+        InputError: the file cannot be read, is not an ONNX model, contradicts itself, or has no such output; a pattern
+            matches nothing; or the file was not quantised from ``float``.
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported. The message says
             where the import could end.
     """
     path = Path(path)
     payload = read_file(path, "an .onnx file")
     model = import_file(read_onnx(path, payload), payload, path, outputs)
+    if float is not None:
+        start_at(model, read_onnx(float), str(float))
     train_only(model, include, exclude)
     return model
 
