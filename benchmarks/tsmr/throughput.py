@@ -17,9 +17,9 @@ from torch import nn
 import reparam_kit as rk
 from recipes.faces import FaceRecords, input_preset
 from recipes.tsmr import TSMRConfig
+from recipes.tsmr.beginning import start_objective
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import expanded
-from recipes.tsmr.prepare import start_objective
 from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.targets import StoredTargets

@@ -46,7 +46,7 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     - "distillation + branches": the same on the expanded net
     - "TSMR": ``config``
     """
-    config = replace(config, stages=config.plan.stages, epochs=None)
+    config = replace(config, stages=config.plan.stages, epochs=None, budget=None, auto=None)
     losses = {**config.plan.stages[0].losses, "adversarial": 0.0}
     first = Stage(config.total_epochs, losses=losses)
     labels = Stage(epochs=config.total_epochs, margin=1.0)
@@ -90,7 +90,7 @@ def train_arm(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.plan.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
-        model, teacher, data, None, replace(config, decides=None),
+        model, teacher, data, None, replace(config, decides=None, share=1.0),
         teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     return judge.judge(result.model, config.student_input, config.student_output)
@@ -166,5 +166,6 @@ def compare(
             for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}
-        result.append(Arm(name, values, lr, config.total_epochs * len(images), tuple(runs)))  # type: ignore[arg-type]
+        each = config.steps * config.plan.batch_size * config.accumulate if config.steps else len(images)  # type: ignore[arg-type]
+        result.append(Arm(name, values, lr, config.total_epochs * each, tuple(runs)))
     return tuple(result)

@@ -50,35 +50,37 @@ def choose(given: Ingredients[Model], history: History) -> Chosen[Model]:
     """Judge shares of the way to the best epoch and take the best; of equals, the one that changes the least.
 
     One by which any figure of any judge got worse by more than chance, at the level ``WORSE``, is not taken. Without a
-    judge it is the last epoch.
+    judge it is ``TSMRConfig.share`` of the way to the last epoch.
     """
     if not given.judges:
-        return Chosen(between(given.model, history.weights, 1.0))
+        share = given.config.plan.share
+        return Chosen(between(given.model, history.weights, share), share)
     found = dict(_judged(given, history))
-    compared = {share: _compared(given, history, verdicts) for share, verdicts in found.items() if share}
-    worse = {share: _worse(comparisons) for share, comparisons in compared.items()}
+    compared = {
+        share: compared_with(given, history.before, verdicts) for share, verdicts in found.items() if share
+    }
+    worse = {share: worsened(comparisons) for share, comparisons in compared.items()}
     best = max((share for share in found if not worse.get(share)), key=lambda share: found[share][0].rank())
     return Chosen(
         between(given.model, history.weights, best),
         best,
         found[best],
-        compared[best] if best else _compared(given, history, found[best]),
+        compared[best] if best else compared_with(given, history.before, found[best]),
         {share: verdicts[0] for share, verdicts in found.items()},
         {share: names for share, names in worse.items() if names},
     )
 
 
-def _compared(
-    given: Ingredients[Any], history: History, verdicts: Sequence[Verdict]
+def compared_with(
+    given: Ingredients[Any], before: Sequence[Verdict], verdicts: Sequence[Verdict]
 ) -> tuple[Comparison, ...]:
     """Compare verdicts with those on the deployed model, a judge each."""
     return tuple(
-        judge.compare(old, new)
-        for judge, old, new in zip(given.judges, history.before, verdicts, strict=True)
+        judge.compare(old, new) for judge, old, new in zip(given.judges, before, verdicts, strict=True)
     )
 
 
-def _worse(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+def worsened(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
     """Name the figures that got worse, of several judges with the place of the judge: they share names."""
     return tuple(
         difference.before.name + (f" (judge {place})" if len(comparisons) > 1 else "")

@@ -13,9 +13,9 @@ import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.options import ablation, chosen, judged
+from recipes.tsmr.options import ablation, chosen, judged, minutes
 from recipes.tsmr.parts import Margin
-from recipes.tsmr.stages import CLASSIFY, DISTIL, LOSSES, REFINE, USUAL
+from recipes.tsmr.stages import CLASSIFY, LOSSES, REFINE, USUAL
 
 _FILE = click.Path(path_type=Path)
 _USUAL = TSMRConfig()
@@ -164,7 +164,7 @@ class _Losses(click.Option):
     "losses",
     metavar="NAME=WEIGHT",
     multiple=True,
-    show_default="cosine=1, of logits kl=1 and labels=1",
+    show_default="pairs=0.1, neighbours=0.1, gallery=1, of logits kl=1 and labels=1",
     cls=_Losses,
     help="What is minimised in all stages; again for more. Losses that --config names stay.",
 )
@@ -178,15 +178,29 @@ class _Losses(click.Option):
 )
 @_choice(
     "--epochs",
-    usual=f"{DISTIL.epochs}, of logits {CLASSIFY.epochs}",
+    usual=f"what --budget allows, of logits {CLASSIFY.epochs}",
     type=int,
     help="Passes over the images in the first stage, distillation.",
 )
+@_choice("--steps", usual="one pass over the images", type=int, help="Steps in an epoch.")
+@_choice(
+    "--budget",
+    usual="60m, unless --epochs or --config say how long",
+    metavar="TIME",
+    callback=lambda ctx, param, value: None if value is None else minutes(value),
+    help="Time for the whole run, such as 90s, 45m or 8h.",
+)
+@click.option(
+    "--auto/--no-auto",
+    default=None,
+    help="Look for rate, restored BatchNorms and losses by short runs that --val judges, in a quarter of --budget. "
+    "[default: where there is a --val, and none of them is given]",
+)
 @_choice(
     "--refine-epochs",
-    usual=REFINE.epochs,
+    usual="no second stage",
     type=int,
-    help="Those in the second, adversarial refinement; 0 leaves it out.",
+    help="Passes of a second stage, adversarial refinement.",
 )
 @_choice(
     "--adversarial",
@@ -218,7 +232,12 @@ class _Losses(click.Option):
     metavar="original|live|K",
     help="What the teacher sees: the unchanged image, each image as the student sees it, or K stored views of each.",
 )
-@_choice("--batch-size", type=int, help="Images a step.")
+@_choice(
+    "--batch-size",
+    usual=", of logits ".join(f"{USUAL[task].batch_size}" for task in ("embeddings", "logits")),
+    type=int,
+    help="Images a step.",
+)
 @_choice("--accumulate", type=int, help="Batches a step.")
 @_choice(
     "--lr",
@@ -236,7 +255,7 @@ class _Losses(click.Option):
 @click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda.")
 @click.option(
     "--work",
-    type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "arms")),
+    type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "search.json", "arms")),
     callback=_beside(".work"),
     help="Folder of the checkpoint and the teacher's embeddings; the same command again goes on from there. "
     "[default: OUTPUT.work]",

@@ -15,7 +15,9 @@ from recipes.tsmr.choices import (
     Combine,
     Count,
     Flag,
+    Limit,
     Maybe,
+    Minutes,
     Name,
     Names,
     Norm,
@@ -29,7 +31,7 @@ from recipes.tsmr.choices import (
     Rates,
     Seed,
     Seeds,
-    Several,
+    Share,
     Shares,
     Steps,
     TaskName,
@@ -69,7 +71,13 @@ class TSMRConfig(Choices):
         combine: what several teachers' embeddings become: "concat", one long embedding whose similarities are the mean
             of theirs, or "mean", the average after each is turned onto the first. Logits and maps are averaged.
         stages: what is trained for, in this order. None: the usual stages of the task, see ``recipes.tsmr.stages``.
-        epochs: passes over the images in the first of the usual stages. None: as usual, or as ``stages`` say.
+        epochs: passes over the images in the first of the usual stages. None: as many as ``budget`` has room for, or
+            as ``stages`` say.
+        budget: minutes that the whole run may take: they decide how long the first stage is and on how many of the
+            images is trained, see ``recipes.tsmr.search``. None: 60 for embeddings, where neither ``epochs`` nor
+            ``steps`` nor ``stages`` are given; else the stages are as long as they say.
+        auto: look for learning rate, restored BatchNorms and losses by short runs, of which a judge takes the best, in
+            a quarter of ``budget``. None: where there is a judge, and none of the four is chosen.
         temperature: that of the losses "kl" and "dist", by which all logits are divided.
         margin: the margin softmax.
         adversary: the discriminator.
@@ -80,9 +88,11 @@ class TSMRConfig(Choices):
             the views of the first K epochs, of which its answers are stored, and which later epochs show again.
         keep_gallery: weight, in every stage that gives it none, of the loss "gallery": staying comparable to
             embeddings of the model as it was. 0 lets them go.
-        batch_size: images a step and process. The images left over at the end of an epoch are not used in it.
+        batch_size: images a step and process. The images left over at the end of an epoch are not used in it. None:
+            the usual number of the task.
         accumulate: batches whose gradients are averaged for one step.
-        steps: in an epoch of a stream (an ``IterableDataset``). None: as many as its length has.
+        steps: in an epoch. None: one pass over the images; of a stream (an ``IterableDataset``), as many as its length
+            has.
         lr: peak learning rate of AdamW. None: the usual one of the task.
         weight_decay: decoupled weight decay of kernels; scales, biases, norms and PReLU slopes have none.
         warmup: part of a stage's steps over which the rate rises linearly from 0; after it, it falls to 0 as a
@@ -90,12 +100,14 @@ class TSMRConfig(Choices):
         clip: largest norm of the gradient of all parameters together.
         shares: of the way from the deployed weights to the trained ones, which are judged beside both ends, see
             ``recipes.tsmr.averaging``; ``()``: only the ends.
+        share: of that way, which is returned where nothing judges. None: the usual one of the task; 1 where stages or
+            a rate are chosen.
         ema: decay of the running average of the weights that is judged and returned; 0 takes the weights
             themselves.
         bf16: run the student in bfloat16 where autocast does; embeddings and losses stay float32.
         compile: run the student through ``torch.compile``.
-        flip: show half of the images mirrored, each with what the teacher says of the mirrored image. None: of
-            embeddings yes, else no, since a class may be another one in a mirror.
+        flip: show half of the images mirrored, each with what the teacher says of the mirrored image: another pass of
+            the teacher.
         decides: name of the figure by which the first judge tells the best epoch; None: the judge's own.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.
         workers: processes that decode images; 0 decodes in the training process. Does not change the result.
@@ -123,6 +135,8 @@ class TSMRConfig(Choices):
     combine: Combine = "concat"
     stages: tuple[Stage, ...] | None = None
     epochs: Passes = None
+    budget: Minutes = None
+    auto: Maybe = None
     temperature: Positive = 4.0
     margin: Margin = Margin()
     adversary: Adversary = Adversary()
@@ -130,7 +144,7 @@ class TSMRConfig(Choices):
     augment: Augment = Augment()
     views: Taught = "original"
     keep_gallery: Weight = 0.0
-    batch_size: Several = 64
+    batch_size: Limit = None
     accumulate: Count = 1
     steps: Steps = None
     lr: Rate = None
@@ -138,10 +152,11 @@ class TSMRConfig(Choices):
     warmup: PartBelowOne = 0.1
     clip: Positive = 5.0
     shares: Shares = (0.3, 0.5, 0.7)
+    share: Share = None
     ema: PartBelowOne = 0.0
     bf16: Flag = False
     compile: Flag = False
-    flip: Maybe = None
+    flip: Flag = False
     decides: Output = None
     seed: Seed = 0
     workers: Workers = 0
@@ -160,6 +175,10 @@ class TSMRConfig(Choices):
             )
         if self.stages and self.epochs:
             raise ChoiceError("is of the usual stages, and stages are given: each says its own", "epochs")
+        if self.budget is not None and not self.epochs is self.steps is None:
+            raise ChoiceError("decides how long is trained, and epochs or steps are given too", "budget")
+        if self.auto and not self.open:
+            raise ChoiceError("looks for lr, restore_bn and stages, and one of them is given", "auto")
         for name, presets in {
             "student_input": (self.student_input,),
             "teacher_input": self.teacher_inputs,
@@ -182,14 +201,29 @@ class TSMRConfig(Choices):
         return given if isinstance(given, tuple) else (given,)
 
     @property
+    def timed(self) -> bool:
+        """Whether the choices say how long is trained."""
+        return any(value is not None for value in (self.stages, self.epochs, self.steps))
+
+    @property
+    def open(self) -> bool:
+        """Whether the choices leave to a search what it looks for."""
+        return self.stages is None and self.lr is None and not self.restore_bn
+
+    @property
     def plan(self) -> Plan:
         """What depends on the task: as chosen, or as usual; the task is taken for embeddings until it is known."""
         usual = USUAL["embeddings" if self.task == "auto" else self.task]
         stages = usual.stages if self.stages is None else self.stages
         if self.epochs is not None and stages:
             stages = (replace(stages[0], epochs=self.epochs), *stages[1:])
-        lr = usual.lr if self.lr is None else self.lr
-        return Plan(stages, lr, usual.flip if self.flip is None else self.flip)
+        share = 1.0 if self.stages is not None or self.lr is not None else usual.share
+        return Plan(
+            stages,
+            usual.lr if self.lr is None else self.lr,
+            usual.batch_size if self.batch_size is None else self.batch_size,
+            share if self.share is None else self.share,
+        )
 
     def settled(self, task: TaskName, labelled: bool) -> TSMRConfig:
         """Make every choice that depends on the task; of what was not chosen, the loss "labels" is left
@@ -199,7 +233,17 @@ class TSMRConfig(Choices):
         stages = plan.stages
         if self.stages is None and not labelled:
             stages = tuple(Stage(s.epochs, s.rate, s.losses | {"labels": 0.0}) for s in stages)
-        return replace(self, task=task, stages=stages, epochs=None, lr=plan.lr, flip=plan.flip)
+        return replace(
+            self,
+            task=task,
+            budget=None,
+            auto=None,
+            stages=stages,
+            epochs=None,
+            lr=plan.lr,
+            batch_size=plan.batch_size,
+            share=plan.share,
+        )
 
     @property
     def total_epochs(self) -> int:

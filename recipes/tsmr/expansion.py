@@ -39,7 +39,7 @@ def expanded(model: Model, views: Views, config: TSMRConfig) -> Model:
     device = device_of(model)
 
     def inputs(images: int) -> Iterator[Tensor]:
-        order = islice(epoch_order(len(views), config.plan.flip, config.seed), images)
+        order = islice(epoch_order(len(views), config.flip, config.seed), images)
         for batch, _, _ in views.batches(order, _CALIBRATED, workers=0):
             yield preset.prepare(batch.to(device))
 

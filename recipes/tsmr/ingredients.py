@@ -110,10 +110,10 @@ def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
 
 def _require_second_views(config: TSMRConfig) -> None:
     """Refuse a loss of two views of each image where both would be the same one."""
-    varied = config.views != 1 and (config.plan.flip or any(vars(config.augment).values()))
+    varied = config.views != 1 and (config.flip or any(vars(config.augment).values()))
     asking = [name for name in config.losses if LOSSES[name].needs & SECOND]
     if asking and not varied:
         raise InputError(
-            f"{', '.join(asking)} needs a second view of each image, and flip={config.plan.flip}, "
+            f"{', '.join(asking)} needs a second view of each image, and flip={config.flip}, "
             f"views={config.views!r} and augment make one alone: allow flip, an augmentation, or more views"
         )

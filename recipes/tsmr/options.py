@@ -130,6 +130,17 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def minutes(text: str) -> float:
+    """Read a time such as ``45m``. Raises InputError for anything else."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        return float(number) * {"s": 1 / 60, "m": 1, "h": 60}[unit]
+    except (ValueError, KeyError):
+        raise rk.InputError(
+            f"--budget {text}: a time is a number and s, m or h, such as 90s, 45m or 8h"
+        ) from None
+
+
 def _weights(losses: Sequence[str]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for text in losses:

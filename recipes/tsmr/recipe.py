@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -106,6 +107,7 @@ def apply_tsmr(
     rk.save(result.model, "trained.onnx")
     ```
     """
+    begun = time.monotonic()
     read = {"teacher": teacher, "teacher_weights": teacher_weights, "data": data, "val": val}
     written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}
     require_kinds({"model": model, **read, "config": config, **written})
@@ -126,7 +128,7 @@ def apply_tsmr(
         kept = None if cache is None else Path(cache)
         folder = kept or Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         file = None if checkpoint is None else Path(checkpoint)
-        prepared = prepare(given, kept, folder, file, shown)
+        prepared = prepare(given, config, kept, folder, file, shown, begun)
         told = Callbacks()
         if processes.rank == 0:
             made = [] if logs is None else [_opened(log, Path(logs))]
@@ -192,6 +194,7 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         gallery=_gallery(model, chosen.model, given.judges, config),
         weight_change=_weight_change(model, chosen.model),
         integers=count_integers(chosen.model),
+        trials=prepared.trials,
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
     images = input_preset(config.student_input).prepare(given.views.first(_SHOWN)).cpu()

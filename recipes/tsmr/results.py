@@ -136,6 +136,42 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A short run with other choices, see ``recipes.tsmr.search``.
+
+    Attributes:
+        value: what the judge that decides gives its last weights, by the figure that decides; None where it diverged.
+        rank: the larger, the better.
+        worse: the figures that got worse by more than chance.
+        rate: images a second.
+        choices: by name, what was tried.
+        steps: that it took.
+        shown: the figure as text.
+    """
+
+    value: float | None
+    rank: tuple[float, ...]
+    worse: tuple[str, ...] = ()
+    rate: float = 0.0
+    choices: dict[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    shown: str = "diverged"
+
+    @property
+    def told(self) -> str:
+        """The trial in one line."""
+        worse = f", worse by more than chance: {', '.join(self.worse)}" if self.worse else ""
+        return f"{self.what}, {self.steps} steps: {self.shown}{worse}"
+
+    @property
+    def what(self) -> str:
+        """Its choices as text."""
+        bn = ", restored BN" if self.choices["restore_bn"] else ""
+        losses = ", ".join(f"{name} {weight:g}" for name, weight in self.choices["losses"].items())
+        return f"lr {self.choices['lr']:g}{bn}, {losses}"
+
+
+@dataclass(frozen=True)
 class TSMRReport:
     """A run.
 
@@ -169,6 +205,8 @@ class TSMRReport:
             |old|`` on the first images of the validation set, or of the training images without one.
         own_losses: sha256 of the code of each loss that is not this project's, by name.
         imported: sha256 of each file of the user's that was run (``--import``), by name.
+        trials: the short runs by which open choices were made, those of the last round first, the best of each round
+            first; empty where none were.
         ablation: the arms that this run was compared with; empty unless asked for.
     """
 
@@ -196,11 +234,28 @@ class TSMRReport:
     share: float = 1.0
     shares: dict[float, Verdict] = field(default_factory=dict)
     held_back: dict[float, tuple[str, ...]] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
 
     @property
     def way(self) -> str:
         """How far the weights went, for a sentence about the epoch; empty where it is all the way."""
         return "" if self.share == 1 else f"{self.share:g} of the way to it from the deployed weights, "
+
+    @property
+    def unproven(self) -> str:
+        """Why the model that is returned cannot be called better, and what would help; empty where it can, or where
+        nothing judged it.
+        """
+        if not self.kept or not self.comparisons or self.comparisons[0].deciding.interval is None:
+            return ""
+        found = self.comparisons[0].deciding
+        if found.significant() == "better":
+            return ""
+        low, high = map(found.before.change, found.interval or ())
+        return (
+            f"not better, as far as these can show: {self.before[0].subject}, {found.before.name} changes by {low} to "
+            f"{high} (95 %). More people to judge by, other images to train on or a better teacher would help"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, the fields by their names."""
@@ -223,6 +278,7 @@ class TSMRReport:
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "gallery": {name: evaluation.to_json() for name, evaluation in self.gallery.items()},
             "ablation": [arm.to_json() for arm in self.ablation],
+            "trials": [asdict(trial) for trial in self.trials],
         }
 
 

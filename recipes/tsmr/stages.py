@@ -13,7 +13,7 @@ LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.
 """Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
 
 # Of the usual stages, which are made without a look-up: it would import torch.
-_USUAL = {"cosine", "adversarial", "kl", "labels"}
+_USUAL = {"pairs", "neighbours", "gallery", "adversarial", "kl", "labels"}
 
 
 @dataclass(frozen=True, init=False)
@@ -74,8 +74,8 @@ class Stage(Choices):
                 )
 
 
-DISTIL = Stage(epochs=5, cosine=1.0)
-REFINE = Stage(epochs=2, rate=0.5, cosine=1.0, adversarial=0.005)
+DISTIL = Stage(epochs=3, pairs=0.1, neighbours=0.1, gallery=1.0)
+REFINE = Stage(epochs=1, rate=0.5, losses=DISTIL.losses | {"adversarial": 0.005})
 CLASSIFY = Stage(epochs=10, kl=1.0, labels=1.0)
 
 
@@ -86,22 +86,23 @@ class Plan:
     Attributes:
         stages: what is trained for, in this order.
         lr: peak learning rate.
-        flip: whether half of the images are shown mirrored.
+        batch_size: images a step and process.
+        share: of the way to the trained weights that is returned where nothing judges.
     """
 
     stages: tuple[Stage, ...]
     lr: float
-    flip: bool
+    batch_size: int
+    share: float
 
 
 USUAL: dict[str, Plan] = {
-    "embeddings": Plan((DISTIL, REFINE), 1e-4, True),
-    "logits": Plan((CLASSIFY,), 4e-3, False),
-    "maps": Plan((), 1e-3, False),
+    "embeddings": Plan((DISTIL,), 1e-4, 128, 0.5),
+    "logits": Plan((CLASSIFY,), 4e-3, 64, 1.0),
+    "maps": Plan((), 1e-3, 64, 1.0),
 }
 """What a run does unless told otherwise, by its task.
 
-A face is the same person in a mirror; whether a class is the same one is not known (letters, left and right), so
-images of classes are not mirrored. A half cosine from 4e-3 goes twice as far as a constant 1e-3, and ends at rest
-(``benchmarks/results/digits.md``).
+A half cosine from 4e-3 goes twice as far as a constant 1e-3, and ends at rest (``benchmarks/results/digits.md``).
+What is measured of embeddings is in ``benchmarks/results/faces.md``.
 """

@@ -55,6 +55,8 @@ def show_report(report: TSMRReport) -> None:
         console.print(
             f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"
         )
+    if report.unproven:
+        console.print(report.unproven, markup=False, highlight=False, soft_wrap=True)
     for share, names in report.held_back.items():
         console.print(
             f"not taken: {share:g} of the way, {', '.join(names)} worse by more than chance", soft_wrap=True

@@ -85,6 +85,7 @@ def _tables(
     """
     images = showing.views.images
     part = images if isinstance(images, Part) and showing.taught == "original" else None
+    part = None if part is None or part.alone else part
     if part is not None:
         showing = replace(showing, views=Views(part.images))
         everyone = part.images
@@ -99,7 +100,7 @@ def _tables(
 
 def _say_cost(live: LiveTargets, showing: Showing, config: TSMRConfig, progress: Progress) -> None:
     """Say what it costs to ask the teachers in every step, as measured on one batch."""
-    count = min(config.batch_size, len(showing))
+    count = min(config.plan.batch_size, len(showing))
     index = np.arange(count)
     start = time.perf_counter()
     live.originals(index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import torch
@@ -87,7 +87,7 @@ class Showing:
     @classmethod
     def of(cls, views: Views, config: TSMRConfig) -> Showing:
         """Those of a run."""
-        return cls(views, config.views, config.augment, config.plan.flip, config.seed)
+        return cls(views, config.views, config.augment, config.flip, config.seed)
 
     def __len__(self) -> int:
         return len(self.views)
@@ -100,28 +100,36 @@ class Showing:
         *,
         processes: Processes = ALONE,
         views: int = 1,
+        batches: int | None = None,
         partners: Partners | None = None,
         pin_memory: bool = False,
     ) -> Iterator[tuple[Shown, ...]]:
         """Return the full batches of epoch ``epoch``, from 1, that are this process's: ``views``, 1 or 2, of each
         image.
 
-        Of ``partners``, half of each batch are pairs. With ``pin_memory`` they lie where a GPU fetches them while it
-        computes.
+        They are those of one pass over the images, or as many ``batches`` of this and the next passes. Of ``partners``,
+        half of each batch are pairs. With ``pin_memory`` they lie where a GPU fetches them while it computes.
         """
-        seed = self._seed(epoch)
-        order = (
-            epoch_order(len(self), self.flip, seed)
-            if partners is None
-            else partners.order(len(self), processes.count * batch_size, self.flip, seed)
-        )
-        keys = ((index, self.draws(epoch, mirrored)[:views]) for index, mirrored in order)
-        share = processes.share(keys, batch_size)
+        size = processes.count * batch_size
+        batches = batches or len(self) // size
+        passes = -(-batches * size // len(self))
+
+        def one_pass(number: int) -> Iterator[tuple[int, tuple[Draw, ...]]]:
+            seed = self._seed(number)
+            order = (
+                epoch_order(len(self), self.flip, seed)
+                if partners is None
+                else partners.order(len(self), size, self.flip, seed)
+            )
+            return ((index, self.draws(number, mirrored)[:views]) for index, mirrored in order)
+
+        keys = chain.from_iterable(one_pass(number) for number in count((epoch - 1) * passes + 1))
+        share = processes.share(islice(keys, batches * size), batch_size)
         return self._batches(share, views, batch_size, workers, pin_memory)
 
-    def first(self, count: int, batch_size: int, workers: int) -> Iterator[Shown]:
-        """Return the first ``count`` images of the first epoch, at most."""
-        order = islice(epoch_order(len(self.views), self.flip, self._seed(1)), count)
+    def first(self, images: int, batch_size: int, workers: int) -> Iterator[Shown]:
+        """Return the first ``images`` of the first epoch, at most."""
+        order = islice(epoch_order(len(self.views), self.flip, self._seed(1)), images)
         keys = ((index, self.draws(1, mirrored)[:1]) for index, mirrored in order)
         return (shown for (shown,) in self._batches(keys, 1, batch_size, workers))
 

@@ -39,12 +39,10 @@ def open_views(data: str | Path | Images, config: TSMRConfig, processes: Process
     """
     if isinstance(data, IterableDataset):
         return Views(Stream(data, config, processes))
-    if config.steps is not None:
-        raise InputError("steps says how long an epoch of a stream is; here it is the length of the data")
     views = Views(read_faces(data) if isinstance(data, str | Path) else data)
-    if len(views) < config.batch_size * config.accumulate * processes.count:
+    if len(views) < config.plan.batch_size * config.accumulate * processes.count:
         raise InputError(
-            f"{len(views)} training images do not fill a batch: lower batch_size={config.batch_size}"
+            f"{len(views)} training images do not fill a batch: lower batch_size={config.plan.batch_size}"
         )
     return views
 
@@ -67,18 +65,18 @@ class Stream(Dataset[Tensor]):
     def __init__(self, source: IterableDataset[Item], config: TSMRConfig, processes: Processes) -> None:
         _require_live(config)
         self.source = source
-        step = config.batch_size * config.accumulate * processes.count
+        step = config.plan.batch_size * config.accumulate * processes.count
         self.epoch = _steps(source, config.steps, step) * step
         self._images: list[Tensor] = []
-        held = max(config.batch_size, min(_HELD, self.epoch))
+        held = max(config.plan.batch_size, min(_HELD, self.epoch))
         for number, item in enumerate(islice(source, held)):
             self._images.append(item_image(item, f"training image {number}"))
-            if number >= config.batch_size and self._images[0].nbytes * number > _HELD_BYTES:
+            if number >= config.plan.batch_size and self._images[0].nbytes * number > _HELD_BYTES:
                 break
-        if len(self._images) < config.batch_size:
+        if len(self._images) < config.plan.batch_size:
             raise InputError(
                 f"the stream ends after {len(self._images)} images, which do not fill a batch: lower "
-                f"batch_size={config.batch_size}"
+                f"batch_size={config.plan.batch_size}"
             )
 
     def __len__(self) -> int:
@@ -155,6 +153,7 @@ class Streaming(Showing):
         *,
         processes: Processes = ALONE,
         views: int = 1,
+        batches: int | None = None,
         partners: Partners | None = None,
         pin_memory: bool = False,
     ) -> Iterator[tuple[Shown, ...]]:
@@ -171,7 +170,7 @@ class Streaming(Showing):
             )
             running.batches = (shown.views(views) for shown in as_from_here(loader))
         running.next = epoch + 1, views
-        return islice(running.batches, len(self) // (processes.count * batch_size))
+        return islice(running.batches, batches or len(self) // (processes.count * batch_size))
 
 
 class _Drawing(IterableDataset[Shown]):

@@ -114,11 +114,21 @@ def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
 
 
 class Part(Dataset[Item]):
-    """Some of the images of a dataset, with their people numbered anew; a negative label is still not known."""
+    """Some of the images of a dataset, with their people numbered anew; a negative label is still not known.
 
-    def __init__(self, images: Images, chosen: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> None:
+    What nets say of them is computed with that of the whole set, unless they are ``alone``.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        chosen: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.int64],
+        alone: bool = False,
+    ) -> None:
         self.images = images
         self.chosen = chosen
+        self.alone = alone
         taken = labels[chosen]
         self.labels = np.where(taken < 0, -1, np.searchsorted(np.unique(taken[taken >= 0]), taken))
 

@@ -97,8 +97,8 @@ class Trainer:
             self._stage if self._stage is not None and self._stage.number == number else self.begin(number)
         )
         self.objective.seed(seed)
-        size = config.batch_size * config.accumulate * self.processes.count
-        steps = len(self.examples.showing) // size
+        size = config.plan.batch_size * config.accumulate * self.processes.count
+        steps = config.steps or len(self.examples.showing) // size
         every = max(_POINT_STEPS, -(-steps // _POINTS))
         batches = self._batches(epoch)
         whole, recent = Means(), Means()
@@ -130,10 +130,11 @@ class Trainer:
         config = self.config
         return self.examples.showing.epoch(
             epoch,
-            config.batch_size,
+            config.plan.batch_size,
             config.workers,
             processes=self.processes,
             views=2 if self.objective.needs & SECOND else 1,
+            batches=config.steps and config.steps * config.accumulate,
             partners=self.examples.partners if self.objective.paired else None,
             pin_memory=next(self.student.parameters()).is_cuda,
         )

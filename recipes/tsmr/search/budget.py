@@ -1,0 +1,113 @@
+"""What there is time for: how many images nets are asked about, and how many steps are taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recipes.faces import Embedder
+from recipes.tsmr.choices import TaskName
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.distributed import Processes
+from recipes.tsmr.targets.examples import identity_labels
+from recipes.tsmr.targets.showing import Showing
+from recipes.tsmr.targets.views import Part, Views
+
+USUAL = 60.0
+"""Minutes of a run of embeddings that nothing else is said of."""
+
+MOST_PASSES = 30
+"""Over the images, at most: a set that is shown more often teaches itself."""
+
+_ASKED = 0.35  # of the time, at most, in which nets are asked about the images
+_TIMED = 16  # images on which a net is timed
+_JUDGED = 0.15  # of the training, at most, in which epochs are judged
+_MOST_EPOCHS = 10  # that are judged
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of a run.
+
+    Attributes:
+        seconds: from its beginning to its end.
+        begun: when it began, by ``time.monotonic()``.
+    """
+
+    seconds: float
+    begun: float
+
+    @classmethod
+    def of(cls, asked: TSMRConfig, task: TaskName, begun: float) -> Budget | None:
+        """Return that of a run of ``task`` by the choices ``asked`` for; None where its length is chosen."""
+        if asked.budget is not None:
+            return cls(60 * asked.budget, begun)
+        return cls(60 * USUAL, begun) if task == "embeddings" and not asked.timed else None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end."""
+        return self.begun + self.seconds - time.monotonic()
+
+
+def affordable(
+    views: Views, nets: Sequence[Embedder], config: TSMRConfig, budget: Budget, processes: Processes
+) -> int:
+    """Return about how many images all ``nets`` can be asked in a third of the time; at most those there are."""
+    columns = len(Showing.of(views, config).columns)
+    if not columns:
+        return len(views)
+    few = views.first(_TIMED)
+
+    def room() -> int:
+        seconds = 0.0
+        for net in nets:
+            net(few[:1])  # the first call prepares
+            start = time.perf_counter()
+            net(few)
+            seconds += time.perf_counter() - start
+        return int(_ASKED * budget.left * processes.count / (columns * seconds / len(few)))
+
+    fewest = config.plan.batch_size * config.accumulate * processes.count
+    return min(max(processes.told(room), fewest), len(views))
+
+
+def drawn(views: Views, images: int, config: TSMRConfig) -> Views:
+    """Return so many of the images, drawn at random; all as they are, where that is how many there are."""
+    if images == len(views):
+        return views
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(views))[:images])
+    return Views(Part(views.images, chosen, identity_labels(views.images), alone=True))
+
+
+def lasting(
+    config: TSMRConfig, images: int, rate: float, seconds: float, judging: float, processes: Processes
+) -> TSMRConfig:
+    """Return ``config`` with epochs, and steps in each, for which there is time.
+
+    Args:
+        config: has one stage, or several that share the time as their epochs do.
+        images: to train on.
+        rate: images a second, in all processes together.
+        seconds: that there are.
+        judging: seconds that the judges take for one model.
+        processes: those that train together.
+    """
+    size = config.plan.batch_size * config.accumulate * processes.count
+    one_pass = max(images // size, 1)
+
+    def length() -> tuple[int, int]:
+        judged = _MOST_EPOCHS if not judging else int(_JUDGED * seconds / judging)
+        steps = int(max(seconds - min(judged, _MOST_EPOCHS) * judging, 0) * rate / size)
+        steps = min(max(steps, one_pass if seconds <= 0 else 1), MOST_PASSES * one_pass)
+        epochs = max(1, min(judged, _MOST_EPOCHS, steps))
+        return epochs, max(steps // epochs, 1)
+
+    epochs, steps = processes.told(length)
+    first, *others = config.plan.stages
+    for stage in others:
+        epochs = max(1, epochs - stage.epochs)
+    return replace(config, stages=(replace(first, epochs=epochs), *others), epochs=None, steps=steps)

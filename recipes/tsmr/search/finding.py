@@ -1,0 +1,162 @@
+"""The choices that a run leaves open: made as an earlier run made them, or by short runs and by the time there is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recipes.tsmr.averaging import compared_with, worsened
+from recipes.tsmr.beginning import Beginning
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.expansion import deployable
+from recipes.tsmr.ingredients import of_student
+from recipes.tsmr.objective.objective import needs
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.results import Trial
+from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
+from recipes.tsmr.search.stored import Found, read_found, write_found
+from recipes.tsmr.search.trials import CANDIDATES, ROUNDS, SHARE, chosen, search, trial_steps
+from recipes.tsmr.targets.streams import Stream
+from recipes.tsmr.training.callbacks import Callback
+from recipes.tsmr.training.trainer import DivergedError
+
+_PACED = 4  # steps by which is told how many images a second are trained on
+_MARGIN = 0.97  # of the time that is left, which is planned with
+
+
+def find(
+    start: Beginning[Any], asked: TSMRConfig, budget: Budget | None, cache: Path | None, progress: Progress
+) -> Found:
+    """Make the choices that ``start`` leaves open, and put them, and the images that are trained on, in their place.
+
+    Args:
+        start: of the run.
+        asked: the choices, before those that depend on the task were made.
+        budget: its time; None: how long it trains is chosen.
+        cache: folder in which the next run finds what was found.
+        progress: is told what is tried and chosen.
+    """
+    given = start.given
+    config, told = given.config, given.processes.told
+    wanted = asked.open and not asked.timed if asked.auto is None else asked.auto
+    searched = bool(wanted and given.judges and config.task == "embeddings")
+    if budget is None and not searched:
+        return Found()
+    origin = {**start.origin(), "budget": budget and budget.seconds}
+    found = told(lambda: read_found(cache, origin))
+    finding = _Finding(start, budget, progress)
+    if found.images is None:
+        found = replace(found, images=finding.affordable())
+        start.take(drawn(given.views, found.images or 0, config))
+        found = finding.complete(found, searched)
+        told(lambda: write_found(cache, origin, found))
+    else:
+        start.take(drawn(given.views, found.images, config))
+    start.settle(found.settle(config))
+    return found
+
+
+class _Finding:
+    def __init__(self, start: Beginning[Any], budget: Budget | None, progress: Progress) -> None:
+        self._start, self._budget, self._progress = start, budget, progress
+        self._config: TSMRConfig = start.given.config
+        self._processes = start.given.processes
+
+    def affordable(self) -> int:
+        """Return how many images there is time to ask the nets about."""
+        given, budget, there = self._start.given, self._budget, len(self._start.given.views)
+        if budget is None or isinstance(given.views.images, Stream):
+            return there
+        nets = [teacher.embed for teacher in given.teachers]
+        if "old" in needs(self._config):
+            nets.append(of_student(given.model, self._config))
+        images = affordable(given.views, nets, self._config, budget, self._processes)
+        if images < there:
+            self._progress.say(
+                f"in {budget.seconds / 60:g} minutes (--budget) the nets cannot be asked about {there:,} images: "
+                f"{images:,} of them, drawn at random, are trained on"
+            )
+        return images
+
+    def complete(self, found: Found, searched: bool) -> Found:
+        """Return ``found`` with choices, where they are ``searched`` for, and with epochs and steps."""
+        self._start.history()
+        if found.choices is not None:
+            self._progress.say(f"chosen, as an earlier run found: {found.trials[0].what}")
+        elif searched:
+            found = self._search(found)
+        return found if self._budget is None else self._lasting(found, self._budget)
+
+    def _lasting(self, found: Found, budget: Budget) -> Found:
+        """Return it with epochs and steps for which there is time; the trials that were run tell how fast it goes."""
+        config = found.settle(self._config)
+        rate = next((trial.rate for trial in found.trials), 0.0) or self._pace(config)
+        judging = self._start.judging
+        ends = len(config.shares) + 1 if judging else 0
+        seconds = _MARGIN * budget.left - ends * judging
+        images = len(self._start.given.views)
+        config = lasting(config, images, rate, seconds, judging, self._processes)
+        epochs, steps = config.plan.stages[0].epochs, config.steps or 0
+        self._progress.say(
+            f"until {budget.seconds / 60:g} minutes (--budget) are over: {config.total_epochs} epochs of {steps} "
+            f"steps, {config.total_epochs * steps * self._size:,} images at {rate:.0f} images/s"
+        )
+        return replace(found, epochs=epochs, steps=steps)
+
+    @property
+    def _size(self) -> int:
+        """Images a step."""
+        config = self._config
+        return config.plan.batch_size * config.accumulate * self._processes.count
+
+    def _pace(self, config: TSMRConfig) -> float:
+        """Return how many images a second are trained on."""
+        first, *_ = config.plan.stages
+        few = replace(config, stages=(replace(first, epochs=1),), epochs=None, steps=_PACED)
+        _, rate = self._start.trainer(few).run_epoch(1, Callback())
+        return rate
+
+    def _search(self, found: Found) -> Found:
+        steps = self._steps()
+        if not steps:
+            self._progress.say(
+                "there is no time to try choices by short runs, and the usual ones are taken: a longer --budget, or "
+                "fewer people to judge by, gives it"
+            )
+            return found
+        trials = search(self._config, steps, self._try, self._progress, self._processes)
+        self._progress.say(f"chosen: {trials[0].what}")
+        return replace(found, choices=trials[0].choices, trials=tuple(trials))
+
+    def _steps(self) -> int:
+        """Return how many steps the first trials take; 0 where there is no time for enough."""
+        config, images = self._config, len(self._start.given.views)
+        first = chosen(config, CANDIDATES[0])
+        if self._budget is None:
+            each = config.steps or images // self._size
+            return trial_steps(int(SHARE * config.total_epochs * each))
+        trials = sum(many for many, _ in ROUNDS)
+        rate = self._pace(first)
+        seconds = SHARE * self._budget.left - trials * self._start.judging
+        most = int(SHARE * MOST_PASSES * images / self._size)
+        return self._processes.told(lambda: trial_steps(min(int(seconds * rate / self._size), most)))
+
+    def _try(self, config: TSMRConfig) -> Trial:
+        given, before = self._start.given, self._start.history().before
+        trainer = self._start.trainer(config)
+        try:
+            _, rate = trainer.run_epoch(1, Callback())
+        except DivergedError:
+            return Trial(None, (-math.inf,))
+        verdicts = given.judge(deployable(trainer.trained))
+        worse = worsened(compared_with(given, before, verdicts))
+        old, new = before[0].deciding, verdicts[0].deciding
+        return Trial(
+            new.value,
+            (float(not worse), *verdicts[0].rank()),
+            worse,
+            rate,
+            shown=f"{new.name} {new.shown()} (deployed {old.shown()})",
+        )

@@ -1,0 +1,85 @@
+"""Short runs with other choices, of which the judge takes the best: successive halving.
+
+Jamieson and Talwalkar, Non-stochastic best arm identification, AISTATS 2016. What is best depends on the net that is
+deployed. One that has converged gains by small steps away from what it is; a small one that learned from labels alone
+gains by large ones, which BatchNorms allow, and has nothing to stay close to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.distributed import Processes
+from recipes.tsmr.progress import Progress
+from recipes.tsmr.results import Trial
+from recipes.tsmr.stages import DISTIL, Stage
+
+KEEP: dict[str, float] = dict(DISTIL.losses)
+LEARN: dict[str, float] = {name: w for name, w in KEEP.items() if name != "gallery"} | {"cosine": 1.0}
+
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    {"lr": 1e-4, "restore_bn": False, "losses": KEEP},
+    {"lr": 3e-4, "restore_bn": False, "losses": KEEP},
+    {"lr": 1e-3, "restore_bn": True, "losses": LEARN},
+    {"lr": 3e-3, "restore_bn": True, "losses": LEARN},
+)
+"""What is tried: the usual choices, then those that go further from the deployed net."""
+
+ROUNDS = ((len(CANDIDATES), 1), (2, 2))
+"""How many candidates each round tries, and for how many times the steps of the first."""
+
+SHARE = 0.25  # of the time, that is spent on trials
+FEWEST = 8  # steps of one that says something
+
+Run = Callable[[TSMRConfig], Trial]
+
+
+def chosen(config: TSMRConfig, choices: dict[str, Any]) -> TSMRConfig:
+    """Return ``config`` with the choices of a candidate; a loss that its own stages add to the usual ones stays."""
+    stages = tuple(
+        Stage(stage.epochs, stage.rate, _other(stage.losses, choices["losses"]))
+        for stage in config.plan.stages
+    )
+    return replace(config, lr=choices["lr"], restore_bn=choices["restore_bn"], stages=stages, epochs=None)
+
+
+def _other(losses: dict[str, float], usual: dict[str, float]) -> dict[str, float]:
+    return usual | {name: weight for name, weight in losses.items() if name not in KEEP}
+
+
+def trial_steps(steps: int) -> int:
+    """Return how many steps the first trials take, of so many that all may take together; 0: too few to tell."""
+    most = steps // sum(many * times for many, times in ROUNDS)
+    return most if most >= FEWEST else 0
+
+
+def search(config: TSMRConfig, steps: int, run: Run, progress: Progress, processes: Processes) -> list[Trial]:
+    """Try the candidates, the best of them longer, and return all trials, the best of the last round first.
+
+    Args:
+        config: what a trial takes besides its choices.
+        steps: of a trial of the first round.
+        run: trains and judges one trial.
+        progress: is told how each went.
+        processes: those that train together.
+    """
+    trials: list[Trial] = []
+    left: Sequence[dict[str, Any]] = CANDIDATES
+    for many, times in ROUNDS:
+        round_: list[Trial] = []
+        for choices in left[:many]:
+            one = chosen(config, choices)
+            first, *_ = one.plan.stages
+            trial = run(replace(one, stages=(replace(first, epochs=1),), steps=times * steps))
+            round_.append(replace(trial, choices=choices, steps=times * steps))
+            progress.say(f"trial {len(trials) + len(round_)} of {_TRIALS}: {round_[-1].told}")
+        round_.sort(key=lambda trial: trial.rank, reverse=True)
+        left = processes.told(lambda found=tuple(t.choices for t in round_): found)  # type: ignore[misc]
+        trials = round_ + trials
+    return trials
+
+
+_TRIALS = sum(many for many, _ in ROUNDS)
