@@ -141,7 +141,6 @@ class Trial:
 
     Attributes:
         value: what the judge that decides gives its last weights, by the figure that decides; None where it diverged.
-        rank: the larger, the better.
         worse: the figures that got worse by more than chance.
         rate: images a second.
         choices: by name, what was tried.
@@ -150,7 +149,6 @@ class Trial:
     """
 
     value: float | None
-    rank: tuple[float, ...]
     worse: tuple[str, ...] = ()
     rate: float = 0.0
     choices: dict[str, Any] = field(default_factory=dict)

@@ -78,9 +78,10 @@ def test_three_stages_are_changed_in_the_file(tmp_path: Path) -> None:
 
 def test_without_a_file_a_loss_takes_the_place_of_the_usual_one() -> None:
     presets = ("--student-input", "raw", "--teacher-input", "raw")
-    first, second = options(None, *presets, "--loss", "mse=2").stages
+    assert [stage.losses for stage in options(None, *presets, "--loss", "mse=2").stages] == [{"mse": 2}]
+    first, second = options(None, *presets, "--loss", "mse=2", "--refine-epochs", "3").stages
     assert first.losses == {"mse": 2}
-    assert second.losses == {"mse": 2, "adversarial": 0.005}
+    assert (second.epochs, second.losses) == (3, {"mse": 2, "adversarial": 0.005})
 
 
 def test_the_command_line_wins(tmp_path: Path) -> None:
@@ -112,10 +113,7 @@ def test_a_loss_of_ones_own_is_imported_and_named(tmp_path: Path, monkeypatch: p
         "--loss",
         "mine=0.1",
     )
-    assert [stage.losses for stage in config.stages] == [
-        {"cosine": 1, "mine": 0.1},
-        {"cosine": 1, "mine": 0.1, "adversarial": 0.005},
-    ]
+    assert [stage.losses for stage in config.stages] == [{"cosine": 1, "mine": 0.1}]
     assert options(written(tmp_path, config.to_json())) == config
 
 

@@ -108,7 +108,7 @@ def test_what_gets_worse_is_not_returned(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module
 ) -> None:
     """The student is perfect on the set, so nothing can beat it."""
-    result = apply_tsmr(student, teacher, rec, bin_file, changed(lr=0.5, clip=1e3))
+    result = apply_tsmr(student, teacher, rec, bin_file, changed(lr=50.0, clip=1e3))
     (before,) = result.report.before
     assert before["accuracy"].value == 1
     assert result.report.kept == 0

@@ -14,7 +14,7 @@ from torch.utils.data import StackDataset
 
 from recipes.faces import ClassesJudge, Judge
 from recipes.tsmr import Stage, TSMRConfig
-from recipes.tsmr.stages import CLASSIFY, DISTIL, REFINE
+from recipes.tsmr.stages import CLASSIFY, DISTIL
 from recipes.tsmr.targets.views import Views
 from recipes.tsmr.tasks import settle
 from reparam_kit import InputError
@@ -144,9 +144,9 @@ def test_labels_that_are_none_are_said_and_left_out(caplog: pytest.LogCaptureFix
 
 def test_what_hangs_on_the_task_is_settled() -> None:
     faces = found()[0]
-    assert (faces.stages, faces.lr, faces.flip) == ((DISTIL, REFINE), 1e-4, True)
+    assert (faces.stages, faces.lr, faces.batch_size, faces.share) == ((DISTIL,), 1e-4, 128, 0.5)
     labelled = found(labels=SHOWN)[0]
-    assert (labelled.stages, labelled.flip) == ((CLASSIFY,), False)
+    assert (labelled.stages, labelled.batch_size, labelled.share) == ((CLASSIFY,), 64, 1)
     assert labelled.lr is not None
     assert labelled.lr > 1e-4
     short = found(names, epochs=3)[0]

@@ -50,7 +50,10 @@ def show_report(report: TSMRReport) -> None:
                 f"worse by more than chance: {worse}", markup=False, highlight=False, soft_wrap=True
             )
     if report.kept:
-        console.print(f"kept: epoch {report.kept} of {len(report.epochs)}, {report.way}the best on this set")
+        console.print(
+            f"kept: epoch {report.kept} of {len(report.epochs)}, {report.way}the best on this set",
+            soft_wrap=True,
+        )
     else:
         console.print(
             f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"

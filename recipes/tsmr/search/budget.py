@@ -102,7 +102,7 @@ def lasting(
     def length() -> tuple[int, int]:
         judged = _MOST_EPOCHS if not judging else int(_JUDGED * seconds / judging)
         steps = int(max(seconds - min(judged, _MOST_EPOCHS) * judging, 0) * rate / size)
-        steps = min(max(steps, one_pass if seconds <= 0 else 1), MOST_PASSES * one_pass)
+        steps = min(max(steps, 1), MOST_PASSES * one_pass)
         epochs = max(1, min(judged, _MOST_EPOCHS, steps))
         return epochs, max(steps // epochs, 1)
 

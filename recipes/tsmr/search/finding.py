@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.stored import Found, read_found, write_found
-from recipes.tsmr.search.trials import CANDIDATES, ROUNDS, SHARE, chosen, search, trial_steps
+from recipes.tsmr.search.trials import CANDIDATES, SHARE, TRIALS, Rank, chosen, search, trial_steps
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.trainer import DivergedError
@@ -137,26 +136,21 @@ class _Finding:
         if self._budget is None:
             each = config.steps or images // self._size
             return trial_steps(int(SHARE * config.total_epochs * each))
-        trials = sum(many for many, _ in ROUNDS)
         rate = self._pace(first)
-        seconds = SHARE * self._budget.left - trials * self._start.judging
+        seconds = SHARE * self._budget.left - TRIALS * self._start.judging
         most = int(SHARE * MOST_PASSES * images / self._size)
         return self._processes.told(lambda: trial_steps(min(int(seconds * rate / self._size), most)))
 
-    def _try(self, config: TSMRConfig) -> Trial:
+    def _try(self, config: TSMRConfig) -> tuple[Rank, Trial]:
+        """Return one trial, and what orders it among others: what makes nothing worse comes first."""
         given, before = self._start.given, self._start.history().before
         trainer = self._start.trainer(config)
         try:
             _, rate = trainer.run_epoch(1, Callback())
         except DivergedError:
-            return Trial(None, (-math.inf,))
+            return (-1.0,), Trial(None)
         verdicts = given.judge(deployable(trainer.trained))
         worse = worsened(compared_with(given, before, verdicts))
         old, new = before[0].deciding, verdicts[0].deciding
-        return Trial(
-            new.value,
-            (float(not worse), *verdicts[0].rank()),
-            worse,
-            rate,
-            shown=f"{new.name} {new.shown()} (deployed {old.shown()})",
-        )
+        shown = f"{new.name} {new.shown()} (deployed {old.shown()})"
+        return (float(not worse), *verdicts[0].rank()), Trial(new.value, worse, rate, shown=shown)

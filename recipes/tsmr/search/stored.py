@@ -59,7 +59,11 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
         found = dict(held["found"])
         if held["checksum"] != fingerprint([held["run"], held["search"], json.dumps(found)]):
             return Found()
-        run, search, trials = held["run"], held["search"], tuple(Trial(**trial) for trial in found["trials"])
+        run, search, trials = (
+            held["run"],
+            held["search"],
+            tuple(Trial(**{**one, "worse": tuple(one["worse"])}) for one in found["trials"]),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
     choices = next((one for one in CANDIDATES if one == found["choices"]), None)

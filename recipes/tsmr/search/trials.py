@@ -34,7 +34,8 @@ ROUNDS = ((len(CANDIDATES), 1), (2, 2))
 SHARE = 0.25  # of the time, that is spent on trials
 FEWEST = 8  # steps of one that says something
 
-Run = Callable[[TSMRConfig], Trial]
+Rank = tuple[float, ...]
+Run = Callable[[TSMRConfig], tuple[Rank, Trial]]
 
 
 def chosen(config: TSMRConfig, choices: dict[str, Any]) -> TSMRConfig:
@@ -69,17 +70,17 @@ def search(config: TSMRConfig, steps: int, run: Run, progress: Progress, process
     trials: list[Trial] = []
     left: Sequence[dict[str, Any]] = CANDIDATES
     for many, times in ROUNDS:
-        round_: list[Trial] = []
+        ranked: list[tuple[Rank, Trial]] = []
         for choices in left[:many]:
             one = chosen(config, choices)
             first, *_ = one.plan.stages
-            trial = run(replace(one, stages=(replace(first, epochs=1),), steps=times * steps))
-            round_.append(replace(trial, choices=choices, steps=times * steps))
-            progress.say(f"trial {len(trials) + len(round_)} of {_TRIALS}: {round_[-1].told}")
-        round_.sort(key=lambda trial: trial.rank, reverse=True)
-        left = processes.told(lambda found=tuple(t.choices for t in round_): found)  # type: ignore[misc]
-        trials = round_ + trials
-    return trials
+            rank, trial = run(replace(one, stages=(replace(first, epochs=1),), steps=times * steps))
+            ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
+            progress.say(f"trial {len(trials) + len(ranked)} of {TRIALS}: {ranked[-1][1].told}")
+        ranked.sort(key=lambda pair: pair[0], reverse=True)
+        trials = [trial for _, trial in ranked] + trials
+        left = [trial.choices for _, trial in ranked]
+    return processes.told(lambda: trials)
 
 
-_TRIALS = sum(many for many, _ in ROUNDS)
+TRIALS = sum(many for many, _ in ROUNDS)

@@ -170,7 +170,6 @@ REFUSED = {
     "once": (Once(), {}, "gives no image when it is read again"),
     "sizes": (Mixed(), {}, r"image 6 of the stream is torch.uint8 \[3, 7, 8\]; all must be as image 0"),
     "no image": (Endless(torch.zeros(11, 2, 8, 8)), {}, r"training image 0 is torch.float32 \[2, 8, 8\]"),
-    "steps of a list": (list(PIXELS), {}, "steps says how long an epoch of a stream is"),
 }
 
 

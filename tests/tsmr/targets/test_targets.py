@@ -231,7 +231,7 @@ def test_a_loss_gets_a_second_view_and_what_the_teacher_says_of_it(
 ) -> None:
     stages = (Stage(1, cosine=1.0, both=1.0),)
     augment = Augment(colour=1.0)
-    result = run(student, teacher, rec, views, stages=stages, augment=augment)
+    result = run(student, teacher, rec, views, stages=stages, augment=augment, flip=True)
     assert result.report.epochs[0].losses["both"] > 0
     for batch in second:
         assert batch.second.shape == batch.student.shape

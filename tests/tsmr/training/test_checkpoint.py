@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from torch import nn
 from wrong_files import assert_one_line
 
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, prepare
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, beginning
 from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
 from reparam_kit import InputError, ReparamError, fingerprint
 
@@ -140,8 +140,8 @@ def test_a_checkpoint_of_another_version_or_other_images_is_refused(
 ) -> None:
     whole, go_on = finished
     if what == "version":
-        monkeypatch.setattr(prepare, "__version__", "9.9")
+        monkeypatch.setattr(beginning, "__version__", "9.9")
     else:
-        monkeypatch.setattr(prepare, "data_identity", lambda *args, **kwargs: "0" * 64)
+        monkeypatch.setattr(beginning, "data_identity", lambda *args, **kwargs: "0" * 64)
     with pytest.raises(InputError, match=f"with {'reparam-kit' if what == 'version' else 'data'}='"):
         go_on(whole)

@@ -1,0 +1,90 @@
+"""What there is time for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.tsmr import Stage, TSMRConfig
+from recipes.tsmr.distributed import ALONE
+from recipes.tsmr.search.budget import MOST_PASSES, USUAL, Budget, affordable, drawn, lasting
+from recipes.tsmr.search.trials import FEWEST, ROUNDS, trial_steps
+from recipes.tsmr.targets.views import Part, Views
+
+CONFIG = TSMRConfig(batch_size=10)
+
+
+@given(
+    images=st.integers(10, 10**7),
+    rate=st.floats(1, 1e5),
+    seconds=st.floats(-100, 1e5),
+    judging=st.floats(0, 1e3),
+)
+def test_what_is_planned_fits(images: int, rate: float, seconds: float, judging: float) -> None:
+    config = lasting(CONFIG, images, rate, seconds, judging, ALONE)
+    assert config.steps is not None
+    steps = config.total_epochs * config.steps
+    assert 1 <= steps <= max(MOST_PASSES * max(images // 10, 1), 1)
+    if steps > config.total_epochs:
+        assert steps * 10 / rate + (config.total_epochs - 1) * judging <= max(seconds, 0) * 1.001
+    assert config.total_epochs <= 10
+
+
+def test_several_stages_share_the_time() -> None:
+    config = TSMRConfig(batch_size=10, stages=(Stage(1, cosine=1.0), Stage(2, cosine=1.0)))
+    found = lasting(config, 10_000, 100.0, 1000.0, 1.0, ALONE)
+    assert [stage.epochs for stage in found.plan.stages] == [8, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "task", "minutes"),
+    [
+        (TSMRConfig(), "embeddings", USUAL),
+        (TSMRConfig(), "logits", None),
+        (TSMRConfig(epochs=3), "embeddings", None),
+        (TSMRConfig(steps=3), "embeddings", None),
+        (TSMRConfig(stages=(Stage(cosine=1.0),)), "embeddings", None),
+        (TSMRConfig(stages=(Stage(cosine=1.0),), budget=3.0), "embeddings", 3.0),
+        (TSMRConfig(budget=3.0), "logits", 3.0),
+    ],
+)
+def test_whose_length_is_chosen_has_no_budget(asked: TSMRConfig, task: Any, minutes: float | None) -> None:
+    budget = Budget.of(asked, task, time.monotonic())
+    assert (budget and budget.seconds / 60) == minutes
+    assert budget is None or 0 < budget.left <= budget.seconds
+
+
+class Slow:
+    """A net that takes its time for an image."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds * len(images))
+        return images.flatten(1)
+
+
+def test_nets_are_asked_in_a_third_of_the_time() -> None:
+    views = Views([torch.full((3, 2, 2), i, dtype=torch.uint8) for i in range(100)])
+    budget = Budget(4.0, time.monotonic())
+    most = affordable(views, [Slow(0.02), Slow(0.02)], CONFIG, budget, ALONE)  # type: ignore[list-item]
+    assert 10 <= most <= 36
+    some = drawn(views, most, CONFIG)
+    assert isinstance(some.images, Part)
+    assert len(np.unique(some.images.chosen)) == most == len(some)
+    assert drawn(views, 100, CONFIG) is views
+    assert affordable(views, [Slow(1e-5)], CONFIG, budget, ALONE) == 100  # type: ignore[list-item]
+
+
+@given(steps=st.integers(0, 10**6))
+def test_trials_take_no_more_steps_than_they_may(steps: int) -> None:
+    first = trial_steps(steps)
+    assert sum(many * times for many, times in ROUNDS) * first <= steps
+    assert first == 0 or first >= FEWEST

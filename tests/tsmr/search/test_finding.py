@@ -1,0 +1,186 @@
+"""The choices that a run leaves open: found by trials and by the time there is, and found again by the next run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from states import same, weights
+from torch import nn
+
+from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr
+from recipes.tsmr.search import finding
+from recipes.tsmr.search.stored import NAME
+from recipes.tsmr.search.trials import CANDIDATES, ROUNDS
+from recipes.tsmr.training.trainer import DivergedError, Trainer
+from reparam_kit import InputError
+
+OPEN = TSMRConfig(block=None, batch_size=8, epochs=120, auto=True, shares=())
+TRIALS = sum(many for many, _ in ROUNDS)
+
+
+@pytest.fixture
+def searched(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Run it; the epochs of the run itself are one."""
+    found = finding.find
+
+    def short(beginning: Any, *args: Any) -> Any:
+        result = found(beginning, *args)
+        config = beginning.given.config
+        beginning.settle(replace(config, stages=(replace(config.plan.stages[0], epochs=1),)))
+        return result
+
+    monkeypatch.setattr("recipes.tsmr.prepare.find", short)
+
+    def run(config: TSMRConfig = OPEN, **options: Any) -> TSMRResult[nn.Module]:
+        return apply_tsmr(student, teacher, rec, bin_file, config, **options)
+
+    return run
+
+
+def forbidden(*args: Any, **options: Any) -> Any:
+    raise AssertionError("it is found already")
+
+
+def test_the_choices_of_the_best_trial_are_the_run_s(searched: Any) -> None:
+    report = searched().report
+    assert len(report.trials) == TRIALS
+    many, _ = ROUNDS[1]
+    longer, first = report.trials[:many], report.trials[many:]
+    assert {trial.steps for trial in longer} == {2 * first[0].steps}
+    best_first = [trial.choices for trial in first[:many]]
+    assert all(trial.choices in best_first for trial in longer)
+    assert sorted(first, key=lambda t: (not t.worse, t.value or 0), reverse=True)[0].value == first[0].value
+    best = report.trials[0].choices
+    assert best in CANDIDATES
+    stage = report.config.stages[0]
+    assert (report.config.lr, report.config.restore_bn, stage.losses) == (
+        best["lr"],
+        best["restore_bn"],
+        best["losses"],
+    )
+    assert json.dumps(report.to_json()["trials"])
+
+
+def test_the_run_by_what_was_found_is_the_run_that_found_it(searched: Any) -> None:
+    """The trials leave nothing behind: not in the student, and not in the generator."""
+    found = searched()
+    assert same(weights(found.model), weights(searched(found.report.config).model))
+
+
+def test_the_next_run_starts_with_what_was_found(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = searched(cache=tmp_path).report
+    monkeypatch.setattr(finding, "search", forbidden)
+    again = searched(cache=tmp_path).report
+    other = searched(replace(OPEN, seed=5), cache=tmp_path).report
+    for report in (again, other):
+        assert report.config.lr == first.config.lr
+        assert report.trials == first.trials
+    with pytest.raises(AssertionError, match="found already"):
+        searched(replace(OPEN, block="repvgg"), cache=tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"found": 3}', "changed"])
+def test_a_damaged_file_of_what_was_found_is_found_anew(searched: Any, tmp_path: Path, damage: Any) -> None:
+    first = searched(cache=tmp_path).report
+    path = tmp_path / NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"0.0001", b"0.9001") if damage == "changed" else damage)
+    report = searched(cache=tmp_path).report
+    assert [t.choices for t in report.trials] == [t.choices for t in first.trials]
+    assert path.read_bytes() != (damage if damage != "changed" else b"")
+    assert json.loads(path.read_bytes())["found"]["choices"] == first.trials[0].choices
+
+
+def test_a_trial_that_diverges_is_the_last(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = Trainer.run_epoch
+
+    def run_epoch(self: Trainer, *args: Any) -> Any:
+        if self.config.restore_bn:
+            raise DivergedError("it did")
+        return epoch(self, *args)
+
+    monkeypatch.setattr(Trainer, "run_epoch", run_epoch)
+    report = searched().report
+    assert not report.config.restore_bn
+    assert [trial.shown for trial in report.trials[-2:]] == ["diverged", "diverged"]
+
+
+class Told(Callback):
+    def __init__(self, stop: int = 0) -> None:
+        self.config: TSMRConfig | None = None
+        self.stop = stop
+
+    def start(self, config: TSMRConfig, done: int) -> None:
+        self.config = config
+
+    def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
+        if epoch.epoch == self.stop:
+            raise KeyboardInterrupt
+
+
+def test_a_budget_says_how_long_and_an_interrupted_run_keeps_to_it(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, monkeypatch: Any
+) -> None:
+    config = TSMRConfig(block=None, batch_size=8, budget=0.03, auto=False, shares=())
+    told = Told(stop=1)
+    where = {"cache": tmp_path, "checkpoint": tmp_path / "checkpoint.pt"}
+    with pytest.raises(KeyboardInterrupt):
+        apply_tsmr(student, teacher, rec, bin_file, config, callbacks=[told], **where)
+    planned = told.config
+    assert planned is not None
+    assert planned.steps is not None
+    assert planned.total_epochs * planned.steps <= 30 * 24 // 8
+    monkeypatch.setattr(finding, "lasting", forbidden)
+    report = apply_tsmr(student, teacher, rec, bin_file, config, **where).report  # type: ignore[arg-type]
+    assert (report.config.steps, report.config.stages) == (planned.steps, planned.stages)
+    assert len(report.epochs) == planned.total_epochs
+
+
+def test_as_many_images_are_drawn_as_there_is_time_to_ask_about(
+    rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "affordable", lambda *args: 16)
+    config = TSMRConfig(block=None, batch_size=8, budget=0.02)
+    first = apply_tsmr(student, teacher, rec, config=config, cache=tmp_path).report
+    assert first.images == 16
+    assert len({len(path.read_bytes()) for path in tmp_path.glob("teacher-*.npy")}) == 1
+    monkeypatch.setattr(finding, "affordable", forbidden)
+    assert apply_tsmr(student, teacher, rec, config=config, cache=tmp_path).report.data == first.data
+
+
+def test_without_a_judge_the_usual_run_stops_half_way(
+    rec: Path, student: nn.Module, teacher: nn.Module
+) -> None:
+    config = TSMRConfig(block=None, batch_size=8, epochs=2)
+    half, whole = (apply_tsmr(student, teacher, rec, config=c) for c in (config, replace(config, share=1.0)))
+    assert (half.report.share, whole.report.share) == (0.5, 1.0)
+    for name, old in weights(student).items():
+        if old.is_floating_point():
+            middle = (old + weights(whole.model)[name]) / 2
+            torch.testing.assert_close(weights(half.model)[name], middle)
+    chosen = TSMRConfig(block=None, batch_size=8, stages=(Stage(1, cosine=1.0),))
+    assert apply_tsmr(student, teacher, rec, config=chosen).report.share == 1
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"budget": 5.0, "epochs": 2}, "budget: decides how long is trained, and epochs or steps are given"),
+        ({"budget": 5.0, "steps": 2}, "budget: decides how long is trained, and epochs or steps are given"),
+        ({"auto": True, "lr": 1e-3}, "auto: looks for lr, restore_bn and stages, and one of them is given"),
+        ({"auto": True, "restore_bn": True}, "auto: looks for lr"),
+        ({"auto": True, "stages": (Stage(cosine=1.0),)}, "auto: looks for lr"),
+    ],
+)
+def test_what_contradicts_is_a_line(choices: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        TSMRConfig(**choices)
