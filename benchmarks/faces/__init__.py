@@ -1,0 +1,1 @@
+"""The recipe on real faces; see ``benchmarks.faces.__main__``."""

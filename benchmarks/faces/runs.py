@@ -1,0 +1,167 @@
+"""One run on real faces, and what all judges say of the file that it wrote."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Subset
+
+import reparam_kit as rk
+from recipes.faces import FaceParts, Judge, PairsJudge, PeopleJudge, Verdict, read_faces
+from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.search.trials import KEEP, LEARN
+from recipes.tsmr.targets.views import Images
+
+DEFAULTS = "defaults"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A deployed file and what it is trained with.
+
+    Attributes:
+        file: of the student.
+        preset: its input.
+        data: of ``faces``, the training images.
+        rate: by which its arms are trained, found by a run with the defaults.
+        losses: of its arms, found likewise.
+        restore_bn: likewise.
+    """
+
+    file: Path
+    preset: str
+    data: tuple[str, ...]
+    rate: float
+    losses: dict[str, float]
+    restore_bn: bool
+
+
+def students(work: Path, faces: Path) -> dict[str, Student]:
+    """By name: ``mobilefacenet``, 1.0 M parameters, and ``small``, 0.26 M."""
+    large = faces / "models" / "mobilefacenet.onnx"
+    return {
+        "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 1e-4, KEEP, False),
+        "small": Student(work / "small.onnx", "insightface", ("train.rec",), 3e-3, LEARN, True),
+    }
+
+
+def arms(student: Student) -> dict[str, dict[str, Any]]:
+    """Return what each arm is trained with, by name: the same steps for all."""
+    ours: dict[str, Any] = {
+        "lr": student.rate,
+        "restore_bn": student.restore_bn,
+        "losses": student.losses,
+        "block": None,
+    }
+    plain = {"block": None, "restore_bn": False}
+    return {
+        "fine-tuning": {**plain, "lr": student.rate / 3, "losses": {"margin": 1.0}},
+        "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
+        "pairs alone": {**ours, "losses": {k: w for k, w in student.losses.items() if k != "neighbours"}},
+        "neighbours alone": {**ours, "losses": {k: w for k, w in student.losses.items() if k != "pairs"}},
+        "pairs + neighbours": ours,
+        "pairs + neighbours, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
+        "+ dbb": {**ours, "block": "dbb"},
+        "+ orepa": {**ours, "block": "orepa"},
+        "+ dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},
+        "+ EMA": {**ours, "ema": 0.99},
+        "+ adversarial": {**ours, "losses": {**student.losses, "adversarial": 0.005}},
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: of which student, by which arm, with which seed."""
+
+    student: str
+    arm: str
+    seed: int
+
+
+def config_of(student: Student, arm: str, seed: int, teacher_input: str, **length: Any) -> TSMRConfig:
+    """Return the choices of a run; ``length`` says how long it is."""
+    given = {"student_input": student.preset, "teacher_input": teacher_input, "seed": seed}
+    if arm == DEFAULTS:
+        return TSMRConfig(**given, **length)
+    choices = dict(arms(student)[arm])
+    stages = (Stage(1, losses=choices.pop("losses")),)
+    return TSMRConfig(**given, stages=stages, batch_size=128, share=1.0, **choices, **length)
+
+
+def judges(faces: Path, bootstrap: int) -> dict[str, Judge]:
+    """Those that tell whether a model is better, by name."""
+    return {
+        "people": PeopleJudge(faces / "people_dev.rec", faces / "impostors_dev.rec", bootstrap=bootstrap),
+        "LFW": PairsJudge(faces / "lfw_dev.bin"),
+        "CFP-FP": PairsJudge(faces / "cfp_fp_dev.bin"),
+    }
+
+
+def run(
+    job: Job,
+    work: Path,
+    faces: Path,
+    teacher: Path,
+    teacher_input: str,
+    *,
+    judged: bool,
+    images: int | None,
+    **length: Any,
+) -> dict[str, Any]:
+    """Train, write ``WORK/STUDENT-ARM-SEED.onnx``, and return what was chosen; ``judged``: by ``people`` as it goes."""
+    student = students(work, faces)[job.student]
+    config = config_of(student, job.arm, job.seed, teacher_input, **length)
+    val = judges(faces, 1000)["people"] if judged else None
+    start = time.monotonic()
+    result = apply_tsmr(
+        rk.load(student.file), teacher, data_of(student, faces, images), val, config,
+        cache=work / f"cache-{job.student}", progress=True,
+    )  # fmt: skip
+    rk.save(result.model, file_of(work, job))
+    report = result.report
+    return {
+        **vars(job),
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "images": report.images,
+        "steps": report.config.total_epochs * (report.config.steps or 0),
+        "lr": report.config.lr,
+        "restore_bn": report.config.restore_bn,
+        "losses": report.config.plan.stages[0].losses,
+        "share": report.share,
+        "trials": [trial.told for trial in report.trials],
+    }
+
+
+def data_of(student: Student, faces: Path, images: int | None) -> Images:
+    """Return the training images; with ``images``, so many of the last file alone, as a user's folder of photos."""
+    if images is not None:
+        return Subset(read_faces(faces / student.data[-1]), range(images))
+    return FaceParts([faces / name for name in student.data])
+
+
+def file_of(work: Path, job: Job) -> Path:
+    """Return where the model of a run is written."""
+    name = job.arm.translate(str.maketrans({" ": "", "+": "", ",": "-", "=": "-"}))
+    return work / f"{job.student}-{name}-{job.seed}.onnx"
+
+
+def judge_file(
+    job: Job, work: Path, faces: Path, before: dict[str, Verdict], bootstrap: int
+) -> dict[str, Any]:
+    """Return what each judge says of the file of a run, and of its difference to the deployed one."""
+    preset = students(work, faces)[job.student].preset
+    found: dict[str, Any] = {}
+    for name, judge in judges(faces, bootstrap).items():
+        for change in judge.compare(before[name], judge.judge(file_of(work, job), preset)).differences:
+            if change.after.value is not None:
+                found[f"{name}: {change.before.name}"] = change.to_json()
+    return {**vars(job), "figures": found}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file of results; none where it is not there."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

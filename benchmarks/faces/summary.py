@@ -1,0 +1,89 @@
+"""The tables of all runs so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import reparam_kit as rk
+from benchmarks.faces.runs import lines
+
+RESULT = Path(__file__).parents[1] / "results" / "faces.md"
+
+COLUMNS = {
+    "people: TAR at FAR 1e-05 (impostors)": "mixed TAR@1e-5",
+    "people: TAR at FAR 1e-06 (impostors)": "mixed TAR@1e-6",
+    "people: TAR at FAR 0.0001": "own TAR@1e-4",
+    "people: TAR at FAR 1e-05": "own TAR@1e-5",
+    "people: rank-1": "rank-1",
+    "LFW: accuracy": "LFW",
+    "CFP-FP: accuracy": "CFP-FP",
+    "CFP-FP: TAR at FAR 0.01": "CFP-FP TAR@1e-2",
+}
+
+_HOW = """What is judged are the files that were written, against the deployed one, on people and faces that no run was
+trained on: `people_dev` by the thresholds of its own impostor pairs ("own") and by those of `impostors_dev` ("mixed"),
+LFW folds 6 and 7, CFP-FP folds 1 to 3. Mean and standard deviation over the seeds, in percent; below, how many of the
+seeds are better, or worse, by more than chance (95 %, people or pairs drawn again)."""
+
+
+def write_summary(work: Path) -> None:
+    """Write ``RESULT`` from the lines in ``work``."""
+    text = ["# The recipe on real faces", "", "`python -m benchmarks.faces`", "", _HOW, ""]
+    judged = lines(work / "judged.jsonl")
+    for student in dict.fromkeys(line["student"] for line in judged):
+        text += [f"## {student}", "", *_table([line for line in judged if line["student"] == student]), ""]
+        text += [*_runs([line for line in lines(work / "runs.jsonl") if line["student"] == student]), ""]
+    measured = work / "throughput.json"
+    if measured.is_file():
+        text += ["## Images a second", "", *_throughput(json.loads(measured.read_text()))]
+    with rk.atomic_file(RESULT) as file:
+        file.write(("\n".join(text).rstrip() + "\n").encode())
+
+
+def _table(judged: list[dict[str, Any]]) -> Iterator[str]:
+    names = [name for name in COLUMNS if name in judged[0]["figures"]]
+    yield f"| | {' | '.join(COLUMNS[name] for name in names)} |"
+    yield f"|---|{'---|' * len(names)}"
+    deployed = [100 * judged[0]["figures"][name]["before"] for name in names]
+    yield f"| deployed | {' | '.join(f'{value:.1f}' for value in deployed)} |"
+    for arm in dict.fromkeys(line["arm"] for line in judged):
+        figures = [line["figures"] for line in judged if line["arm"] == arm]
+        yield f"| {arm}, {len(figures)} seeds | {' | '.join(_cell([f[name] for f in figures]) for name in names)} |"
+
+
+def _cell(found: list[dict[str, Any]]) -> str:
+    values = [100 * one["after"] for one in found]
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    sure = [one for one in found if one["chance"] is not None and one["chance"] < 0.05]
+    better = sum(one["difference"] > 0 for one in sure)
+    told = f"; {better} better" * bool(better) + f"; {len(sure) - better} worse" * (len(sure) > better)
+    return f"{mean(values):.1f}{spread}{told}"
+
+
+def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
+    for line in runs:
+        losses = ", ".join(f"{name} {weight:g}" for name, weight in line["losses"].items())
+        yield (
+            f"- {line['arm']}, seed {line['seed']}: {line['images']:,} images, {line['steps']} steps, "
+            f"{line['minutes']} minutes, lr {line['lr']:g}{', restored BN' * line['restore_bn']}, {losses}, share "
+            f"{line['share']:g}"
+        )
+        for trial in line["trials"]:
+            yield f"  - trial: {trial}"
+
+
+def _throughput(found: list[dict[str, Any]]) -> Iterator[str]:
+    yield "`python -m benchmarks.faces throughput WORK`: a whole step, and forward and backward of the same student"
+    yield "without branches, in turns."
+    yield ""
+    yield "| student | its BatchNorms | threads | bare forward and backward | step | ratio |"
+    yield "|---|---|---|---|---|---|"
+    for line in found:
+        yield (
+            f"| {line['student']} | {'restored' if line['restored'] else 'folded, as deployed'} | {line['threads']} | "
+            f"{line['bare']:.0f} | {line['step']:.0f} | {line['step'] / line['bare']:.2f} |"
+        )

@@ -1,1 +1,0 @@
-"""The TSMR experiment; see ``benchmarks.tsmr.__main__``."""
