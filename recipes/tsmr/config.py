@@ -76,8 +76,9 @@ class TSMRConfig(Choices):
         budget: minutes that the whole run may take: they decide how long the first stage is and on how many of the
             images is trained, see ``recipes.tsmr.search``. None: 60 for embeddings, where neither ``epochs`` nor
             ``steps`` nor ``stages`` are given; else the stages are as long as they say.
-        auto: look for learning rate, restored BatchNorms and losses by short runs, of which a judge takes the best, in
-            a quarter of ``budget``. None: where there is a judge, and none of the four is chosen.
+        auto: look for learning rate, restored BatchNorms and the usual losses by short runs, of which a judge takes the
+            best, in a quarter of ``budget``. None: where there is a judge and nothing of these, nor the length, is
+            chosen.
         temperature: that of the losses "kl" and "dist", by which all logits are divided.
         margin: the margin softmax.
         adversary: the discriminator.
@@ -178,7 +179,7 @@ class TSMRConfig(Choices):
         if self.budget is not None and not self.epochs is self.steps is None:
             raise ChoiceError("decides how long is trained, and epochs or steps are given too", "budget")
         if self.auto and not self.open:
-            raise ChoiceError("looks for lr, restore_bn and stages, and one of them is given", "auto")
+            raise ChoiceError("looks for lr and restore_bn, and one of them is given", "auto")
         for name, presets in {
             "student_input": (self.student_input,),
             "teacher_input": self.teacher_inputs,
@@ -208,7 +209,7 @@ class TSMRConfig(Choices):
     @property
     def open(self) -> bool:
         """Whether the choices leave to a search what it looks for."""
-        return self.stages is None and self.lr is None and not self.restore_bn
+        return self.lr is None and not self.restore_bn
 
     @property
     def plan(self) -> Plan:

@@ -26,6 +26,7 @@ TINY = Effort(
     teacher_epochs=12,  # a teacher at chance is refused
     student_epochs=1,
     distillation_epochs=1,
+    refinement_epochs=1,
 )
 
 

@@ -16,7 +16,7 @@ from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.stored import Found, read_found, write_found
-from recipes.tsmr.search.trials import CANDIDATES, SHARE, TRIALS, Rank, chosen, search, trial_steps
+from recipes.tsmr.search.trials import CANDIDATES, FEWEST, SHARE, TRIALS, Rank, chosen, search, trial_steps
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.trainer import DivergedError
@@ -135,7 +135,7 @@ class _Finding:
         first = chosen(config, CANDIDATES[0])
         if self._budget is None:
             each = config.steps or images // self._size
-            return trial_steps(int(SHARE * config.total_epochs * each))
+            return max(trial_steps(int(SHARE * config.total_epochs * each)), FEWEST)
         rate = self._pace(first)
         seconds = SHARE * self._budget.left - TRIALS * self._start.judging
         most = int(SHARE * MOST_PASSES * images / self._size)

@@ -176,9 +176,8 @@ def test_without_a_judge_the_usual_run_stops_half_way(
     [
         ({"budget": 5.0, "epochs": 2}, "budget: decides how long is trained, and epochs or steps are given"),
         ({"budget": 5.0, "steps": 2}, "budget: decides how long is trained, and epochs or steps are given"),
-        ({"auto": True, "lr": 1e-3}, "auto: looks for lr, restore_bn and stages, and one of them is given"),
+        ({"auto": True, "lr": 1e-3}, "auto: looks for lr and restore_bn, and one of them is given"),
         ({"auto": True, "restore_bn": True}, "auto: looks for lr"),
-        ({"auto": True, "stages": (Stage(cosine=1.0),)}, "auto: looks for lr"),
     ],
 )
 def test_what_contradicts_is_a_line(choices: dict[str, Any], says: str) -> None:
