@@ -17,7 +17,7 @@ from recipes.faces import (
 )
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import device_of, expanded
-from recipes.tsmr.ingredients import Ingredients, of_student
+from recipes.tsmr.ingredients import Ingredients, as_file, of_deployed, of_student
 from recipes.tsmr.objective.loss import Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Same, Turn
@@ -159,13 +159,10 @@ def _judged(given: Ingredients[Any]) -> tuple[History, float]:
         return History({}, (), (), given.model.state_dict()), 0.0
     config = given.config
     scores = score_teachers(given.teachers, given.judges[0])
-    inputs = compare_inputs(
-        given.model,
-        given.judges[0],
-        CHECKED,
-        inputs=[config.student_input],
-        embedding=config.student_output,
-    )
+    with as_file(given.model) as runs:
+        inputs = compare_inputs(
+            runs, given.judges[0], CHECKED, inputs=[config.student_input], embedding=config.student_output
+        )
     start = time.perf_counter()
     before = given.judge(given.model)
     return History(inputs, scores, before, given.model.state_dict()), time.perf_counter() - start
@@ -194,7 +191,7 @@ def gathered(
     teachers = [Net(embed, of, kind) for embed, of in zip(embedders, fingerprints.teachers, strict=True)]
     old = None
     if "old" in needs(config):
-        old = Net(of_student(given.model, config), fingerprints.student, kind, "deployed model")
+        old = Net(of_deployed(given.model, config), fingerprints.student, kind, "deployed model")
     examples = gather_examples(
         given.views, teachers, old, labels, fingerprints.data, folder, config, given.device, progress,
         given.processes,

@@ -109,7 +109,7 @@ def improve(
                 _write_page(improved, names)
         if ablation is not None and val is not None:
             arms = compare(
-                model, teachers, data, val, found.config, work / "arms",
+                model, teachers, data, val, result.report.config, work / "arms",
                 ablation=ablation, teacher_weights=teacher_weights, progress=progress,
             )  # fmt: skip
             improved = replace(improved, report=replace(result.report, ablation=arms))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
 
 import torch
@@ -35,7 +37,7 @@ from recipes.tsmr.training.checks import (
     warn_of_import,
 )
 from recipes.tsmr.training.trained import choose_trained
-from reparam_kit import InputError
+from reparam_kit import InputError, ReparamError, open_session, save
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -72,9 +74,12 @@ class Ingredients(Generic[Model]):
         return device_of(self.model)
 
     def judge(self, model: nn.Module) -> tuple[Verdict, ...]:
-        """Return what each judge says of ``model``."""
+        """Return what each judge says of ``model``, or of the file that it will be, see ``as_file``."""
         config = self.config
-        return tuple(judge.judge(model, config.student_input, config.student_output) for judge in self.judges)
+        with as_file(model) as runs:
+            return tuple(
+                judge.judge(runs, config.student_input, config.student_output) for judge in self.judges
+            )
 
 
 def gather(
@@ -100,6 +105,37 @@ def gather(
     config, task = settle(config, of_student(model, config), [each.embed for each in teachers], views, judges)
     warn_of_import(model, views, config.student_input)
     return Ingredients(model, trained, others, teachers, views, judges, config, processes, task)
+
+
+@contextmanager
+def as_file(model: nn.Module) -> Iterator[nn.Module | Path]:
+    """Give the file in which ``model`` will be deployed, where it came from ONNX and is on the CPU; else ``model``.
+
+    What runs is then what will run, and onnxruntime takes a third of the time. A file that it cannot run, or that the
+    weights do not fit into, is left to torch, which says what is wrong.
+    """
+    if "onnx" not in getattr(model, "meta", {}) or next(model.parameters()).device.type != "cpu":
+        yield model
+        return
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "student.onnx"
+        try:
+            save(model, path)
+            open_session(path)
+        except ReparamError:
+            runs: nn.Module | Path = model
+        else:
+            runs = path
+        yield runs
+
+
+def of_deployed(model: nn.Module, config: TSMRConfig) -> Embedder:
+    """Ask the student as it is deployed: its file, where ``as_file`` gives one."""
+    with as_file(model) as runs:
+        if isinstance(runs, nn.Module):
+            return of_student(model, config)
+        preset, maps = input_preset(config.student_input), Task(config.task).maps
+        return Embedder(runs, preset, embedding=config.student_output, maps=maps)
 
 
 def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:

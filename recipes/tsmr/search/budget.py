@@ -100,10 +100,12 @@ def lasting(
     one_pass = max(images // size, 1)
 
     def length() -> tuple[int, int]:
-        judged = _MOST_EPOCHS if not judging else int(_JUDGED * seconds / judging)
-        steps = int(max(seconds - min(judged, _MOST_EPOCHS) * judging, 0) * rate / size)
+        judged = _MOST_EPOCHS
+        if judging * _MOST_EPOCHS > _JUDGED * seconds:
+            judged = int(_JUDGED * seconds / judging)
+        steps = int(max(seconds - judged * judging, 0) * rate / size)
         steps = min(max(steps, 1), MOST_PASSES * one_pass)
-        epochs = max(1, min(judged, _MOST_EPOCHS, steps))
+        epochs = max(1, min(judged, steps))
         return epochs, max(steps // epochs, 1)
 
     epochs, steps = processes.told(length)

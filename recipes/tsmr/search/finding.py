@@ -10,7 +10,7 @@ from recipes.tsmr.averaging import compared_with, worsened
 from recipes.tsmr.beginning import Beginning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import deployable
-from recipes.tsmr.ingredients import of_student
+from recipes.tsmr.ingredients import of_deployed
 from recipes.tsmr.objective.objective import needs
 from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
@@ -70,7 +70,7 @@ class _Finding:
             return there
         nets = [teacher.embed for teacher in given.teachers]
         if "old" in needs(self._config):
-            nets.append(of_student(given.model, self._config))
+            nets.append(of_deployed(given.model, self._config))
         images = affordable(given.views, nets, self._config, budget, self._processes)
         if images < there:
             self._progress.say(
