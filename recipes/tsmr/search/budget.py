@@ -98,12 +98,13 @@ def lasting(
     """
     size = config.plan.batch_size * config.accumulate * processes.count
     one_pass = max(images // size, 1)
+    seconds = max(seconds, 0.0)
 
     def length() -> tuple[int, int]:
         judged = _MOST_EPOCHS
         if judging * _MOST_EPOCHS > _JUDGED * seconds:
             judged = int(_JUDGED * seconds / judging)
-        steps = int(max(seconds - judged * judging, 0) * rate / size)
+        steps = int((seconds - judged * judging) * rate / size)
         steps = min(max(steps, 1), MOST_PASSES * one_pass)
         epochs = max(1, min(judged, steps))
         return epochs, max(steps // epochs, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recipes.tsmr import Stage, TSMRConfig
@@ -20,6 +20,8 @@ from recipes.tsmr.targets.views import Part, Views
 CONFIG = TSMRConfig(batch_size=10)
 
 
+@example(images=10, rate=1.0, seconds=-1.0, judging=0.0)
+@example(images=10, rate=1.0, seconds=1.0, judging=2.2e-311)
 @given(
     images=st.integers(10, 10**7),
     rate=st.floats(1, 1e5),
