@@ -105,7 +105,7 @@ OUT = {
     ),
     TSMR.replace("face.onnx", "nan_teacher.onnx") + "--teacher {w}/teacher.onnx --data {w}/faces.rec": (
         2,
-        "the student's outputs of the training images are not finite",
+        "the deployed model's embedding of training image 0 is zero or not finite",
     ),
     "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs {w}/text.npz": (
         2,
@@ -243,7 +243,10 @@ def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None
     # progress bar that is not shown with an empty one.
     *progress, line = filter(None, result.stderr.splitlines())
     assert all(
-        re.match(r"[a-z ]+: \d+ images, |the student.s output is taken for |WARNING: without val ", text)
+        re.match(
+            r"[a-z ]+: \d+ images, |the student.s output is taken for |pairs to show together: |WARNING: without val ",
+            text,
+        )
         for text in progress
     )
     assert line.startswith("reparam-kit: ")
