@@ -1,9 +1,10 @@
 """Which numbers of an ONNX file are weights, and how they are read, written and left out of a comparison.
 
 A weight is a floating-point tensor, an initializer or the ``value`` of a ``Constant`` node, that no operator
-takes as a setting, or an integer tensor that a ``DequantizeLinear``, or a ``Cast``, turns into one. Everything
-else is structure: other integer tensors (a ``Reshape`` target, axes, indices) decide shapes, and a few inputs were
-attributes in earlier opsets or act like them (``_SETTINGS``). Training changes weights only.
+takes as a setting, or an integer tensor that a ``DequantizeLinear``, or a ``Cast``, turns into one, or that an
+operator on integers multiplies by or adds. Everything else is structure: other integer tensors (a ``Reshape`` target,
+axes, indices) decide shapes, and a few inputs were attributes in earlier opsets or act like them (``_SETTINGS``).
+Training changes weights only.
 """
 
 from __future__ import annotations
@@ -50,6 +51,21 @@ _SETTINGS = {
     "QuantizeLinear": (1,),
     "Resize": (1, 2),
     "Upsample": (1,),
+    "QLinearConv": (1, 4, 6),
+    "QLinearMatMul": (1, 4, 6),
+    "QGemm": (1, 4, 7),
+}
+
+# Operator -> positions of its inputs whose integers are levels of a weight.
+_WEIGHTS = {
+    "DequantizeLinear": (0,),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+    "QGemm": (3, 6),
+    "ConvInteger": (1,),
+    "MatMulInteger": (1,),
+    "MatMulIntegerToFloat": (1,),
+    "DynamicQuantizeMatMul": (1,),
 }
 
 # Operators that only arrange the numbers of their first input, or keep them in bounds.
@@ -185,14 +201,9 @@ def stored_tensors(model: ModelProto) -> dict[TensorKey, TensorProto]:
 def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
     """Return the part of :func:`stored_tensors` that training may change."""
     nodes = [node for _, nodes, _ in _scopes(model) for node in nodes]
-    settings = {
-        node.input[position]
-        for node in nodes
-        for position in _SETTINGS.get(node.op_type, ())
-        if position < len(node.input)
-    }
-    levels = _behind((node for node in nodes if node.op_type == "DequantizeLinear"), nodes)
-    numbers = _behind((node for node in nodes if node.op_type == "Cast" and _is_floating(node)), nodes)
+    settings, levels = _inputs(nodes, _SETTINGS), _laid_out(_inputs(nodes, _WEIGHTS), nodes)
+    casts = {node.input[0] for node in nodes if node.op_type == "Cast" and node.input and _is_floating(node)}
+    numbers = _laid_out(casts, nodes)
 
     def is_weight(name: str, tensor: TensorProto) -> bool:
         if name in numbers and len(tensor.dims) > 1 and tensor.data_type in DEQUANTISED:
@@ -210,15 +221,25 @@ def _is_floating(cast: NodeProto) -> bool:
     return any(attribute.name == "to" and attribute.i in _FLOATS for attribute in cast.attribute)
 
 
-def _behind(readers: Iterable[NodeProto], nodes: Iterable[NodeProto]) -> set[str]:
-    """Return the names of what ``readers`` take first, also where it was laid out in another way before."""
-    found: set[str] = set()
+def _laid_out(names: set[str], nodes: Iterable[NodeProto]) -> set[str]:
+    """Return ``names`` and of which values they are another layout."""
     laid_out = {node.output[0]: node.input[0] for node in nodes if node.op_type in _LAYOUT and node.input}
-    for name in (node.input[0] for node in readers if node.input):
+    found: set[str] = set()
+    for name in names:
         while name not in found:
             found.add(name)
             name = laid_out.get(name, name)
     return found
+
+
+def _inputs(nodes: Iterable[NodeProto], positions: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return what stands at those ``positions`` of operators."""
+    return {
+        node.input[position]
+        for node in nodes
+        for position in positions.get(node.op_type, ())
+        if position < len(node.input)
+    }
 
 
 def all_tensors(message: Message) -> Iterator[TensorProto]:

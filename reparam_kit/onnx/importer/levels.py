@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.rules import elementwise
-from reparam_kit.onnx.importer.values import as_dtype, leaves
+from reparam_kit.onnx.importer.values import as_dtype, ends, leaves
 
 _KEY = "integers"
 _PICKING: set[Callable[..., Any]] = set()
@@ -78,6 +78,18 @@ def as_numbers(x: Tensor) -> Tensor:
 def with_gradient(x: Tensor, like: Tensor) -> Tensor:
     """Integers ``x`` as levels, with the gradient of ``like``."""
     return x.to(like.dtype) + (like - like.detach())
+
+
+def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Return ``shift`` plus the nearest integer for each entry of ``at``, as levels of ``dtype``; ties go to the even
+    one.
+
+    The gradient is that of ``at``, and zero where a level beyond the first or the last is nearest.
+    """
+    nearest = (torch.round(at) + shift).detach()
+    level = nearest.clamp(*ends(dtype))
+    inside = torch.where(level == nearest, at, level)
+    return level + (inside - inside.detach())  # what is added is zero, and has the gradient
 
 
 def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:

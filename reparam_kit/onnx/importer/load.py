@@ -25,6 +25,7 @@ from reparam_kit.onnx.importer.levels import integers
 from reparam_kit.onnx.importer.op import Op, UnknownError, place_of
 from reparam_kit.onnx.importer.order import in_order
 from reparam_kit.onnx.importer.registry import NEWEST_OPSET, OLDEST_OPSET, find_importer, imported
+from reparam_kit.onnx.importer.surroundings import Surroundings
 from reparam_kit.onnx.importer.trainable import train_only
 from reparam_kit.onnx.importer.twin import start_at
 from reparam_kit.onnx.importer.values import Value, dtype_of, held, to_tensor, typed, widened
@@ -216,6 +217,7 @@ class _Import:
         self._builder = builder
         self._example = example
         self._values: dict[str, Value] = {}
+        self._surroundings = Surroundings(model.graph, self._values)
         self._read = {name for node in model.graph.node for name in names_read(node)}
         self._read.update(output.name for output in model.graph.output)
         self._stored = {tensor.name: tensor for tensor in self._graph.initializer}
@@ -281,7 +283,7 @@ class _Import:
         opset = self._opsets.get(domain, 1)
         find_importer(node.op_type, domain, opset)  # to be refused for this, whatever else is the matter
         inputs = [self._value(name) if name else None for name in node.input]
-        results = imported(Op(node, domain, opset, inputs, self._builder))
+        results = imported(Op(node, domain, opset, inputs, self._builder, self._surroundings))
         for name, value in zip_longest(node.output, results[: len(node.output)]):
             if value is None and name in self._read - {""}:
                 raise UnsupportedError(f"its output {name!r} is not supported")

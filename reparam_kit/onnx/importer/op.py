@@ -14,6 +14,7 @@ from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.example import example
 from reparam_kit.onnx.importer.levels import integers, stand_for
 from reparam_kit.onnx.importer.naming import layer_name
+from reparam_kit.onnx.importer.surroundings import Surroundings
 from reparam_kit.onnx.importer.values import Constant, Value, as_dtype, dtype_of, file_dtype, to_tensor
 from reparam_kit.onnx.keys import TensorKey
 
@@ -42,7 +43,9 @@ class Op:
         opset: int,
         inputs: list[Value | None],
         builder: Builder,
+        graph: Surroundings | None = None,
     ) -> None:
+        self._graph = graph
         self.type, self.domain, self.opset = node.op_type, domain, opset
         self.name = place_of(node)
         self.outputs = len(node.output)
@@ -218,6 +221,10 @@ class Op:
         if not isinstance(value, Constant) or value.source is None or not value.tensor.is_floating_point():
             return value
         return self._builder.parameter(self._layer_name(value), value)
+
+    def factor_behind(self) -> Constant | None:
+        """Return the constant by which the file multiplies the first output, past casts, if there is one."""
+        return self._graph.factor_behind(self._node.output[0]) if self._graph else None
 
     def stored(self, tensor: Tensor) -> Constant:
         """Return a constant that this node stores."""

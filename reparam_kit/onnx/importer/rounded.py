@@ -8,7 +8,8 @@ the first and the last level.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -28,16 +29,25 @@ class Rounded(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         """Return the layer's own forward, with its parameters on their grids."""
-        own = self._parameters
-        rounded: dict[str, Any] = {
-            name: on_grid(
+        with self.instead(self.on_grids(on_grid)):
+            return super().forward(*args)
+
+    def on_grids(self, function: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Return ``function`` of each parameter that has a grid, and of the grid."""
+        return {
+            name: function(
                 getattr(self, name), getattr(self, f"{name}_scale"), getattr(self, f"{name}_zero"), *rest
             )
             for name, rest in self.grids.items()
         }
+
+    @contextmanager
+    def instead(self, tensors: Mapping[str, Any]) -> Iterator[None]:
+        """Let the layer take ``tensors`` for its parameters of these names."""
+        own = self._parameters
         try:
-            self._parameters = own | rounded
-            return super().forward(*args)
+            self._parameters = own | tensors  # type: ignore[operator]
+            yield
         finally:
             self._parameters = own
 
@@ -84,7 +94,7 @@ def with_grids(module: nn.Module, weights: Mapping[str, Constant]) -> nn.Module:
             module.register_buffer(f"{name}_zero", zero, persistent=False)
             grids[name] = cast("tuple[int, int, torch.dtype]", tuple(rest))
     if grids:
-        module.__class__ = _ROUNDED[type(module)]
+        module.__class__ = _ROUNDED.get(type(module), type(module))
         module.grids = grids  # type: ignore[assignment]
     return module
 
@@ -131,8 +141,24 @@ def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, divis
 
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """
+    level, inside = _nearest(x, scale, zero, first, last, division)
+    value = (level.to(scale.dtype) * scale).to(x.dtype)
+    return value + (x - x.detach()) * inside
+
+
+def levels_on_grid(
+    x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
+) -> Tensor:
+    """Return the levels that :func:`on_grid` goes to, less the zero, with the gradient of ``x / scale``."""
+    level, inside = _nearest(x, scale, zero, first, last, division)
+    at = x / scale.to(x.dtype)
+    return level.to(x.dtype) + (at - at.detach()) * inside
+
+
+def _nearest(
+    x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the nearest levels, less the zero, and which of them are not beyond the first or the last."""
     nearest = torch.round(x.detach().to(division) / scale.to(division)) + zero
     level = nearest.clamp(first, last)
-    value = ((level - zero).to(scale.dtype) * scale).to(x.dtype)
-    inside = level == nearest
-    return value + (x - x.detach()) * inside
+    return level - zero, level == nearest

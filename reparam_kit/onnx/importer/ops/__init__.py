@@ -9,6 +9,8 @@ from reparam_kit.onnx.importer.ops import (
     elementwise,
     fused,
     indexing,
+    integer,
+    integer_pointwise,
     linear,
     ml,
     norm,

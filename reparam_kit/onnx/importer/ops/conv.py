@@ -5,6 +5,9 @@ A padding that differs before and after, or with the input's size, becomes a cal
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,9 +18,11 @@ from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.window import Ints, Window, padded, read_window
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import first
-from reparam_kit.onnx.importer.values import Value
+from reparam_kit.onnx.importer.values import Constant, Value
 
-_CONV = {1: (nn.Conv1d, F.conv1d), 2: (nn.Conv2d, F.conv2d), 3: (nn.Conv3d, F.conv3d)}
+Kinds: TypeAlias = "Mapping[int, tuple[Callable[..., nn.Module], Callable[..., Any]]]"
+
+_CONV: Kinds = {1: (nn.Conv1d, F.conv1d), 2: (nn.Conv2d, F.conv2d), 3: (nn.Conv3d, F.conv3d)}
 _TRANSPOSED = {
     1: (nn.ConvTranspose1d, F.conv_transpose1d),
     2: (nn.ConvTranspose2d, F.conv_transpose2d),
@@ -28,25 +33,39 @@ _TRANSPOSED = {
 @operator("Conv")
 def conv(op: Op) -> Value:
     """Take x [N, in, *spatial], weight [out, in / group, *kernel], bias [out]."""
-    out, group_in, *kernel = _weight_shape(op)
-    window, groups, x = read_window(op, tuple(kernel)), op.attr("group"), op[0]
-    if len(kernel) not in _CONV:
+    weights = op.weights(weight=1, bias=2)
+    given = () if weights is not None else (op.parameter(1), op.parameter(2))
+    return convolved(op, op[0], op.shape(1), weights, given, _CONV)
+
+
+def convolved(
+    op: Op,
+    x: Value,
+    shape: Sequence[int | None] | None,
+    weights: dict[str, Constant] | None,
+    given: tuple[Value | None, ...],
+    kinds: Kinds,
+) -> Value:
+    """Return the convolution of ``x`` that ``op`` describes: a layer with ``weights`` of that ``shape``, or else a call
+    with those ``given``. ``kinds`` has layer and function by the number of dimensions.
+    """
+    out, group_in, *kernel = _known_shape(shape)
+    window, groups = read_window(op, tuple(kernel)), op.attr("group") or 1
+    if len(kernel) not in kinds:
         raise UnsupportedError(f"a convolution over {len(kernel)} dimensions is not supported")
     if not window.symmetric:
         x = op.call(padded, x, window, 0.0)
     padding = window.before if window.symmetric else (0,) * len(kernel)
-    layer_type, function = _CONV[len(kernel)]
-    weights = op.weights(weight=1, bias=2)
+    layer_type, function = kinds[len(kernel)]
     if weights is None:
-        settings = (window.stride, padding, window.dilation, groups)
-        return op.call(function, x, op.parameter(1), op.parameter(2), *settings)
+        return op.call(function, x, *given, window.stride, padding, window.dilation, groups)
     layer = layer_type(
         group_in * groups,
         out,
-        window.kernel,  # type: ignore[arg-type]
-        window.stride,  # type: ignore[arg-type]
-        padding,  # type: ignore[arg-type]
-        window.dilation,  # type: ignore[arg-type]
+        window.kernel,
+        window.stride,
+        padding,
+        window.dilation,
         groups,
         bias="bias" in weights,
         device="meta",  # draws no random numbers for tensors that are replaced
@@ -61,7 +80,7 @@ def conv_transpose(op: Op) -> Value:
     ONNX removes ``pads`` from both ends of the full result and adds ``output_padding`` after it. torch can do so where
     both ends lose the same, but for an ``output_padding`` smaller than the stride; the rest is cropped.
     """
-    channels, group_out, *kernel = _weight_shape(op)
+    channels, group_out, *kernel = _known_shape(op.shape(1))
     window, groups = read_window(op, tuple(kernel)), op.attr("group")
     if len(kernel) not in _TRANSPOSED:
         raise UnsupportedError(f"a transposed convolution over {len(kernel)} dimensions is not supported")
@@ -98,9 +117,8 @@ def conv_transpose(op: Op) -> Value:
     return op.call(cropped, y, crop) if any(map(any, crop)) else y
 
 
-def _weight_shape(op: Op) -> list[int]:
-    shape = op.shape(1) or ()
-    if len(shape) < 3:
+def _known_shape(shape: Sequence[int | None] | None) -> list[int]:
+    if shape is None or len(shape) < 3:
         raise UnsupportedError(
             "a weight of unknown shape, or of fewer than three dimensions, is not supported"
         )

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import reads
+from reparam_kit.onnx.importer.levels import at_level, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import grid_of
@@ -61,13 +61,28 @@ def dequantize(op: Op) -> Value:
     """Take x, scale, zero point. Integers that the file stores are a weight, and those of a weight are it again."""
     x, scale, zero, dtype = op[0], op[1], op.get(2), op.attr("output_dtype")
     layout = op.attr("axis"), op.attr("block_size")
-    if isinstance(x, Constant) and _known(scale, zero) and not dtype:
-        settings = _settings(x, scale, zero, *layout)
-        if x.numbers is not None and _is_undone(x.numbers, *settings):
-            return x.numbers if x.between is None else x.numbers.within(x.between)
-        if x.source is not None:
-            return op.made(x.then(Grid(*settings, x.between or ends(op.dtype(0)))))
+    weight = None if dtype else as_weight(op, x, op.dtype(0), scale, zero, *layout)
+    if weight is not None:
+        return weight
     return op.call(dequantized, x, scale, zero, held(dtype_of(dtype) if dtype else op.dtype(1)), *layout)
+
+
+def as_weight(
+    op: Op,
+    x: Value,
+    dtype: torch.dtype,
+    scale: Value,
+    zero: Value | None,
+    axis: int | None,
+    block: int | None,
+) -> Constant | None:
+    """Return what integers of ``dtype`` stand for; ``None`` where the file stores no weight that they are."""
+    if not isinstance(x, Constant) or not _known(scale, zero):
+        return None
+    settings = _settings(x, scale, zero, axis, block)
+    if x.numbers is not None and _is_undone(x.numbers, *settings):
+        return x.numbers if x.between is None else x.numbers.within(x.between)
+    return None if x.source is None else op.made(x.then(Grid(*settings, x.between or ends(dtype))))
 
 
 def _known(scale: Value, zero: Value | None) -> bool:
@@ -101,17 +116,10 @@ def levels(
     axis: int | None,
     block: int | None,
 ) -> Tensor:
-    """Return the nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``; ties go to the even
-    one.
-
-    The gradient is that of ``x / scale``, and zero where a level beyond the first or the last is nearest.
-    """
+    """Return the nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``."""
     at = x.to(division) / along(scale, x, axis, block).to(division)
     shift = 0 if zero is None else along(zero, x, axis, block).to(division)
-    nearest = (torch.round(at) + shift).detach()
-    level = nearest.clamp(*ends(dtype))
-    inside = torch.where(level == nearest, at, level)
-    return level + (inside - inside.detach())  # what is added is zero, and has the gradient
+    return at_level(at, shift, dtype)
 
 
 def dequantized(

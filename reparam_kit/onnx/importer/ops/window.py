@@ -43,7 +43,7 @@ def read_window(op: Op, kernel: Ints) -> Window:
     """Return the window that the attributes of a convolution or pool describe."""
     ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
     stride, dilation = op.attr("strides") or ones, op.attr("dilations") or ones
-    pads, auto = op.attr("pads") or zeros + zeros, op.attr("auto_pad")
+    pads, auto = op.attr("pads") or zeros + zeros, op.attr("auto_pad") or "NOTSET"
     if (op.attr("kernel_shape") or kernel) != kernel:
         raise UnsupportedError(f"kernel_shape {op.attr('kernel_shape')} is not that of its weight, {kernel}")
     if auto not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):

@@ -1,0 +1,124 @@
+"""Arithmetic of integers as onnxruntime does it: sums of products of levels, and their way to the levels of a result.
+
+The sums are whole numbers. In eval mode they are exact, as a register of 32 bits holds them, and what is made of them
+is rounded where onnxruntime rounds it. In train mode they are sums in single precision, which differ by less than a
+rounding of that.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reparam_kit.onnx.importer.batch import Function, Images, Planned, Rule, rule
+from reparam_kit.onnx.importer.levels import at_level, reads
+from reparam_kit.onnx.importer.rounded import Rounded, levels_on_grid
+from reparam_kit.onnx.importer.rules import beside, elementwise, first, product_of_two
+
+_LARGEST = 255  # distance of a level of 8 bits from its zero
+_EXACT = 2**24  # up to here, every whole number is one of single precision
+_CONV = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+
+
+class Accumulating(Rounded):
+    """A layer of integers: it takes levels less their zero, and gives the sums of their products with its own levels.
+
+    Its parameters are the numbers that its levels stand for, and are rounded to them in each forward.
+    """
+
+    def forward(self, x: Tensor) -> Any:
+        """Return whole numbers, in the dtype of ``x`` or, where that does not hold them, in double precision."""
+        levels = self.on_grids(levels_on_grid)
+        dtype = x.dtype if self.training or _fits(levels, x) else torch.float64
+        levels = {name: level.to(dtype) for name, level in levels.items()}
+        device = "cpu" if x.is_meta else x.device.type
+        with torch.autocast(device, enabled=False), self.instead(levels):
+            return super(Rounded, self).forward(x.to(dtype))
+
+
+class AccumulatingConv1d(Accumulating, nn.Conv1d):
+    """Of integers."""
+
+
+class AccumulatingConv2d(Accumulating, nn.Conv2d):
+    """Of integers."""
+
+
+class AccumulatingConv3d(Accumulating, nn.Conv3d):
+    """Of integers."""
+
+
+class AccumulatingLinear(Accumulating, nn.Linear):
+    """Of integers."""
+
+
+def _fits(levels: dict[str, Tensor], x: Tensor) -> bool:
+    """Return whether no part of a sum can be too large for the dtype of ``x``."""
+    if x.is_meta or x.dtype is torch.float64:
+        return True
+    most = levels["weight"].detach().abs().flatten(1).sum(1) * _LARGEST
+    if "bias" in levels:
+        most = most + levels["bias"].detach().abs()
+    return bool(most.max() <= _EXACT)
+
+
+def centred(x: Tensor, zero: Tensor | None, axis: int | None) -> Tensor:
+    """Return integers or levels less their zero, which may be another for each entry of ``axis``."""
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return x if zero is None else x - along(zero, x, axis).to(x.dtype)
+
+
+def along(setting: Tensor, x: Tensor, axis: int | None) -> Tensor:
+    """Return a setting such that it broadcasts to ``x``: it does, or has one entry for each of ``axis``."""
+    if setting.numel() == 1:
+        return setting.reshape(())
+    if axis is None:
+        return setting
+    return setting.reshape([-1 if dim == axis % x.dim() else 1 for dim in range(x.dim())])
+
+
+def requantised(
+    sums: Tensor, factor: Tensor, zero: Tensor | None, dtype: torch.dtype, axis: int | None
+) -> Tensor:
+    """Return ``round(sums * factor) + zero`` as levels of ``dtype``. ``factor`` may be another for each entry of
+    ``axis``.
+    """
+    at = sums.to(factor.dtype) * along(factor, sums, axis)
+    return at_level(at, 0 if zero is None else zero.to(at.dtype).reshape(()), dtype)
+
+
+def rescaled(sums: Tensor, factor: Tensor, axis: int | None) -> Tensor:
+    """Return ``sums * factor``: the numbers that they stand for."""
+    return sums.to(factor.dtype) * along(factor, sums, axis)
+
+
+def conv_sums(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
+    """Return the convolution of whole numbers with others; ``settings`` are those of ``F.conv1d``."""
+    added = None if bias is None else bias.double()
+    sums: Tensor = _CONV[x.dim()](x.double(), weight.double(), added, *settings)
+    return sums
+
+
+def matmul_sums(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product of two matrices of whole numbers."""
+    return a.double() @ b.double()
+
+
+def _broadcast(at: int) -> Rule:
+    """Return the rule for settings that broadcast, or go along the axis that is argument ``at``."""
+
+    def plan(images: Images, function: Function, args: tuple[Any, ...], result: Any) -> Planned | None:
+        kind = elementwise if args[at] is None else beside(at)
+        return kind(images, function, args, result)
+
+    return plan
+
+
+reads(centred, requantised, rescaled, conv_sums, matmul_sums)
+rule(_broadcast(2), centred, rescaled)
+rule(_broadcast(4), requantised)
+rule(first, conv_sums)
+rule(product_of_two, matmul_sums)
