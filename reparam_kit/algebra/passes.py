@@ -42,6 +42,7 @@ class _Member(NamedTuple):
 
     layer: Composed
     parts: Parts
+    tensors: list[Tensor]
     state: _State
 
 
@@ -52,7 +53,7 @@ class _Made(NamedTuple):
     state: _State
     mode: tuple[bool, bool, bool]
     held: list[Any]
-    """Memory that nothing else may have the address of."""
+    """Tensors and memory that no others may take the place of."""
 
 
 class _Pass:
@@ -73,27 +74,32 @@ class _Pass:
         """Begin anew: parameters have been changed."""
         self._made, self._groups = {}, None
 
-    def kernel(self, layer: Composed, tensors: Sequence[Tensor]) -> Tensor | None:
+    def kernel(self, layer: Composed, tensors: list[Tensor]) -> Tensor | None:
         """Return the kernel of a layer that owns ``tensors``."""
         if self._groups is None:
             self._groups = _groups(self.model)
         state, mode = _state(tensors), _mode(tensors[0].device)
         if id(layer) not in self._made and id(layer) in self._groups:
             group = self._groups[id(layer)]
-            for member, kernel in zip(group, compose([each.parts for each in group]), strict=True):
-                self._keep(member.layer, kernel, member.state, mode)
+            kernels = compose([member.parts for member in group])
+            for member, kernel in zip(group, kernels, strict=True):
+                self._keep(member.layer, kernel, member.tensors, member.state, mode)
         made = self._made.get(id(layer))
-        if made is None or (made.state, made.mode) != (state, mode):
-            made = self._keep(layer, _alone(layer), state, mode)
+        if made is None or made.state != state or made.mode != mode:
+            return self._keep(layer, _alone(layer), tensors, state, mode)
         return made.kernel
 
     def _keep(
-        self, layer: Composed, kernel: Tensor | None, state: _State, mode: tuple[bool, bool, bool]
-    ) -> _Made:
-        tensors = layer.owned()
-        made = _Made(kernel, state, mode, [*tensors, *(tensor.untyped_storage() for tensor in tensors)])
-        self._made[id(layer)] = made
-        return made
+        self,
+        layer: Composed,
+        kernel: Tensor | None,
+        tensors: list[Tensor],
+        state: _State,
+        mode: tuple[bool, bool, bool],
+    ) -> Tensor | None:
+        held = tensors if self.called else [*tensors, *(tensor.untyped_storage() for tensor in tensors)]
+        self._made[id(layer)] = _Made(kernel, state, mode, held)
+        return kernel
 
 
 def _groups(model: nn.Module) -> dict[int, list[_Member]]:
@@ -101,7 +107,7 @@ def _groups(model: nn.Module) -> dict[int, list[_Member]]:
     by_form: dict[Form, list[_Member]] = {}
     for layer in model.modules():
         if isinstance(layer, Composed) and _known(tensors := layer.owned()) and (parts := layer.parts()):
-            by_form.setdefault(parts.form, []).append(_Member(layer, parts, _state(tensors)))
+            by_form.setdefault(parts.form, []).append(_Member(layer, parts, tensors, _state(tensors)))
     groups = {}
     for form, members in by_form.items():
         together = max(1, _MOST // form.layouts[0].shape.numel())
