@@ -26,7 +26,7 @@ from recipes.tsmr.results import Point, StepReport
 from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.showing import Shown, mixed_seed
 from recipes.tsmr.training.callbacks import Callback
-from recipes.tsmr.training.schedule import running_average, schedule
+from recipes.tsmr.training.schedule import RunningAverage, schedule
 from recipes.tsmr.training.stage import Means, StageRun
 from reparam_kit import ReparamError
 
@@ -64,7 +64,7 @@ class Trainer:
         self.examples = examples
         self.config = config
         self.processes = processes
-        self.average = running_average(student, config.ema) if config.ema else None
+        self.average = RunningAverage(student, config.ema) if config.ema else None
         if config.compile:
             student.compile()
         self.curve: list[Point] = []

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import reparam_kit as rk
-from recipes.tsmr.training.schedule import decay_groups, running_average, schedule
+from recipes.tsmr.training.schedule import RunningAverage, decay_groups, schedule
 
 
 def test_only_kernels_decay(student: nn.Module) -> None:
@@ -41,7 +41,7 @@ def test_the_rate_rises_to_its_peak_and_falls_towards_zero(warmup: float) -> Non
 
 def test_the_running_average_starts_with_the_student_and_follows_it_slower_and_slower() -> None:
     student = nn.Linear(1, 1, bias=False)
-    average = running_average(student, 0.5)
+    average = RunningAverage(student, 0.5)
     expected = None
     for count, value in enumerate([1.0, 3.0, -2.0, 4.0]):
         with torch.no_grad():
@@ -50,3 +50,13 @@ def test_the_running_average_starts_with_the_student_and_follows_it_slower_and_s
         decay = min(0.5, (1 + count) / (10 + count))
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_the_running_average_has_the_statistics_of_the_student() -> None:
+    student = nn.BatchNorm1d(2)
+    average = RunningAverage(student, 0.5)
+    for _ in range(2):
+        student(torch.randn(4, 2))
+        average.update_parameters(student)
+        assert all(map(torch.equal, average.module.buffers(), student.buffers()))
+    assert average.n_averaged == 2
