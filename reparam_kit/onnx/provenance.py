@@ -7,6 +7,7 @@ writing back can start from those very bytes, and says for each parameter and bu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import prod
@@ -197,14 +198,15 @@ class Source:
     def to_onnx(self, tensor: Tensor) -> NDArray[Any]:
         """Return what the ONNX tensor must hold for torch to have ``tensor``, in its shape, not yet in its dtype.
 
-        Raises :class:`InputError` when the number of elements is not that of the ONNX tensor.
+        Raises :class:`InputError` when its size is not that which the ONNX tensor gives.
         """
-        if tensor.numel() != prod(self.shape):
-            raise InputError(
-                f"a tensor of shape {list(tensor.shape)} does not fit {self.key} "
-                f"of shape {list(self.shape)}; the layer's size must stay as it was in the file"
-            )
-        return self._stored(_array(tensor))
+        with suppress(ValueError):  # which numpy raises for another number of dimensions
+            if tensor.numel() == prod(self.shape):
+                return self._stored(_array(tensor))
+        raise InputError(
+            f"a tensor of shape {list(tensor.shape)} does not fit {self.key} "
+            f"of shape {list(self.shape)}; the layer's size must stay as it was in the file"
+        )
 
     def changed(self, stored: NDArray[Any], tensor: Tensor) -> NDArray[Any] | None:
         """Return :meth:`to_onnx` for a tensor that was read from ``stored``; ``None`` where that would be the same.

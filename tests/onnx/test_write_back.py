@@ -25,7 +25,7 @@ from reparam_kit.algebra import Expanded
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx import diff, import_onnx, write_back
 from reparam_kit.onnx.keys import TensorKey
-from reparam_kit.onnx.provenance import Source
+from reparam_kit.onnx.provenance import Permuted, Source
 from reparam_kit.surgery import expand, fold
 
 REAL = ["mobilefacenet", "mobilefacenet_batch1", "teacher_y1", "teacher_mbf512"]
@@ -290,6 +290,13 @@ def _resize(model: fx.GraphModule) -> None:
 def _change_structure(model: fx.GraphModule) -> None:
     model.register_buffer("target", torch.tensor([-1, 2]))
     model.meta["onnx"].tensors["target"] = Source(TensorKey("constant", "target"), (2,))
+
+
+def test_a_tensor_of_other_dimensions_does_not_fit() -> None:
+    source = Source(TensorKey("initializer", "w"), (2, 3), (Permuted((1, 0)),))
+    assert source.to_onnx(torch.zeros(3, 2)).shape == (2, 3)
+    with pytest.raises(InputError, match=r"shape \[6\] does not fit initializer 'w' of shape \[2, 3\]"):
+        source.to_onnx(torch.zeros(6))
 
 
 @pytest.mark.parametrize(
