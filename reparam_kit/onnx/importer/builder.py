@@ -109,9 +109,10 @@ class Builder:
             for key, found in self._parameters.items()
             if len(found) > 1 or key in self._fixed or (key.name in self._elsewhere and not key.scope)
         }
+        parameters = dict(self.root.named_parameters(remove_duplicate=False))
         for name, source in self.sources.items():
-            if source.key in several and name not in dict(self.root.named_buffers()):
-                self.root.get_parameter(name).requires_grad_(False)
+            if source.key in several and name in parameters:
+                parameters[name].requires_grad_(False)
                 self.frozen[name] = f"{source.key} is used in other ways too"
         forget(self.graph)
         model = fx.GraphModule(self.root, self.graph).eval()
