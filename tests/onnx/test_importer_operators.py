@@ -38,6 +38,7 @@ REFUSED = {
     r"test_batchnorm_\w+_training_mode": "training_mode = 1",
     r"test_training_dropout_\w+|test_training_dropout": "a dropout that is on in inference",
     r"test_not_\dd": "opset 1 is not one of",
+    r"test_lstm_with_peepholes": "peepholes",
 }
 
 # Cases whose result torch cannot or should not give.

@@ -17,6 +17,7 @@ from reparam_kit.onnx.importer.ops import (
     pad,
     pool,
     quantize,
+    recurrent,
     reduce,
     resize,
     shape,
