@@ -16,7 +16,7 @@ from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.stored import Found, read_found, write_found
-from recipes.tsmr.search.trials import CANDIDATES, FEWEST, SHARE, TRIALS, Rank, chosen, search, trial_steps
+from recipes.tsmr.search.trials import CANDIDATES, FEWEST, ROUNDS, SHARE, Rank, Rounds, chosen, plan, search
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.trainer import DivergedError
@@ -118,28 +118,28 @@ class _Finding:
         return rate
 
     def _search(self, found: Found) -> Found:
-        steps = self._steps()
-        if not steps:
+        rounds, steps = self._plan()
+        if not rounds:
             self._progress.say(
                 "there is no time to try choices by short runs, and the usual ones are taken: a longer --budget, or "
                 "fewer people to judge by, gives it"
             )
             return found
-        trials = search(self._config, steps, self._try, self._progress, self._processes)
+        trials = search(self._config, rounds, steps, self._try, self._progress, self._processes)
         self._progress.say(f"chosen: {trials[0].what}")
         return replace(found, choices=trials[0].choices, trials=tuple(trials))
 
-    def _steps(self) -> int:
-        """Return how many steps the first trials take; 0 where there is no time for enough."""
+    def _plan(self) -> tuple[Rounds, int]:
+        """Return which trials there is time for, and their steps."""
         config, images = self._config, len(self._start.given.views)
-        first = chosen(config, CANDIDATES[0])
         if self._budget is None:
-            each = config.steps or images // self._size
-            return max(trial_steps(int(SHARE * config.total_epochs * each)), FEWEST)
-        rate = self._pace(first)
-        seconds = SHARE * self._budget.left - TRIALS * self._start.judging
-        most = int(SHARE * MOST_PASSES * images / self._size)
-        return self._processes.told(lambda: trial_steps(min(int(seconds * rate / self._size), most)))
+            asked = SHARE * config.total_epochs * (config.steps or images // self._size)
+            fewest = FEWEST * sum(many * times for many, times in ROUNDS[0])
+            return plan(max(asked, fewest), 0.0, 1.0)
+        rate = self._pace(chosen(config, CANDIDATES[0]))
+        most = SHARE * MOST_PASSES * images / self._size
+        seconds, judging = SHARE * self._budget.left, self._start.judging
+        return self._processes.told(lambda: plan(seconds, judging, rate / self._size, most))
 
     def _try(self, config: TSMRConfig) -> tuple[Rank, Trial]:
         """Return one trial, and what orders it among others: what makes nothing worse comes first."""
@@ -149,8 +149,9 @@ class _Finding:
             _, rate = trainer.run_epoch(1, Callback())
         except DivergedError:
             return (-1.0,), Trial(None)
-        verdicts = given.judge(deployable(trainer.trained))
-        worse = worsened(compared_with(given, before, verdicts))
-        old, new = before[0].deciding, verdicts[0].deciding
+        only = replace(given, judges=given.judges[:1])
+        (verdict,) = only.judge(deployable(trainer.trained))
+        worse = worsened(compared_with(only, before[:1], [verdict]))
+        old, new = before[0].deciding, verdict.deciding
         shown = f"{new.name} {new.shown()} (deployed {old.shown()})"
-        return (float(not worse), *verdicts[0].rank()), Trial(new.value, worse, rate, shown=shown)
+        return (float(not worse), *verdict.rank()), Trial(new.value, worse, rate, shown=shown)

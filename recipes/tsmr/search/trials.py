@@ -7,6 +7,7 @@ gains by large ones, which BatchNorms allow, and has nothing to stay close to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,8 +29,12 @@ CANDIDATES: tuple[dict[str, Any], ...] = (
 )
 """What is tried: the usual choices, then those that go further from the deployed net."""
 
-ROUNDS = ((len(CANDIDATES), 1), (2, 2))
-"""How many candidates each round tries, and for how many times the steps of the first."""
+Rounds = tuple[tuple[int, int], ...]
+
+ROUNDS: tuple[Rounds, ...] = (((len(CANDIDATES), 1), (2, 2)), ((len(CANDIDATES), 1),))
+"""How many candidates each round tries, and for how many times the steps of the first: the whole search, and a shorter
+one where there is no time for it.
+"""
 
 SHARE = 0.25  # of the time, that is spent on trials
 FEWEST = 8  # steps of one that says something
@@ -51,17 +56,32 @@ def _other(losses: dict[str, float], usual: dict[str, float]) -> dict[str, float
     return usual | {name: weight for name, weight in losses.items() if name not in KEEP}
 
 
-def trial_steps(steps: int) -> int:
-    """Return how many steps the first trials take, of so many that all may take together; 0: too few to tell."""
-    most = steps // sum(many * times for many, times in ROUNDS)
-    return most if most >= FEWEST else 0
+def plan(seconds: float, judging: float, pace: float, most: float = math.inf) -> tuple[Rounds, int]:
+    """Return the rounds that there is time for, and the steps of a trial of the first; none, and 0, where there is for
+    none.
+
+    Args:
+        seconds: for all trials together.
+        judging: seconds that judging one takes.
+        pace: steps a second.
+        most: steps, of all trials together.
+    """
+    for rounds in ROUNDS:
+        left = seconds - judging * sum(many for many, _ in rounds)
+        steps = int(min(left * pace, most)) // sum(many * times for many, times in rounds)
+        if steps >= FEWEST:
+            return rounds, steps
+    return (), 0
 
 
-def search(config: TSMRConfig, steps: int, run: Run, progress: Progress, processes: Processes) -> list[Trial]:
+def search(
+    config: TSMRConfig, rounds: Rounds, steps: int, run: Run, progress: Progress, processes: Processes
+) -> list[Trial]:
     """Try the candidates, the best of them longer, and return all trials, the best of the last round first.
 
     Args:
         config: what a trial takes besides its choices.
+        rounds: of ``ROUNDS``.
         steps: of a trial of the first round.
         run: trains and judges one trial.
         progress: is told how each went.
@@ -69,18 +89,16 @@ def search(config: TSMRConfig, steps: int, run: Run, progress: Progress, process
     """
     trials: list[Trial] = []
     left: Sequence[dict[str, Any]] = CANDIDATES
-    for many, times in ROUNDS:
+    total = sum(many for many, _ in rounds)
+    for many, times in rounds:
         ranked: list[tuple[Rank, Trial]] = []
         for choices in left[:many]:
             one = chosen(config, choices)
             first, *_ = one.plan.stages
             rank, trial = run(replace(one, stages=(replace(first, epochs=1),), steps=times * steps))
             ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
-            progress.say(f"trial {len(trials) + len(ranked)} of {TRIALS}: {ranked[-1][1].told}")
+            progress.say(f"trial {len(trials) + len(ranked)} of {total}: {ranked[-1][1].told}")
         ranked.sort(key=lambda pair: pair[0], reverse=True)
         trials = [trial for _, trial in ranked] + trials
         left = [trial.choices for _, trial in ranked]
     return processes.told(lambda: trials)
-
-
-TRIALS = sum(many for many, _ in ROUNDS)

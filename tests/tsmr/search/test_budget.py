@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recipes.tsmr import Stage, TSMRConfig
 from recipes.tsmr.distributed import ALONE
 from recipes.tsmr.search.budget import MOST_PASSES, USUAL, Budget, affordable, drawn, lasting
-from recipes.tsmr.search.trials import FEWEST, ROUNDS, trial_steps
+from recipes.tsmr.search.trials import FEWEST, ROUNDS, plan
 from recipes.tsmr.targets.views import Part, Views
 
 CONFIG = TSMRConfig(batch_size=10)
@@ -85,8 +85,20 @@ def test_nets_are_asked_in_a_third_of_the_time() -> None:
     assert affordable(views, [Slow(1e-5)], CONFIG, budget, ALONE) == 100  # type: ignore[list-item]
 
 
-@given(steps=st.integers(0, 10**6))
-def test_trials_take_no_more_steps_than_they_may(steps: int) -> None:
-    first = trial_steps(steps)
-    assert sum(many * times for many, times in ROUNDS) * first <= steps
+@given(
+    seconds=st.floats(-10, 1e5), judging=st.floats(0, 1e3), pace=st.floats(1e-3, 1e3), most=st.floats(0, 1e6)
+)
+def test_trials_take_no_more_time_than_they_may(
+    seconds: float, judging: float, pace: float, most: float
+) -> None:
+    rounds, first = plan(seconds, judging, pace, most)
+    steps = first * sum(many * times for many, times in rounds)
+    assert steps <= most
+    assert steps / pace + judging * sum(many for many, _ in rounds) <= max(seconds, 0) * 1.001
+    assert (rounds == ()) == (first == 0)
     assert first == 0 or first >= FEWEST
+
+
+def test_a_shorter_search_is_made_where_there_is_no_time_for_the_whole() -> None:
+    found = [plan(seconds, 10.0, 1.0)[0] for seconds in (10, 100, 1000)]
+    assert found == [(), ROUNDS[1], ROUNDS[0]]

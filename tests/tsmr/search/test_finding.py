@@ -20,7 +20,7 @@ from recipes.tsmr.training.trainer import DivergedError, Trainer
 from reparam_kit import InputError
 
 OPEN = TSMRConfig(block=None, batch_size=8, epochs=120, auto=True, shares=())
-TRIALS = sum(many for many, _ in ROUNDS)
+TRIALS = sum(many for many, _ in ROUNDS[0])
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def forbidden(*args: Any, **options: Any) -> Any:
 def test_the_choices_of_the_best_trial_are_the_run_s(searched: Any) -> None:
     report = searched().report
     assert len(report.trials) == TRIALS
-    many, _ = ROUNDS[1]
+    many, _ = ROUNDS[0][1]
     longer, first = report.trials[:many], report.trials[many:]
     assert {trial.steps for trial in longer} == {2 * first[0].steps}
     best_first = [trial.choices for trial in first[:many]]

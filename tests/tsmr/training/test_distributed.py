@@ -90,7 +90,23 @@ class Net(nn.Module):
         return embedding, self.quality(embedding)
 
 
+def find(rec: str, folder: str, batch_size: int) -> None:
+    """A run that looks for its choices and its length."""
+    torch.manual_seed(0)
+    config = TSMRConfig(block=None, batch_size=batch_size, budget=0.5, auto=True, shares=())
+    result = apply_tsmr(Net(6), Net(9), rec, "auto", config, cache=Path(folder) / "cache")
+    report = result.report
+    assert report.trials
+    torch.save(
+        {"lr": report.config.lr, "steps": report.config.steps, "weights": result.model.state_dict()},
+        Path(folder) / f"{Processes.current().rank}.pt",
+    )
+
+
 def train(rec: str, folder: str, batch_size: int, epochs: int = 2, task: Any = "embeddings") -> None:
+    if task == "search":
+        find(rec, folder, batch_size)
+        return
     torch.manual_seed(0)
     student, teacher = (Net(6), Net(9)) if task == "embeddings" else (Net(10), Net(10))
     ours = [name for name in LOSSES if not LOSSES.foreign(name)]
@@ -157,6 +173,17 @@ def test_processes_take_the_steps_of_one_with_a_batch_of_all(
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     for name, tensor in by_one["weights"].items():
         torch.testing.assert_close(together["weights"][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_find_the_same_choices_and_length(uneven: Path, tmp_path: Path) -> None:
+    process = start(uneven, tmp_path, 6, count=2, task="search")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert (one["lr"], one["steps"]) == (other["lr"], other["steps"])
+    assert (tmp_path / "cache" / "search.json").is_file()
+    for name, tensor in one["weights"].items():
+        torch.testing.assert_close(other["weights"][name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_killed_in_each_stage_ends_with_the_same_weights(rec: Path, tmp_path: Path) -> None:
