@@ -25,7 +25,7 @@ from reparam_kit import check_import, expand, fold
 from reparam_kit.onnx import import_onnx, write_back
 
 NET = """net (float[BATCH,3,12,12] x) => (float[BATCH,5] y) {
-    a = Conv <pads = [1,1,1,1]> (x, w1, b1)
+    a = Conv <pads = [1,1,1,1]> (x, "first.weight", b1)
     r = Relu (a)
     d = Conv <group = 8, pads = [0,0,1,1], strides = [2,2]> (r, w2, b2)
     l = LeakyRelu <alpha = 0.1> (d)
@@ -42,7 +42,7 @@ NET = """net (float[BATCH,3,12,12] x) => (float[BATCH,5] y) {
     y = Gemm <transB = 1> (h, w5, b5)
 }"""
 WEIGHTS: Weights = {
-    "w1": (8, 3, 3, 3),
+    "first.weight": (8, 3, 3, 3),
     "b1": (8,),
     "w2": (8, 1, 3, 3),
     "b2": (8,),
@@ -120,6 +120,7 @@ def test_a_net_is_trained_as_it_is_written(case: str, batch: str, folder: Path) 
     assert (folder / "same.onnx").read_bytes() == path.read_bytes()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(trained) >= 5, trained
+    assert "first.weight" in trained  # the name of the float net's layer
 
     student = expand(model, include=["*"]).train()
     optimizer = torch.optim.AdamW(student.parameters(), 0.02)

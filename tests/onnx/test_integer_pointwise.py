@@ -75,6 +75,17 @@ def test_of_one(tmp_path: Path, case: str, dtype: type, same: bool) -> None:
     assert_to_the_bit(path, inputs)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_a_softmax_of_two_on_a_fine_scale(tmp_path: Path, dtype: type) -> None:
+    """The powers that onnxruntime sums up are so large that their products with the scale are infinite."""
+    stored = {**settings(dtype, 1 / 333), "y_zero": np.array(np.iinfo(dtype).min, dtype)}
+    inputs, attributes = {"x": levels(dtype, 40, 2)}, {"opset": 13, "axis": -1}
+    path = write(
+        tmp_path / "a.onnx", "QLinearSoftmax", inputs, stored, f"{VALUE} {RESULT}", dtype, **attributes
+    )
+    assert_to_the_bit(path, inputs)
+
+
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 @pytest.mark.parametrize("case", BINARY)

@@ -46,13 +46,17 @@ class Names:
 def layer_name(node: NodeProto, weight: str | None) -> str:
     """Return what to call the layer of ``node``, whose weight is the tensor ``weight`` of the file.
 
-    ``conv1.weight`` -> ``conv1``; else the node's scope: ``/layer1/conv/Conv`` -> ``layer1.conv``; a node without a
-    name is called after its output.
+    ``conv1.weight`` -> ``conv1``, as its integers, ``conv1.weight_quantized``; else the node's scope:
+    ``/layer1/conv/Conv`` -> ``layer1.conv``; a node without a name is called after its output. onnxruntime's quantiser
+    makes a node ``Conv_quant`` of it.
     """
-    if weight is not None and weight.endswith(".weight"):
-        return weight.removesuffix(".weight")
-    *scope, last = (node.name or node.output[0]).strip("/").split("/")
-    if scope and last.startswith(node.op_type):
+    stored = "" if weight is None else weight.removesuffix("_quantized")
+    if stored.endswith(".weight"):
+        return stored.removesuffix(".weight")
+    kind = re.sub("^QLinear|^Q(?=Gemm)|Integer$", "", node.op_type)
+    name = node.name or node.output[0]
+    *scope, last = (name if kind == node.op_type else name.removesuffix("_quant")).strip("/").split("/")
+    if scope and last.startswith(kind):
         return ".".join(scope)
     return ".".join([*scope, last if not last[:1].isdigit() else f"{node.op_type}_{last}"])
 

@@ -194,7 +194,8 @@ def softmax_of_levels(
     count = math.prod(x.shape[dim] for dim in dims)
     most = max(0.0, math.log(torch.finfo(torch.float32).max / count) - 5)
     powers = torch.exp((x - x.amax(dims, keepdim=True)).double() * scale + most).to(scale.dtype)
-    at = powers * torch.floor(1 / to_scale) / powers.sum(dims, keepdim=True)
+    shares = powers.double() / powers.sum(dims, keepdim=True)  # their products might be infinite
+    at = (shares * torch.floor(1 / to_scale)).to(scale.dtype)
     return at_level(at, 0 if zero is None else zero.to(at.dtype), dtype)
 
 
