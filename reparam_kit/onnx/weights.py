@@ -317,6 +317,11 @@ def _stored_tensors(model: ModelProto) -> Iterator[tuple[TensorKey, TensorProto]
                         yield TensorKey("constant", node.output[0], scope), attribute.t
 
 
+def body_place(node: NodeProto, attribute: str, number: int = 0) -> Place:
+    """Return which sub-graph of ``node`` is meant: that of an attribute, or one of its several."""
+    return Place(f"{attribute} of {node.op_type} {node.name!r}", f"{number} of {node.output[:1]}")
+
+
 def _scopes(model: ModelProto) -> Iterator[_Scope]:
     """Place, nodes and initializers of the main graph, of every sub-graph and of every function."""
 
@@ -327,9 +332,7 @@ def _scopes(model: ModelProto) -> Iterator[_Scope]:
         for node in nodes:
             for attribute in node.attribute:
                 for number, graph in enumerate((attribute.g, *attribute.graphs)):
-                    place = Place(
-                        f"{attribute.name} of {node.op_type} {node.name!r}", f"{number} of {node.output[:1]}"
-                    )
+                    place = body_place(node, attribute.name, number)
                     yield from with_bodies((place, *scope), graph.node, graph.initializer)
 
     yield from with_bodies((), model.graph.node, model.graph.initializer)

@@ -38,7 +38,7 @@ from reparam_kit.onnx.importer.levels import (
 from reparam_kit.onnx.importer.naming import Names
 from reparam_kit.onnx.importer.rounded import grid_of, is_fake, on_grid, rounded, with_grids
 from reparam_kit.onnx.importer.values import Constant, Value, leaves
-from reparam_kit.onnx.keys import TensorKey
+from reparam_kit.onnx.keys import Place, TensorKey
 from reparam_kit.onnx.provenance import Source
 
 _LONGEST = 2**20  # entries of a constant that is written into the code of the graph
@@ -51,25 +51,27 @@ class Builder:
     that meet it are written into the graph as literals, and it is moved where it meets a value of the model's device.
     ``_lists`` are Python lists of integers, made from such values to serve as arguments.
 
-    ``file_constants`` are the outputs of the file's own ``Constant`` nodes. Those of inlined functions have no place in
-    the file that could be written. ``batch`` is the size of the batch that the file fixes (``None``: it fixes none),
-    which ``frees`` says is to be freed. ``free_sizes`` says that the file leaves other sizes of its inputs free, so
-    that those of the example are made up. ``elsewhere`` are names of tensors that a part of the file reads which is not
-    imported.
+    ``file_tensors`` are those that the file stores; what inlined functions hold has no place in it to be written to.
+    ``scope`` is the sub-graph whose nodes are being imported. ``batch`` is the size of the batch that the file fixes
+    (``None``: it fixes none), which ``frees`` says is to be freed. ``free_sizes`` says that the file leaves other sizes
+    of its inputs free, so that those of the example are made up. ``elsewhere`` are names of tensors that a part of the
+    file reads which is not imported.
     """
 
     def __init__(
         self,
-        file_constants: set[str],
+        file_tensors: Collection[TensorKey],
         batch: int | None,
         frees: bool,
         free_sizes: bool,
         elsewhere: Collection[str] = (),
+        rows: int = ROWS,
     ) -> None:
-        self.file_constants = file_constants
+        self.file_tensors = file_tensors
+        self.scope: tuple[Place, ...] = ()
         self._elsewhere = elsewhere
         self.free_sizes = free_sizes
-        self.rows = ROWS if batch is None else None  # of examples, where they stand for any number
+        self.rows = rows if batch is None else None  # of examples, where they stand for any number
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.images = Images(self.graph, batch, free_sizes) if batch is not None and frees else None

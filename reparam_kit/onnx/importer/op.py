@@ -231,8 +231,9 @@ class Op:
         name = self._node.output[0]
         types = [dtype_of(a.t.data_type) for a in self._node.attribute if a.name == "value"]
         dtype = types[0] if types else tensor.dtype
-        if name in self._builder.file_constants:
-            return self._builder.constant(TensorKey("constant", name), tensor, dtype)
+        key = TensorKey("constant", name, self._builder.scope)
+        if key in self._builder.file_tensors:
+            return self._builder.constant(key, tensor, dtype)
         lost = f"{self.name} holds its numbers in a function or an attribute, where nothing is written"
         return Constant(tensor, name, dtype=dtype, lost=lost)
 
