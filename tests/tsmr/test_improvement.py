@@ -121,6 +121,23 @@ def test_a_file_that_onnxruntime_does_not_run_is_improved_and_judged_by_its_grap
     assert "outputs not compared: onnxruntime cannot load" in improved.page.read_text()
 
 
+def test_a_net_is_trained_up_to_a_value_within_its_file(files: dict[str, Any], tmp_path: Path) -> None:
+    model = onnx.load(files["student"])
+    graph = model.graph
+    embedding = graph.output[0].name
+    graph.node.append(onnx.helper.make_node("TopK", [embedding, "most"], ["top", "places"]))
+    graph.initializer.append(onnx.helper.make_tensor("most", onnx.TensorProto.INT64, [1], [2]))
+    graph.output[0].name = "top"
+    graph.output[0].type.tensor_type.ClearField("shape")
+    student = tmp_path / "whole.onnx"
+    onnx.save(model, student)
+    improved = improve(**{**files, "student": student}, outputs=[embedding])
+    assert improved.verification is not None
+    assert improved.verification.structure.same_graph
+    assert [output.name for output in improved.verification.outputs] == ["top"]
+    assert onnx.load(improved.output).graph.node[-1].op_type == "TopK"
+
+
 def test_the_written_file_is_run_on_images_of_the_data(files: dict[str, Any]) -> None:
     improved = improve(**files)
     assert improved.verification is not None
