@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 
 from reparam_kit.errors import InputError, VerificationError, first_line
 from reparam_kit.inputs import Inputs, arguments
+from reparam_kit.onnx.importer.fake import LEVELS
 from reparam_kit.onnx.part import cut
 from reparam_kit.onnx.provenance import Provenance
 from reparam_kit.onnx.run import Session
@@ -179,6 +180,9 @@ class _Values(fx.Interpreter):
         name = n.meta.get("value")
         if not isinstance(name, str) or not isinstance(value, Tensor):
             return value
+        if LEVELS in n.meta:
+            of, scale, zero = n.meta[LEVELS]
+            self.named[of] = (value / scale).round().to(torch.int64) + (0 if zero is None else zero)
         self.named[name] = value
         other = self._instead.get(name)
         if other is None or other.numel() != value.numel():

@@ -14,6 +14,8 @@ from quantized import CONV, integers, random, runtime, settings_of
 from reparam_kit import expand, fold
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.onnx import import_onnx, write_back
+from reparam_kit.onnx.importer.fake import fake_quantised
+from reparam_kit.onnx.importer.ops.quantize import dequantized, levels
 from reparam_kit.onnx.run import Session
 
 
@@ -344,3 +346,36 @@ def test_stored_integers_stay_where_a_clip_puts_them(low: int, trained: bool, tm
         write_back(model, new)
         torch.testing.assert_close(run(model, x)[0], runtime(new, x))
         assert np.abs(integers(new)["w"]).max() == 7
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (2, 3, 200, 300)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint4])
+def test_both_in_one_are_the_two(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    scale, zero = torch.tensor([0.03]), torch.tensor(3)
+    x = torch.randn(shape) * 5 + 0.015 * torch.randint(-9, 9, shape)
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def in_two(x: torch.Tensor) -> torch.Tensor:
+        q = levels(x, scale, zero, dtype, scale.dtype, None, None)
+        return dequantized(q, scale, zero, scale.dtype, None, None)
+
+    results, gradients = [], []
+    for function in (lambda x: fake_quantised(x, scale, zero, dtype), in_two):
+        given = x.clone().requires_grad_()
+        results.append(function(given))
+        (results[-1] ** 2).sum().backward()
+        gradients.append(given.grad)
+    assert results[0].equal(results[1])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(("other", "count"), [("s, z", 1), ("t, z", 0), ("s, u", 0)])
+def test_a_pair_of_one_scale_is_one_call(other: str, count: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    text = f"net (float[N,4] x) => (float y) {{ q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, {other}) }}"
+    weights: Weights = {"s": np.array(0.1, np.float32), "z": np.array(7, np.uint8)}
+    others: Weights = {"t": np.array(0.2, np.float32), "u": np.array(9, np.uint8)}
+    model = load(path, text, weights | {name: others[name] for name in "tu" if name in other.split(", ")})
+    assert sum(node.target is fake_quantised for node in model.graph.nodes) == count
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x))

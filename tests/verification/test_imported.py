@@ -12,6 +12,7 @@ from onnx_text import SMALL, SMALL_WEIGHTS, Weights, load
 from torch import Tensor, fx, nn
 
 from reparam_kit import InputError, VerificationError, check_import, expand, fold
+from reparam_kit.onnx.importer.fake import LEVELS
 
 ACROSS = """net (float[1,3,8,8] x) => (float y) { c = Conv (x, w) m = ReduceMean <keepdims = 0> (c) d = Sub (c, m)
     y = Transpose <perm = [1,0,2,3]> (d) }"""
@@ -49,11 +50,13 @@ def test_an_import_is_as_its_file_trained_or_not(text: str, tmp_path: Path) -> N
 def spoil(model: nn.Module, name: str, by: Callable[[Tensor], Tensor]) -> None:
     """Let the node that stands for the file's value ``name`` give something else."""
     assert isinstance(model, fx.GraphModule)
-    wrong = next(node for node in model.graph.nodes if node.meta.get("value") == name)
+    wrong = next(
+        node for node in model.graph.nodes if name in (node.meta.get("value"), *node.meta.get(LEVELS, ())[:1])
+    )
     with model.graph.inserting_after(wrong):
         other = model.graph.call_function(by, (wrong,))
     wrong.replace_all_uses_with(other, lambda user: user is not other)
-    other.meta["value"] = wrong.meta.pop("value")
+    other.meta |= {key: wrong.meta.pop(key) for key in ("value", LEVELS) if key in wrong.meta}
     model.recompile()
 
 

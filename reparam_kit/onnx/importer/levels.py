@@ -86,10 +86,29 @@ def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
 
     The gradient is that of ``at``, and zero where a level beyond the first or the last is nearest.
     """
-    nearest = (torch.round(at) + shift).detach()
+    nearest = torch.round(at.detach()) + shift
     level = nearest.clamp(*ends(dtype))
-    inside = torch.where(level == nearest, at, level)
-    return level + (inside - inside.detach())  # what is added is zero, and has the gradient
+    return straight_through(at, level, level != nearest)
+
+
+def straight_through(x: Tensor, value: Tensor, outside: Tensor) -> Tensor:
+    """Return ``value``, with the gradient of ``x``, and none where it is ``outside``."""
+    result: Tensor = _StraightThrough.apply(x, value, outside)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """In as few passes over the numbers as can be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, outside: Tensor) -> Tensor:
+        ctx.save_for_backward(outside)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (outside,) = ctx.saved_tensors
+        return grads[0].masked_fill(outside, 0), None, None
 
 
 def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:

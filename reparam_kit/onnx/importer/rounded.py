@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from reparam_kit.onnx.importer.levels import straight_through
 from reparam_kit.onnx.importer.values import Constant
 from reparam_kit.onnx.provenance import FakeGrid, Source
 
@@ -141,24 +142,22 @@ def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, divis
 
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """
-    level, inside = _nearest(x, scale, zero, first, last, division)
-    value = (level.to(scale.dtype) * scale).to(x.dtype)
-    return value + (x - x.detach()) * inside
+    level, outside = _nearest(x, scale, zero, first, last, division)
+    return straight_through(x, (level.to(scale.dtype) * scale).to(x.dtype), outside)
 
 
 def levels_on_grid(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
 ) -> Tensor:
     """Return the levels that :func:`on_grid` goes to, less the zero, with the gradient of ``x / scale``."""
-    level, inside = _nearest(x, scale, zero, first, last, division)
-    at = x / scale.to(x.dtype)
-    return level.to(x.dtype) + (at - at.detach()) * inside
+    level, outside = _nearest(x, scale, zero, first, last, division)
+    return straight_through(x / scale.to(x.dtype), level.to(x.dtype), outside)
 
 
 def _nearest(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return the nearest levels, less the zero, and which of them are not beyond the first or the last."""
+    """Return the nearest levels, less the zero, and of what a level beyond the first or the last is nearest."""
     nearest = torch.round(x.detach().to(division) / scale.to(division)) + zero
     level = nearest.clamp(first, last)
-    return level - zero, level == nearest
+    return level - zero, level != nearest

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.fake import LEVELS, fake_quantised
 from reparam_kit.onnx.importer.levels import at_level, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
@@ -26,6 +27,9 @@ from reparam_kit.onnx.importer.rules import beside
 from reparam_kit.onnx.importer.values import Constant, Value, dtype_of, ends, held
 from reparam_kit.onnx.provenance import FakeGrid, Grid
 
+_QUANTISED = (
+    "quantised"  # of a node of levels with one scale: the number, scale, zero, and type of the integers
+)
 _MICROSOFT = "com.microsoft"  # the same operators, before ONNX's had all types
 
 
@@ -48,7 +52,12 @@ def quantize(op: Op) -> Value:
         or x.source.grid is not None
         or not _known(scale, zero)
     ):
-        return op.levels(levels, op.parameter(0), scale, zero, dtype, division, *layout, dtype=dtype)
+        given = op.parameter(0)
+        made = op.levels(levels, given, scale, zero, dtype, division, *layout, dtype=dtype)
+        one = isinstance(scale, Constant) and scale.tensor.numel() == 1 and scale.tensor.dtype == division
+        if isinstance(made, fx.Node) and one and _known(scale, zero):
+            made.meta[_QUANTISED] = (given, scale, zero, dtype)
+        return made
     integers = op.levels(levels, x.tensor, scale, zero, dtype, division, *layout, dtype=dtype)
     assert isinstance(integers, Constant)
     grid = FakeGrid(*_settings(x, scale, zero, *layout), ends(dtype), str(division).removeprefix("torch."))
@@ -64,6 +73,16 @@ def dequantize(op: Op) -> Value:
     weight = None if dtype else as_weight(op, x, op.dtype(0), scale, zero, *layout)
     if weight is not None:
         return weight
+    if isinstance(x, fx.Node) and _QUANTISED in x.meta and _known(scale, zero) and not dtype:
+        given, *settings, integers = x.meta[_QUANTISED]
+        if all(map(_same, settings, (scale, zero))):
+            made = op.call(fake_quantised, given, *settings, integers)
+            if isinstance(made, fx.Node):
+                made.meta[LEVELS] = (
+                    x.meta.get("value"),
+                    *(one and one.tensor.reshape(()) for one in settings),
+                )
+            return made
     return op.call(dequantized, x, scale, zero, held(dtype_of(dtype) if dtype else op.dtype(1)), *layout)
 
 
@@ -83,6 +102,10 @@ def as_weight(
     if x.numbers is not None and _is_undone(x.numbers, *settings):
         return x.numbers if x.between is None else x.numbers.within(x.between)
     return None if x.source is None else op.made(x.then(Grid(*settings, x.between or ends(dtype))))
+
+
+def _same(a: Value | None, b: Value | None) -> bool:
+    return a is b or (isinstance(a, Constant) and isinstance(b, Constant) and a.tensor.equal(b.tensor))
 
 
 def _known(scale: Value, zero: Value | None) -> bool:
