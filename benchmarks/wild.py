@@ -67,7 +67,7 @@ def page(trials: list[Trial], folder: Path) -> str:
         *table(trials),
         *sources(folder, {trial.file for trial in trials}),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).replace(f"{folder}/", "") + "\n"
 
 
 if __name__ == "__main__":
