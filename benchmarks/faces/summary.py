@@ -52,7 +52,8 @@ def _table(judged: list[dict[str, Any]]) -> Iterator[str]:
     yield f"| deployed | {' | '.join(f'{value:.1f}' for value in deployed)} |"
     for arm in dict.fromkeys(line["arm"] for line in judged):
         figures = [line["figures"] for line in judged if line["arm"] == arm]
-        yield f"| {arm}, {len(figures)} seeds | {' | '.join(_cell([f[name] for f in figures]) for name in names)} |"
+        seeds = f"{len(figures)} seed{'s' * (len(figures) > 1)}"
+        yield f"| {arm}, {seeds} | {' | '.join(_cell([f[name] for f in figures]) for name in names)} |"
 
 
 def _cell(found: list[dict[str, Any]]) -> str:
