@@ -108,7 +108,7 @@ HOSTILE: dict[str, tuple[ModelProto, str]] = {
         "input 2 is missing",
     ),
     "a missing output": (model_of(node("Relu", "x", "z")), "nothing before it computes 'y'"),
-    "subgraphs": (nested(20), "'If'"),
+    "subgraphs": (nested(20), r"\(If\): nothing before it computes 'c'"),
     "a huge weight": (
         model_of(node("Add", "x w"), stored=[sized(2**40, 2**20)]),
         "'w' of shape .* is damaged",
