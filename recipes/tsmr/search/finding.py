@@ -22,7 +22,7 @@ from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.trainer import DivergedError
 
 _PACED = 4  # steps by which is told how many images a second are trained on
-_MARGIN = 0.97  # of the time that is left, which is planned with
+_MARGIN = 0.9  # of the time that is left, which is planned with: the machine may be slower later
 
 
 def find(
@@ -74,7 +74,7 @@ class _Finding:
         images = affordable(given.views, nets, self._config, budget, self._processes)
         if images < there:
             self._progress.say(
-                f"in {budget.seconds / 60:g} minutes (--budget) the nets cannot be asked about {there:,} images: "
+                f"in {budget.seconds / 60:.3g} minutes (--budget) the nets cannot be asked about {there:,} images: "
                 f"{images:,} of them, drawn at random, are trained on"
             )
         return images
@@ -99,7 +99,7 @@ class _Finding:
         config = lasting(config, images, rate, seconds, judging, self._processes)
         epochs, steps = config.plan.stages[0].epochs, config.steps or 0
         self._progress.say(
-            f"until {budget.seconds / 60:g} minutes (--budget) are over: {config.total_epochs} epochs of {steps} "
+            f"until {budget.seconds / 60:.3g} minutes (--budget) are over: {config.total_epochs} epochs of {steps} "
             f"steps, {config.total_epochs * steps * self._size:,} images at {rate:.0f} images/s"
         )
         return replace(found, epochs=epochs, steps=steps)
