@@ -127,7 +127,8 @@ def main(
         [
             "# A deployed INT8 file, trained in place",
             "",
-            f"`python -m benchmarks.int8 WORK --epochs {epochs} --lr {lr:g} {' '.join(f'--loss {x}' for x in losses)}` "
+            f"`python -m benchmarks.int8 WORK{f' --images {images}' if images else ''} --epochs {epochs} --lr {lr:g} "
+            f"{' '.join(f'--loss {x}' for x in losses)}` "
             f"(onnxruntime {onnxruntime.__version__}, torch {torch.__version__}) on "
             f"{images or len(pool):,} images of the pool, seeds {', '.join(map(str, seeds))}: the MobileFaceNet of "
             f"`faces/models`, quantised by onnxruntime (Q/DQ, a scale for each kernel, {CALIBRATED} images), judged by "
