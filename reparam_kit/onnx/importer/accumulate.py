@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.onnx.importer.batch import Function, Images, Planned, Rule, rule
-from reparam_kit.onnx.importer.levels import at_level, reads
+from reparam_kit.onnx.importer.levels import along, at_level, reads
 from reparam_kit.onnx.importer.rounded import Rounded, levels_on_grid
 from reparam_kit.onnx.importer.rules import beside, elementwise, first, product_of_two
 
@@ -68,16 +68,12 @@ def _fits(levels: dict[str, Tensor], x: Tensor) -> bool:
 def centred(x: Tensor, zero: Tensor | None, axis: int | None) -> Tensor:
     """Return integers or levels less their zero, which may be another for each entry of ``axis``."""
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-    return x if zero is None else x - along(zero, x, axis).to(x.dtype)
+    return x if zero is None else x - _broadcastable(zero, x, axis).to(x.dtype)
 
 
-def along(setting: Tensor, x: Tensor, axis: int | None) -> Tensor:
+def _broadcastable(setting: Tensor, x: Tensor, axis: int | None) -> Tensor:
     """Return a setting such that it broadcasts to ``x``: it does, or has one entry for each of ``axis``."""
-    if setting.numel() == 1:
-        return setting.reshape(())
-    if axis is None:
-        return setting
-    return setting.reshape([-1 if dim == axis % x.dim() else 1 for dim in range(x.dim())])
+    return setting if axis is None and setting.numel() > 1 else along(setting, x, axis, None)
 
 
 def requantised(
@@ -86,13 +82,13 @@ def requantised(
     """Return ``round(sums * factor) + zero`` as levels of ``dtype``. ``factor`` may be another for each entry of
     ``axis``.
     """
-    at = sums.to(factor.dtype) * along(factor, sums, axis)
+    at = sums.to(factor.dtype) * _broadcastable(factor, sums, axis)
     return at_level(at, 0 if zero is None else zero.to(at.dtype).reshape(()), dtype)
 
 
 def rescaled(sums: Tensor, factor: Tensor, axis: int | None) -> Tensor:
     """Return ``sums * factor``: the numbers that they stand for."""
-    return sums.to(factor.dtype) * along(factor, sums, axis)
+    return sums.to(factor.dtype) * _broadcastable(factor, sums, axis)
 
 
 def conv_sums(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:

@@ -80,6 +80,19 @@ def with_gradient(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype) + (like - like.detach())
 
 
+def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Tensor:
+    """Return a scale or zero point such that it broadcasts to ``x``.
+
+    It is one number, or one for each entry of ``axis``, or one for each ``block`` of entries there.
+    """
+    if setting.numel() == 1:
+        return setting.reshape(())
+    axis = 1 if axis is None else axis % x.dim()
+    if block:
+        return setting.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
+    return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
+
+
 def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
     """Return ``shift`` plus the nearest integer for each entry of ``at``, as levels of ``dtype``; ties go to the even
     one.

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.fake import LEVELS, fake_quantised
-from reparam_kit.onnx.importer.levels import at_level, reads
+from reparam_kit.onnx.importer.levels import along, at_level, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import grid_of
@@ -154,19 +154,6 @@ def dequantized(
         x.to(scale.dtype) if zero is None else x.to(scale.dtype) - along(zero, x, axis, block).to(scale.dtype)
     )
     return (level * scale).to(dtype)
-
-
-def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Tensor:
-    """Return a scale or zero point such that it broadcasts to ``x``.
-
-    It is one number, or one for each entry of ``axis``, or one for each ``block`` of entries there.
-    """
-    if setting.numel() == 1:
-        return setting.reshape(())
-    axis = 1 if axis is None else axis % x.dim()
-    if block:
-        return setting.repeat_interleave(block, axis).narrow(axis, 0, x.shape[axis])
-    return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
 
 
 reads(dequantized)

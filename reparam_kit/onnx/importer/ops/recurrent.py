@@ -145,35 +145,41 @@ def recurrence(
 ) -> Tensor:
     """Return every output [T, directions, N, hidden], the last state, or the last cell [directions, N, hidden]."""
     settings = Settings(kind, backwards, activations, resets_late, coupled)
-    run = _by_torch if settings.usual and steps is None else _step_by_step
-    n, hidden = x.shape[1], r.shape[2]
+    n, hidden, count = x.shape[1], r.shape[2], len(_USUAL[kind])
     found = []
     for d, back in enumerate(backwards):
         first = [x.new_zeros(n, hidden) if s is None else s[d].expand(n, hidden) for s in (state, cell)]
-        weights = (w[d], r[d], x.new_zeros(2 * w.shape[1]) if b is None else b[d])
-        found.append(run(x, weights, steps, first, back, settings, d))
+        bias = x.new_zeros(2 * w.shape[1]) if b is None else b[d]
+        functions = [_ACTIVATIONS[name] for name in activations[d * count :][:count]]
+        one = _Direction(w[d], r[d], bias, first, back, functions, settings)
+        usual = settings.usual and steps is None
+        found.append(_by_torch(x, one) if usual else _step_by_step(x, one, steps))
     return torch.stack([parts[which] for parts in found], 1 if which == _EVERY else 0)
 
 
-def _by_torch(
-    x: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    steps: Tensor | None,
-    first: list[Tensor],
-    back: bool,
-    settings: Settings,
-    direction: int,
-) -> tuple[Tensor, ...]:
-    w, r, b = weights
-    order = _GATES[settings.kind]
-    parts = (w, r, *b.chunk(2))
+class _Direction(NamedTuple):
+    """One direction of a layer: weights of input and state, biases, state and cell before it, and how it runs."""
+
+    w: Tensor
+    r: Tensor
+    b: Tensor
+    first: list[Tensor]
+    back: bool
+    functions: list[Callable[[Tensor], Tensor]]
+    settings: Settings
+
+
+def _by_torch(x: Tensor, one: _Direction) -> tuple[Tensor, ...]:
+    kind = one.settings.kind
+    order = _GATES[kind]
+    parts = (one.w, one.r, *one.b.chunk(2))
     arranged = [torch.cat([part.chunk(len(order))[gate] for gate in order]) for part in parts]
-    start = [s[None] for s in first]
-    run = getattr(torch, _CELLS[settings.kind])
+    start = [s[None] for s in one.first]
+    run = getattr(torch, _CELLS[kind])
     # In train mode, without which cuDNN has no gradient; there is no dropout.
     y, *last = run(
-        x.flip(0) if back else x,
-        start if settings.kind == "LSTM" else start[0],
+        x.flip(0) if one.back else x,
+        start if kind == "LSTM" else start[0],
         arranged,
         True,
         1,
@@ -182,75 +188,41 @@ def _by_torch(
         False,
         False,
     )
-    return y.flip(0) if back else y, *(s[0] for s in last)
+    return y.flip(0) if one.back else y, *(s[0] for s in last)
 
 
-def _step_by_step(
-    x: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    steps: Tensor | None,
-    first: list[Tensor],
-    back: bool,
-    settings: Settings,
-    direction: int,
-) -> tuple[Tensor, ...]:
-    w, r, b = weights
-    count = len(_USUAL[settings.kind])
-    functions = [_ACTIVATIONS[name] for name in settings.activations[direction * count :][:count]]
-    of_x, of_state = b.chunk(2)
-    inputs = x @ w.T + of_x
-    state, cell = first
+def _step_by_step(x: Tensor, one: _Direction, steps: Tensor | None) -> tuple[Tensor, ...]:
+    of_x, of_state = one.b.chunk(2)
+    inputs = x @ one.w.T + of_x
+    state, cell = one.first
+    one = one._replace(b=of_state)
     outputs: list[Any] = [None] * len(x)
-    for t in reversed(range(len(x))) if back else range(len(x)):
-        new, new_cell = _CELL_OF[settings.kind](inputs[t], state, cell, r, of_state, functions, settings)
+    for t in reversed(range(len(x))) if one.back else range(len(x)):
+        new, new_cell = _CELL_OF[one.settings.kind](inputs[t], state, cell, one)
         going = torch.ones_like(new, dtype=torch.bool) if steps is None else (steps > t)[:, None]
         state, cell = torch.where(going, new, state), torch.where(going, new_cell, cell)
         outputs[t] = torch.where(going, new, 0)
     return torch.stack(outputs), state, cell
 
 
-def _gru(
-    inputs: Tensor,
-    state: Tensor,
-    cell: Tensor,
-    r: Tensor,
-    b: Tensor,
-    functions: list[Any],
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
-    f, g = functions
-    (xz, xr, xh), (rz, rr, rh), (bz, br, bh) = inputs.chunk(3, 1), r.chunk(3), b.chunk(3)
+def _gru(inputs: Tensor, state: Tensor, cell: Tensor, one: _Direction) -> tuple[Tensor, Tensor]:
+    f, g = one.functions
+    (xz, xr, xh), (rz, rr, rh), (bz, br, bh) = inputs.chunk(3, 1), one.r.chunk(3), one.b.chunk(3)
     update, reset = f(xz + state @ rz.T + bz), f(xr + state @ rr.T + br)
-    seen = reset * (state @ rh.T + bh) if settings.resets_late else (reset * state) @ rh.T + bh
+    seen = reset * (state @ rh.T + bh) if one.settings.resets_late else (reset * state) @ rh.T + bh
     return (1 - update) * g(xh + seen) + update * state, cell
 
 
-def _lstm(
-    inputs: Tensor,
-    state: Tensor,
-    cell: Tensor,
-    r: Tensor,
-    b: Tensor,
-    functions: list[Any],
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
-    f, g, h = functions
-    take, give, forget, new = (inputs + state @ r.T + b).chunk(4, 1)
+def _lstm(inputs: Tensor, state: Tensor, cell: Tensor, one: _Direction) -> tuple[Tensor, Tensor]:
+    f, g, h = one.functions
+    take, give, forget, new = (inputs + state @ one.r.T + one.b).chunk(4, 1)
     taken = f(take)
-    cell = (1 - taken if settings.coupled else f(forget)) * cell + taken * g(new)
+    cell = (1 - taken if one.settings.coupled else f(forget)) * cell + taken * g(new)
     return f(give) * h(cell), cell
 
 
-def _rnn(
-    inputs: Tensor,
-    state: Tensor,
-    cell: Tensor,
-    r: Tensor,
-    b: Tensor,
-    functions: list[Any],
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
-    return functions[0](inputs + state @ r.T + b), cell
+def _rnn(inputs: Tensor, state: Tensor, cell: Tensor, one: _Direction) -> tuple[Tensor, Tensor]:
+    return one.functions[0](inputs + state @ one.r.T + one.b), cell
 
 
 _CELL_OF = {"GRU": _gru, "LSTM": _lstm, "RNN": _rnn}
