@@ -19,7 +19,7 @@ import reparam_kit as rk
 from benchmarks.faces.runs import Student
 from recipes.faces import FaceRecords, input_preset
 from recipes.tsmr import Stage, TSMRConfig
-from recipes.tsmr.beginning import start_objective
+from recipes.tsmr.beginning import answers, start_objective
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import expanded
 from recipes.tsmr.objective.earlier import LENGTH
@@ -60,7 +60,7 @@ def measure(
             plain.zero_grad()
             plain(inputs).square().mean().backward()
 
-        objective = start_objective(model, examples, config)
+        objective = start_objective(answers(model, examples, config), examples, config, torch.device("cpu"))
         stage = Trainer(expanded(model, views, config), objective, examples, config, Processes()).begin(0)
 
         def step(stage: StageRun = stage) -> None:

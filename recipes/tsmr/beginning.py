@@ -12,11 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recipes.faces import (
-    compare_inputs,
-)
+from recipes.faces import compare_inputs
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.expansion import device_of, expanded
+from recipes.tsmr.expansion import expanded
 from recipes.tsmr.ingredients import Ingredients, as_file, of_deployed, of_student
 from recipes.tsmr.objective.loss import Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
@@ -30,16 +28,12 @@ from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Views
-from recipes.tsmr.training.checks import (
-    CHECKED,
-    score_teachers,
-)
+from recipes.tsmr.training.checks import CHECKED, score_teachers
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.trainer import Trainer
 from reparam_kit import InputError, __version__, fingerprint
 
 Model = TypeVar("Model", bound=nn.Module)
-Value = TypeVar("Value")
 
 _FITTED = 2048  # images to which the start of the map is fitted
 _EMBEDDED = 64  # of those at once
@@ -81,6 +75,7 @@ class Beginning(Generic[Model]):
         self._cache, self._folder, self._progress = cache, folder, progress
         self._judged: History | None = None
         self._examples: Examples | None = None
+        self._sample: Batch | None = None
         self._identify()
 
     def _identify(self) -> None:
@@ -103,7 +98,7 @@ class Beginning(Generic[Model]):
         """Train on other images."""
         if views is not self.given.views:
             self.given = replace(self.given, views=views)
-            self._examples = None
+            self._examples = self._sample = None
             self._identify()
 
     def settle(self, config: TSMRConfig) -> None:
@@ -129,7 +124,9 @@ class Beginning(Generic[Model]):
         examples = self.examples()
         torch.manual_seed(config.seed)
         student = expanded(self.given.trained, self.given.views, config)
-        objective = start_objective(self.given.model, examples, config)
+        if self._sample is None:  # whatever else is chosen, the student starts as it was deployed
+            self._sample = answers(self.given.model, examples, config)
+        objective = start_objective(self._sample, examples, config, self.given.device)
         return Trainer(student, objective, examples, config, self.given.processes)
 
 
@@ -206,8 +203,8 @@ def gathered(
     return replace(examples, partners=partners)
 
 
-def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) -> Objective:
-    """Map and losses, started from a sample of the training images.
+def answers(model: nn.Module, examples: Examples, config: TSMRConfig) -> Batch:
+    """Return what the student says before training of a sample of the training images, and what its teachers do.
 
     Raises:
         InputError: the student's outputs of them are not finite, or all the same.
@@ -217,17 +214,21 @@ def start_objective(model: nn.Module, examples: Examples, config: TSMRConfig) ->
     for shown in examples.showing.first(_FITTED, _EMBEDDED, config.workers):
         ours.append(task.student(embed(shown.images)))
         theirs.append(examples.targets.rows(shown).cpu())
-    student, teacher = torch.cat(ours), torch.cat(theirs)
+    student = torch.cat(ours)
     if not student.isfinite().all():
         raise InputError(
             "the student's outputs of the training images are not finite: check the student and "
             f"student_input={config.student_input!r}"
         )
     refuse_constant(student.flatten(1).float().cpu().numpy(), "student", task)
-    turn = Turn(student.shape[1], teacher.shape[1]) if task.unit else Same()
+    return Batch(student, teacher=torch.cat(theirs))
+
+
+def start_objective(sample: Batch, examples: Examples, config: TSMRConfig, device: torch.device) -> Objective:
+    """Map and losses, started from the ``answers`` to a sample of the training images."""
+    student, teacher = sample.student, sample.teacher
+    turn = Turn(student.shape[1], teacher.shape[1]) if Task(config.task).unit else Same()
     turn.fit(student, teacher)
     objective = Objective(turn, config)
-    device = device_of(model)
-    sample = Batch(student, teacher=teacher)
     objective.start(Start(student.shape[1], teacher.shape[1], examples, config, device, sample))
     return objective.to(device)

@@ -132,14 +132,11 @@ def as_file(model: nn.Module) -> Iterator[nn.Module | Path]:
 def of_deployed(model: nn.Module, config: TSMRConfig) -> Embedder:
     """Ask the student as it is deployed: its file, where ``as_file`` gives one."""
     with as_file(model) as runs:
-        if isinstance(runs, nn.Module):
-            return of_student(model, config)
-        preset, maps = input_preset(config.student_input), Task(config.task).maps
-        return Embedder(runs, preset, embedding=config.student_output, maps=maps)
+        return of_student(runs, config)
 
 
-def of_student(model: nn.Module, config: TSMRConfig) -> Embedder:
-    """Ask the student as it is before training."""
+def of_student(model: nn.Module | Path, config: TSMRConfig) -> Embedder:
+    """Ask the student as it is before training, or its file."""
     preset, maps = input_preset(config.student_input), Task(config.task).maps
     return Embedder(model, preset, embedding=config.student_output, maps=maps)
 

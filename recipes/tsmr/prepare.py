@@ -16,18 +16,11 @@ from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import Budget
 from recipes.tsmr.search.finding import find
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
-from recipes.tsmr.training.checks import (
-    warn_of_input,
-    warn_of_teachers,
-)
+from recipes.tsmr.training.checks import warn_of_input, warn_of_teachers
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.trainer import Trainer
 
 Model = TypeVar("Model", bound=nn.Module)
-Value = TypeVar("Value")
-
-_FITTED = 2048  # images to which the start of the map is fitted
-_EMBEDDED = 64  # of those at once
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.stored import Found, read_found, write_found
-from recipes.tsmr.search.trials import CANDIDATES, FEWEST, ROUNDS, SHARE, Rank, Rounds, chosen, plan, search
+from recipes.tsmr.search.trials import FEWEST, ROUNDS, SHARE, Rank, Rounds, plan, search, short
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback
 from recipes.tsmr.training.trainer import DivergedError
@@ -91,7 +92,7 @@ class _Finding:
     def _lasting(self, found: Found, budget: Budget) -> Found:
         """Return it with epochs and steps for which there is time; the trials that were run tell how fast it goes."""
         config = found.settle(self._config)
-        rate = next((trial.rate for trial in found.trials), 0.0) or self._pace(config)
+        rate = next((trial.rate for trial in found.trials), 0.0) or self._pace
         judging = self._start.judging
         ends = len(config.shares) + 1 if judging else 0
         seconds = _MARGIN * budget.left - ends * judging
@@ -110,11 +111,10 @@ class _Finding:
         config = self._config
         return config.plan.batch_size * config.accumulate * self._processes.count
 
-    def _pace(self, config: TSMRConfig) -> float:
-        """Return how many images a second are trained on."""
-        first, *_ = config.plan.stages
-        few = replace(config, stages=(replace(first, epochs=1),), epochs=None, steps=_PACED)
-        _, rate = self._start.trainer(few).run_epoch(1, Callback())
+    @cached_property
+    def _pace(self) -> float:
+        """How many images a second are trained on by the usual choices."""
+        _, rate = self._start.trainer(short(self._config, _PACED)).run_epoch(1, Callback())
         return rate
 
     def _search(self, found: Found) -> Found:
@@ -136,7 +136,7 @@ class _Finding:
             asked = SHARE * config.total_epochs * (config.steps or images // self._size)
             fewest = FEWEST * sum(many * times for many, times in ROUNDS[0])
             return plan(max(asked, fewest), 0.0, 1.0)
-        rate = self._pace(chosen(config, CANDIDATES[0]))
+        rate = self._pace
         most = SHARE * MOST_PASSES * images / self._size
         seconds, judging = SHARE * self._budget.left, self._start.judging
         return self._processes.told(lambda: plan(seconds, judging, rate / self._size, most))

@@ -59,17 +59,13 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
         found = dict(held["found"])
         if held["checksum"] != fingerprint([held["run"], held["search"], json.dumps(found)]):
             return Found()
-        run, search, trials = (
-            held["run"],
-            held["search"],
-            tuple(Trial(**{**one, "worse": tuple(one["worse"])}) for one in found["trials"]),
-        )
+        trials = tuple(Trial(**{**one, "worse": tuple(one["worse"])}) for one in found["trials"])
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
     choices = next((one for one in CANDIDATES if one == found["choices"]), None)
-    if run == _run(origin):
+    if held["run"] == _run(origin):
         return Found(**{**found, "choices": choices, "trials": trials})
-    return Found(choices=choices, trials=trials) if search == _search(origin) else Found()
+    return Found(choices=choices, trials=trials) if held["search"] == _search(origin) else Found()
 
 
 def write_found(folder: Path | None, origin: Mapping[str, Any], found: Found) -> None:
@@ -77,7 +73,7 @@ def write_found(folder: Path | None, origin: Mapping[str, Any], found: Found) ->
     if folder is None:
         return
     held = {"run": _run(origin), "search": _search(origin), "found": asdict(found)}
-    checksum = fingerprint([held["run"], held["search"], json.dumps(json.loads(json.dumps(held["found"])))])
+    checksum = fingerprint([held["run"], held["search"], json.dumps(held["found"])])
     with atomic_file(made_folder(folder) / NAME) as file:
         file.write(json.dumps({**held, "checksum": checksum}, indent=1).encode())
 

@@ -52,6 +52,12 @@ def chosen(config: TSMRConfig, choices: dict[str, Any]) -> TSMRConfig:
     return replace(config, lr=choices["lr"], restore_bn=choices["restore_bn"], stages=stages, epochs=None)
 
 
+def short(config: TSMRConfig, steps: int) -> TSMRConfig:
+    """Return so many steps of the first stage of ``config``."""
+    first, *_ = config.plan.stages
+    return replace(config, stages=(replace(first, epochs=1),), epochs=None, steps=steps)
+
+
 def _other(losses: dict[str, float], usual: dict[str, float]) -> dict[str, float]:
     return usual | {name: weight for name, weight in losses.items() if name not in KEEP}
 
@@ -93,9 +99,7 @@ def search(
     for many, times in rounds:
         ranked: list[tuple[Rank, Trial]] = []
         for choices in left[:many]:
-            one = chosen(config, choices)
-            first, *_ = one.plan.stages
-            rank, trial = run(replace(one, stages=(replace(first, epochs=1),), steps=times * steps))
+            rank, trial = run(short(chosen(config, choices), times * steps))
             ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
             progress.say(f"trial {len(trials) + len(ranked)} of {total}: {ranked[-1][1].told}")
         ranked.sort(key=lambda pair: pair[0], reverse=True)
