@@ -6,8 +6,6 @@ import importlib
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -156,10 +154,3 @@ def test_a_workflow_or_form_can_be_read(path: Path) -> None:
     assert isinstance(read, dict)
     for step in (step for job in read.get("jobs", {}).values() for step in job.get("steps", [])):
         assert ("run" in step) != ("uses" in step)
-
-
-def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocstrings", reason="needs mkdocs: pip install 'reparam-kit[docs]'")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
