@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
+from reparam_kit.kinds import TORCH, refuse_others
 from reparam_kit.record import record, repeat
 
 _EXPANDED = "reparam-kit expanded ONNX model"
@@ -143,11 +144,9 @@ def _is_state_dict(value: object) -> bool:
 
 def read_torch(path: Path) -> Any:
     """Return what torch.save wrote, read without running code; UnpicklingError where that is not possible."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    refuse_others(path, TORCH)
+    with path.open("rb") as file:
+        start = file.read(4)
     zipped = start == b"PK\x03\x04"  # as torch tells the two formats of torch.save apart
     if zipped:
         _check_archive(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
 from reparam_kit.errors import InputError
+from reparam_kit.kinds import folder_says
 
 
 def require_file(path: str | Path, wanted: str = "a file") -> Path:
@@ -32,7 +33,7 @@ def require_file(path: str | Path, wanted: str = "a file") -> Path:
         reason = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
         raise InputError(f"{path}: {reason}; name {wanted}") from error
     if S_ISDIR(mode):
-        raise InputError(f"{path} is a folder; name {wanted}")
+        raise InputError(f"{path} {folder_says(path) or f'is a folder; name {wanted}'}")
     if not S_ISREG(mode):
         raise InputError(f"{path} is a device, a pipe or a socket, which is not read; name {wanted}")
     return path

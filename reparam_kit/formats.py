@@ -78,11 +78,6 @@ def load(
         from reparam_kit.onnx import import_onnx
 
         return import_onnx(path, include=include, exclude=exclude, outputs=outputs, float=float)
-    if path.suffix == ".safetensors":
-        raise InputError(
-            f"{path} holds weights and no net: name the net as package.module:factory (for an ONNX model, a function "
-            "that returns reparam_kit.load of it) and this file as its weights (--weights)"
-        )
     return _from_archive(path, unsafe)
 
 

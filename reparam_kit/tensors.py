@@ -12,6 +12,7 @@ from torch import nn
 from reparam_kit.archives import require_sound
 from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError, first_line
+from reparam_kit.kinds import TENSORS, refuse_others
 from reparam_kit.record import record, repeat
 
 _RECORD, _CHECKSUM = "reparam_kit", "reparam_kit_sha256"  # keys in the metadata
@@ -43,6 +44,7 @@ def with_tensors(model: nn.Module, path: Path) -> nn.Module:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RuntimeError(f"it is of an expanded model, and its layers are others: {error}") from None
     except (OSError, SafetensorError) as error:
+        refuse_others(path, TENSORS)
         raise InputError(f"{path} is not a safetensors file, or is truncated: {first_line(error)}") from None
     tensors = model.state_dict(keep_vars=True)
     # A tensor that the model has under several names is in the file under one of them.

@@ -18,6 +18,7 @@ ROOMS = {
         "errors",
         "lazy",
         "extras",
+        "kinds",
         "files",
         "registry",
         "atomic",

@@ -20,6 +20,7 @@ from reparam_kit import __version__
 from reparam_kit.cli.group import TRACEBACK, Group
 from reparam_kit.cli.paths import OutputPath
 from reparam_kit.errors import printable
+from reparam_kit.kinds import TORCH, refuse_others
 from reparam_kit.registry import import_file
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def _file(name: str) -> Callable[[_Command], _Command]:
 
     def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
         if not value.endswith(".onnx"):
+            if Path(value).is_file():
+                refuse_others(Path(value), TORCH)
             raise click.BadParameter(
                 f"{value} is no .onnx file; to compare two modules, call reparam_kit.verify", ctx, param
             )

@@ -22,6 +22,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from reparam_kit.digests import fingerprint
 from reparam_kit.errors import InputError
 from reparam_kit.files import read_file
+from reparam_kit.kinds import ONNX, kind_of
 from reparam_kit.onnx.external import address, external_files, is_external
 from reparam_kit.onnx.keys import Place, TensorKey
 
@@ -185,12 +186,20 @@ def parse_onnx(payload: bytes, name: str) -> ModelProto:
     try:
         model.ParseFromString(payload)
     except DecodeError as error:
-        raise InputError(f"{name} is not an ONNX model, or is truncated: {error}") from error
+        raise InputError(
+            _another(payload, name) or f"{name} is not an ONNX model, or is truncated: {error}"
+        ) from error
     if not model.HasField("graph"):
-        raise InputError(f"{name} is not an ONNX model: it has no graph")
+        raise InputError(_another(payload, name) or f"{name} is not an ONNX model: it has no graph")
     if not _is_text(model):
         raise InputError(f"{name} is damaged: one of its names is not UTF-8 text")
     return model
+
+
+def _another(payload: bytes, name: str) -> str | None:
+    """Return what to say of a file of another kind; None where nothing tells of which."""
+    kind = kind_of(name, payload)
+    return None if kind in (None, ONNX) else f"{name} {kind.says}"
 
 
 def stored_tensors(model: ModelProto) -> dict[TensorKey, TensorProto]:
