@@ -52,6 +52,8 @@ ROOMS = {
         "parts",
         "config",
         "results",
+        "provenance",
+        "improved",
         "progress",
         "distributed",
         "targets",

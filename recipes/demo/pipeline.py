@@ -111,6 +111,7 @@ def run_demo(
         "evaluation": {name: verdict.to_json() for name, verdict in verdicts.items()},
         "comparison": judge.compare(verdicts["deployed"], verdicts["improved"]).to_json(),
         "verification": found.verification and found.verification.to_json(),
+        "provenance": found.provenance.to_json(),
     }
     _write(report, folder)
     return report

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recipes.tsmr.ablation import compare as compare
     from recipes.tsmr.config import Ablation as Ablation
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
+    from recipes.tsmr.improved import Improved as Improved
     from recipes.tsmr.improvement import improve as improve
     from recipes.tsmr.objective.loss import Batch as Batch
     from recipes.tsmr.objective.loss import Loss as Loss
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from recipes.tsmr.rendering.page import write_report as write_report
     from recipes.tsmr.results import Arm as Arm
     from recipes.tsmr.results import EpochReport as EpochReport
-    from recipes.tsmr.results import Improved as Improved
     from recipes.tsmr.results import StepReport as StepReport
     from recipes.tsmr.results import TSMRReport as TSMRReport
     from recipes.tsmr.results import TSMRResult as TSMRResult

@@ -271,6 +271,7 @@ class _Losses(click.Option):
     callback=_beside(".html"),
     help="HTML page to write of the run. [default: OUTPUT.html]",
 )
+@click.option("--latency", is_flag=True, help="Measure how long either file takes, run in turn.")
 @click.option(
     "--compare",
     "compared",
@@ -316,6 +317,7 @@ def tsmr(
     logs: Path | None,
     logger: str,
     page: Path,
+    latency: bool,
     compared: bool,
     seeds: int | None,
     rates: tuple[float, ...],
@@ -346,7 +348,7 @@ def tsmr(
             improved = improve(
                 student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
                 report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load, outputs=outputs,
-                float=float, teacher_weights=teacher_weights, device=place,
+                float=float, teacher_weights=teacher_weights, device=place, latency=latency,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

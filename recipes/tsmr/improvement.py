@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,13 @@ from recipes.faces.judging.reading import Judged
 from recipes.tsmr.ablation import RefuseOthers, compare
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.places import hold_apart
+from recipes.tsmr.improved import Improved, Verification
+from recipes.tsmr.places import hold_apart, paths_of
 from recipes.tsmr.progress import LOGGER
+from recipes.tsmr.provenance import FileFacts, Provenance, unnamed
 from recipes.tsmr.recipe import apply_tsmr
+from recipes.tsmr.rendering.card import write_card
 from recipes.tsmr.rendering.page import write_report
-from recipes.tsmr.results import Improved, Verification
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks
@@ -48,12 +50,13 @@ def improve(
     float: Named | None = None,
     teacher_weights: Weights = None,
     device: str | torch.device = "cpu",
+    latency: bool = False,
     ablation: Ablation | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
 ) -> Improved:
     """Train what is in the file ``student``, see ``apply_tsmr``, and write it to ``output``: the same graph with new
-    weights, which is verified, and a page of the run.
+    weights, which is verified, with a page of the run and a model card, ``OUTPUT.md``.
 
     Args:
         student: a .onnx file, a .pt file, or ``package.module:factory`` with ``weights``.
@@ -63,12 +66,13 @@ def improve(
         report: HTML page to write. None: ``OUTPUT.html``.
         weights, unsafe, outputs, float: as in ``rk.load``.
         device: where to train.
+        latency: also measure how long either file takes, run in turn.
         ablation: the controls to train too; ``val`` judges them.
 
     Raises:
         InputError: as ``apply_tsmr``, ``rk.load`` and ``rk.save``, before anything is trained.
         VerificationError: what was written has another graph than ``student``.
-        ReparamError: the file is written and good, but its page cannot be.
+        ReparamError: the file is written and good, but its page or its card cannot be.
 
     ```python
     config = TSMRConfig(stages=(Stage(epochs=1, cosine=1.0),), batch_size=8)
@@ -79,6 +83,7 @@ def improve(
     output = Path(output)
     work = output.with_name(f"{output.name}.work") if work is None else Path(work)
     page = output.with_name(f"{output.name}.html") if report is None else Path(report)
+    card = output.with_name(f"{output.name}.md")
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
     told = [Callbacks(callbacks), *([Unjudged()] if val is None else [])]
@@ -86,10 +91,13 @@ def improve(
         told.append(RefuseOthers())
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
     read |= {"teacher_weights": teacher_weights, "float": float}
-    hold_apart(read, {"output": output, "work": work, "report": page, "logs": logs})
-    for path in (output, page):
+    hold_apart(read, {"output": output, "work": work, "report": page, "card": card, "logs": logs})
+    for path in (output, page, card):
         rk.require_writable(path)
-    names = _names(student, teachers, data, val, output, page)
+    went_in = _parts(
+        student=student, weights=weights, float=float, teacher=teachers, images=data, validation=val
+    )
+    went_in += _parts(**{"teacher's weights": teacher_weights})
     with _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float)
         _rehearse(model, output, work)
@@ -99,14 +107,17 @@ def improve(
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
             callbacks=told, progress=progress,
         )  # fmt: skip
-        improved = Improved(output, page, result.model, result.report)
         first = Processes.current().rank == 0
         if first:
             rk.save(rk.duplicate(result.model).cpu(), output)
+        files = [*went_in, ("output", output)] if first else []
+        made = Provenance.of(next(result.model.parameters()).device, _facts(files, page.parent))
+        improved = Improved(output, page, card, result.model, result.report, made)
+        if first:
             try:
-                improved = replace(improved, verification=_verified(student, output, result.images))
+                improved = replace(improved, verification=_verified(student, output, result.images, latency))
             finally:
-                _write_page(improved, names)
+                _write_pages(improved)
         if ablation is not None and val is not None:
             arms = compare(
                 model, teachers, data, val, result.report.config, work / "arms",
@@ -114,7 +125,7 @@ def improve(
             )  # fmt: skip
             improved = replace(improved, report=replace(result.report, ablation=arms))
             if first:
-                _write_page(improved, names)
+                _write_pages(improved)
     return improved
 
 
@@ -139,16 +150,16 @@ def _rehearse(model: nn.Module, output: Path, work: Path) -> None:
             raise rk.InputError(str(error).replace(str(trial), str(output))) from error
 
 
-def _verified(student: Named, output: Path, images: Tensor) -> Verification | None:
+def _verified(student: Named, output: Path, images: Tensor, latency: bool) -> Verification | None:
     """Hold ``output`` against the file that it came from; None where one of them is no ONNX file."""
     if Path(student).suffix != ".onnx" or output.suffix != ".onnx":
         return None
     try:
-        verification = rk.verify(student, output, images, same_function=False, latency=True)
+        verification = rk.verify(student, output, images, same_function=False, latency=latency)
     except (
         rk.InputError
     ):  # onnxruntime does not run the file on what its net was trained on: on other inputs, or none
-        verification = rk.verify(student, output, same_function=False, latency=True)
+        verification = rk.verify(student, output, same_function=False, latency=latency)
     if not verification.ok:
         raise rk.VerificationError(
             f"{output} has another graph than {student}: {verification.structure}", verification
@@ -156,38 +167,46 @@ def _verified(student: Named, output: Path, images: Tensor) -> Verification | No
     return verification
 
 
-def _names(
-    student: Named, teachers: object, data: object, val: object, output: Path, page: Path
-) -> dict[str, str]:
-    """Return what the page calls the files of a run: by their paths from where it lies, if they are there or below."""
-
-    def name(value: object) -> str:
-        if not isinstance(value, str | Path):
-            return f"a {type(value).__name__}"
-        path = Path(value)
-        return str(path.relative_to(page.parent) if path.is_relative_to(page.parent) else value)
-
-    each = teachers if isinstance(teachers, list | tuple) else [teachers]
-    numbered = [f"teacher {i}" for i in range(1, len(each) + 1)] if len(each) > 1 else ["teacher"]
-    return {
-        "student": name(student),
-        **dict(zip(numbered, map(name, each), strict=True)),
-        "images": name(data),
-        "validation": ", ".join(map(name, val if isinstance(val, list | tuple) else [val]))
-        if val
-        else "none",
-        "output": name(output),
-    }
+def _parts(**given: object) -> list[tuple[str, object]]:
+    """List what is given by its part, numbered where there are several, and the files of a judge one by one."""
+    parts: list[tuple[str, object]] = []
+    for part, values in given.items():
+        each = [
+            value for value in (values if isinstance(values, list | tuple) else [values]) if value is not None
+        ]
+        for number, value in enumerate(each, start=1):
+            files: list[object] = [path for path in paths_of(value) if Path(path).is_file()]
+            called = f"{part} {number}" if len(each) > 1 else part
+            parts += [(called, one) for one in files or [value]]
+    return parts
 
 
-def _write_page(improved: Improved, files: dict[str, str]) -> None:
-    """Write the page; what fails, in whatever way, is one line that says that the model is there."""
-    try:
-        write_report(improved.report, improved.page, files=files, verification=improved.verification)
-    except Exception as error:
-        raise rk.ReparamError(
-            f"{improved.output} is written and good, but its page {improved.page} is not: {rk.first_line(error)}"
-        ) from error
+def _facts(parts: Iterable[tuple[str, object]], folder: Path) -> Iterator[FileFacts]:
+    """Look at each part; a path is named from ``folder``, where it lies there or below."""
+    for part, value in parts:
+        if isinstance(value, str | Path):
+            path = Path(value)
+            name = unnamed(str(path.relative_to(folder) if path.is_relative_to(folder) else value))
+        else:
+            name = f"a {type(value).__name__}"
+        yield FileFacts.of(part, value, name, read=part != "images")
+
+
+def _write_pages(improved: Improved) -> None:
+    """Write card and page; what fails, in whatever way, is one line that says that the model is there."""
+    for path, write in {improved.card: write_card, improved.page: _write_page}.items():
+        try:
+            write(improved)
+        except Exception as error:
+            raise rk.ReparamError(
+                f"{improved.output} is written and good, but its page {path} is not: {rk.first_line(error)}"
+            ) from error
+
+
+def _write_page(improved: Improved) -> None:
+    write_report(
+        improved.report, improved.page, verification=improved.verification, provenance=improved.provenance
+    )
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
     """
     given = {name: value if isinstance(value, list | tuple) else [value] for name, value in read.items()}
     rk.hold_apart(
-        [(name, path) for name, values in given.items() for value in values for path in _paths(value)],
+        [(name, path) for name, values in given.items() for value in values for path in paths_of(value)],
         {
             name: rk.Output(Path(path), _HOLDS.get(name, ()))
             for name, path in written.items()
@@ -44,7 +44,7 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
     )
 
 
-def _paths(value: Any) -> list[str | Path]:
+def paths_of(value: Any) -> list[str | Path]:
     """Return the paths that a value names: itself, or behind the kind of a judge, such as ``people:faces,others``."""
     if not isinstance(value, str | Path):
         return []

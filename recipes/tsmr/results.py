@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -240,19 +239,36 @@ class TSMRReport:
         return "" if self.share == 1 else f"{self.share:g} of the way to it from the deployed weights, "
 
     @property
-    def unproven(self) -> str:
-        """Why the model that is returned cannot be called better, and what would help; empty where it can, or where
-        nothing judged it.
+    def told(self) -> str:
+        """What came of the run, in words."""
+        if not self.before:
+            return "not judged: nothing says whether it is better"
+        if not self.kept:
+            return "no epoch beat the deployed model, whose weights are returned"
+        return self.comparisons[0].told
+
+    @property
+    def advice(self) -> str:
+        """What would help a model that is returned and not shown to be better; empty where it is, where it is the one
+        that was passed in, or where nothing was tested.
         """
         if not self.kept or not self.comparisons or self.comparisons[0].deciding.interval is None:
             return ""
-        found = self.comparisons[0].deciding
-        if found.significant() == "better":
+        first = self.comparisons[0]
+        if first.deciding.significant() == "better":
             return ""
+        return f"more {first.examples} to judge by, other images to train on or a better teacher would help"
+
+    @property
+    def unproven(self) -> str:
+        """Why the model that is returned cannot be called better, and what would help; empty where ``advice`` is."""
+        if not self.advice:
+            return ""
+        found = self.comparisons[0].deciding
         low, high = map(found.before.change, found.interval or ())
         return (
-            f"not better, as far as these can show: {self.before[0].subject}, {found.before.name} changes by {low} to "
-            f"{high} (95 %). More people to judge by, other images to train on or a better teacher would help"
+            f"{self.told}: {self.before[0].subject}, {found.before.name} changes by {low} to {high} (95 %); "
+            f"{self.advice}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -291,43 +307,3 @@ class TSMRResult(Generic[Model]):
     model: Model
     report: TSMRReport
     images: Tensor
-
-
-class Verification(Protocol):
-    """What ``rk.verify`` gives."""
-
-    @property
-    def structure(self) -> Any: ...
-
-    @property
-    def outputs(self) -> Sequence[Any]: ...
-
-    @property
-    def notes(self) -> Sequence[str]: ...
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Improved:
-    """A better file.
-
-    Attributes:
-        output: the file.
-        page: of the run.
-        model: what is in the file, on the device that it was trained on.
-        report: the run.
-        verification: ``rk.verify`` of the old file and the new one; None where they are not both ONNX files.
-    """
-
-    output: Path
-    page: Path
-    model: nn.Module
-    report: TSMRReport
-    verification: Verification | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: those of the report, the files, and the verification."""
-        verification = self.verification and self.verification.to_json()
-        written = {"output": str(self.output), "page": str(self.page), "verification": verification}
-        return {**written, **self.report.to_json()}

@@ -54,7 +54,7 @@ def verify(
             shape of its inputs: standard normal, bytes as in pictures, integers as far up as they may go. Sizes that a
             file leaves open are found by its weights and by trying.
         same_function: False for a model that was retrained on purpose.
-        latency: also measure how long ``b`` takes compared with ``a``. Both must be files.
+        latency: also measure how long both take, run in turn. Both must be files.
         shapes: of inputs of a file by their names, for the noise: those that could not be found.
         calibration: images as the net takes them, ``[N, ...]``, a hundred or more, or a tensor for each input. Every
             other one sets the ranges of the INT8 copies of two files, and the copies are run on the rest.

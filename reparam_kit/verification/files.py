@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.diff import compare
-from reparam_kit.onnx.latency import latency_ratio
+from reparam_kit.onnx.latency import measure_latency
 from reparam_kit.onnx.noise import Shapes, noise
 from reparam_kit.onnx.run import Session
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, read_onnx
@@ -127,7 +127,7 @@ def compare_files(
     structure = compare(*files)
     strict = structure.same_graph and (inputs is not None or bool(shapes))
     notes: list[str] = []
-    ran, moved, ratio = None, None, None
+    ran, moved, taken = None, None, None
     pairs = _tried("outputs not compared", lambda: opened(a, b), notes)
     if pairs is not None and strict:
         ran = run_files(pairs, inputs, shapes)
@@ -138,7 +138,7 @@ def compare_files(
         few, *_, many = sorted([*ran.inputs, *ran.inputs], key=lambda run: sum(x.numel() for x in run))
         moved = _tried("INT8 not simulated", lambda: quantised_file_outputs(a, b, files, many), notes)
         if latency:
-            ratio = _tried("latency not measured", lambda: latency_ratio(a, b, few), notes)
+            taken = _tried("latency not measured", lambda: measure_latency(a, b, few), notes)
     quantised = None
     if calibration is not None:
         from reparam_kit.verification.int8 import quantised_runs  # for its quantiser is slow to import
@@ -150,7 +150,7 @@ def compare_files(
         tuple(notes),
         same_function,
         (_size(a, files[0]), _size(b, files[1])),
-        ratio,
+        taken,
         Quantisation(compare_file_kernels(*files), moved or (), quantised or ()),
     )
 

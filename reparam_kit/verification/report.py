@@ -7,6 +7,7 @@ from typing import Any
 
 from reparam_kit.errors import printable
 from reparam_kit.onnx.changes import StructuralDiff, plain
+from reparam_kit.onnx.latency import Latency
 from reparam_kit.verification.quantisation import Quantisation
 
 
@@ -41,7 +42,7 @@ class Report:
 
     ``structure`` is None for a module against a file. ``outputs`` is empty where the models were not run. ``notes``
     say what was not compared and why, and on what inputs the models were run. ``file_sizes``, of two files, are in
-    bytes, external data included. ``latency_ratio`` is the time that ``b`` takes over that of ``a``. ``quantisation``,
+    bytes, external data included. ``latency``, where it was asked for, is the time that either takes. ``quantisation``,
     of two modules or two files, says what INT8 would cost either; it is for information and does not bear on ``ok``.
     """
 
@@ -50,7 +51,7 @@ class Report:
     notes: tuple[str, ...]
     same_function: bool
     file_sizes: tuple[int, int] | None = None
-    latency_ratio: float | None = None
+    latency: Latency | None = None
     quantisation: Quantisation | None = None
 
     @property
@@ -60,6 +61,11 @@ class Report:
         """
         same_structure = self.structure is None or self.structure.same_graph
         return same_structure and (not self.same_function or self._same_function)
+
+    @property
+    def latency_ratio(self) -> float | None:
+        """The time that ``b`` takes over that of ``a``; None where it was not measured."""
+        return None if self.latency is None else self.latency.ratio
 
     @property
     def _same_function(self) -> bool:
@@ -75,7 +81,9 @@ class Report:
         """Return the fields as JSON has them, and ``ok``; a number that is not finite becomes None."""
         structure = self.structure.to_json() if self.structure is not None else None
         quantisation = plain(self.quantisation.to_json()) if self.quantisation is not None else None
-        return {"ok": self.ok, **plain(asdict(self)), "structure": structure, "quantisation": quantisation}
+        known = {"ok": self.ok, **plain(asdict(self)), "structure": structure, "quantisation": quantisation}
+        taken = None if self.latency is None else {**asdict(self.latency), "told": self.latency.told}
+        return {**known, "latency": taken, "latency_ratio": self.latency_ratio}
 
     def __str__(self) -> str:
         equal = "equal" if self.same_function else "equal but for the weights"
@@ -93,8 +101,8 @@ class Report:
             lines.append(f"output {output}{judgement}")
         if self.file_sizes is not None:
             lines.append("file sizes: {} and {} bytes".format(*self.file_sizes))
-        if self.latency_ratio is not None:
-            lines.append(f"latency ratio: {self.latency_ratio:.3f}")
+        if self.latency is not None:
+            lines.append(f"latency: {self.latency}")
         if self.quantisation is not None:
             lines += self.quantisation.lines()
         return "\n".join(map(printable, [*lines, *self.notes]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,8 +41,30 @@ def test_a_better_file_with_its_proof_and_its_page(
     assert improved.verification.structure.same_graph
     page = improved.page.read_text()
     assert improved.page == files["output"].with_name("out.onnx.html")
-    assert ">student.onnx<" in page.replace("<wbr>", "")  # from where the page lies
-    assert improved.to_json()["kept"] == improved.report.kept
+    assert ">student.onnx, " in page.replace("<wbr>", "")  # from where the page lies
+    told = json.loads(json.dumps(improved.to_json()))
+    assert told["kept"] == improved.report.kept
+    assert told["comparisons"][0]["told"] == improved.report.comparisons[0].told
+    assert told["verification"]["latency"] is None  # unless it is asked for
+
+
+def test_every_file_of_a_run_is_named_with_its_sha256(files: dict[str, Any], bin_file: Path) -> None:
+    improved = improve(**files, val=[bin_file, f"people:{files['data']}"], latency=True)
+    assert improved.card == files["output"].with_name("out.onnx.md")
+    written, card = improved.page.read_text(), improved.card.read_text()
+    parts = {
+        "student": files["student"], "teacher": files["teachers"], "validation 1": bin_file,
+        "validation 2": files["data"], "output": files["output"],
+    }  # fmt: skip
+    for file in improved.provenance.files:
+        assert file.size is not None
+        if file.part != "images":
+            assert file.sha256 == hashlib.sha256(parts[file.part].read_bytes()).hexdigest()
+            assert file.sha256 in written
+            assert file.sha256 in card
+    assert {file.part for file in improved.provenance.files} == {*parts, "images"}
+    assert str(files["output"].parent) not in written + card
+    assert "runs could show" in written or "more than chance: " in written
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["half ends", "float ends"])

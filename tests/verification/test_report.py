@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper
@@ -12,7 +13,7 @@ from onnx_models import net, raw, retrained, save
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx import import_onnx, write_back
-from reparam_kit.onnx.latency import latency_ratio
+from reparam_kit.onnx.latency import measure_latency
 from reparam_kit.surgery import expand, fold
 from reparam_kit.verification import Report, verify
 
@@ -34,14 +35,35 @@ def deep(layers: int) -> ModelProto:
     )
 
 
-def test_latency_ratio(tmp_path: Path) -> None:
+def test_latency_is_median_and_spread_of_runs_in_turn(tmp_path: Path) -> None:
     one, three = save(deep(2), tmp_path / "one.onnx"), save(deep(6), tmp_path / "three.onnx")
     image = [torch.randn(1, 16, 32, 32)]
-    assert 1.8 < latency_ratio(one, three, image, runs=15) < 5
-    assert 1.8 < 1 / latency_ratio(three, one, image, runs=15) < 5
+    slower, faster = measure_latency(one, three, image, 15), measure_latency(three, one, image, 15)
+    assert 1.8 < slower.ratio < 5
+    assert 1.8 < 1 / faster.ratio < 5
+    assert (slower.told, faster.told) == ("slower by more than chance", "faster by more than chance")
+    assert slower.a.low <= slower.a.median <= slower.a.high < slower.b.median
+    assert slower.interval[0] <= slower.ratio <= slower.interval[1]
     report = verify(one, one, latency=True)
-    assert report.latency_ratio is not None
-    assert 0.5 < report.latency_ratio < 2
+    assert report.latency is not None
+    assert 0.5 < report.latency.ratio < 2
+
+
+def test_of_runs_that_do_not_differ_nothing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A clock on which either file takes 1 to 1.2 ms, whichever it is."""
+    ticks, now = np.random.default_rng(0).uniform(1, 1.2, 1000), [0.0]
+
+    def clock() -> float:
+        now.append(now[-1] + ticks[len(now)] / 1000)
+        return now[-1]
+
+    monkeypatch.setattr("reparam_kit.onnx.latency.time.perf_counter", clock)
+    one = save(net(), tmp_path / "one.onnx")
+    found = measure_latency(one, one, [torch.randn(1, 3, 8, 8)])
+    assert found.told == "no difference that these runs could show"
+    assert found.interval[0] < 1 < found.interval[1]
+    assert 1.0 < found.a.low < found.a.median < found.a.high < 1.2
+    assert "50 runs of each" in str(found)
 
 
 def test_latency_is_of_files(tmp_path: Path) -> None:
@@ -60,11 +82,13 @@ def test_text_and_json(tmp_path: Path) -> None:
     loose = verify(a, b, same_function=False, latency=True)
     assert str(loose).startswith("equal but for the weights\nsame graph\nweights that differ: 4")
     assert "1.00e-05" not in str(loose)
-    assert "latency ratio" in str(loose)
+    assert "runs of each in turn" in str(loose)
     content = json.loads(json.dumps(loose.to_json(), allow_nan=False))
     assert content["ok"] is True
     assert content["structure"]["same_graph"] is True
-    assert {"structure", "outputs", "notes", "file_sizes", "latency_ratio", "same_function"} < set(content)
+    assert {"structure", "outputs", "notes", "file_sizes", "latency", "latency_ratio", "same_function"} < set(
+        content
+    )
     assert set(content["outputs"][0]) == {"name", "max_abs", "relative", "cosine", "tolerance"}
 
 

@@ -58,6 +58,8 @@ class AgreementJudge(Judge, name="agreement"):
     'agreement'
     """
 
+    examples = "images"
+
     def __init__(
         self,
         images: Portraits | Items | str | os.PathLike[str],
@@ -132,7 +134,7 @@ class AgreementJudge(Judge, name="agreement"):
                 figure.name: (interval(column), probability_of_chance(column))
                 for figure, column in zip(before.figures, moved.T, strict=True)
             }
-        return comparison(before, after, found, f"images drawn {self._bootstrap:,} times")
+        return comparison(before, after, found, f"images drawn {self._bootstrap:,} times", self.examples)
 
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
         """Return a judge of agreement with ``teacher``, unless it has one."""

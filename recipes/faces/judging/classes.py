@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -87,6 +87,8 @@ class ClassesJudge(Judge, name="classes"):
     1.0
     """
 
+    examples = "images"
+
     def __init__(
         self,
         images: Items | str | os.PathLike[str],
@@ -159,7 +161,7 @@ class ClassesJudge(Judge, name="classes"):
             name = difference.before.name
             chance = mcnemar(before.outcomes[name], after.outcomes[name])
             differences.append(Difference(difference.before, difference.after, difference.interval, chance))
-        return Comparison(tuple(differences), drawn.decides, f"{drawn.method}; McNemar's exact test")
+        return replace(drawn, differences=tuple(differences), method=f"{drawn.method}; McNemar's exact test")
 
     def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:
         """Take them as it was told; else for logits, where they are as many as the classes."""

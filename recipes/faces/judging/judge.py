@@ -50,7 +50,7 @@ class Judge(ABC):
     """Judges models on data that it holds.
 
     ``class Steady(Judge, name="steady")`` names a kind of judge; ``--val steady:PATH`` and ``--judge steady:PATH`` then
-    find it.
+    find it. ``examples`` is what its outcomes are of, in the words of a comparison.
 
     >>> class Steady(Judge):
     ...     def judge(self, model, input="insightface", embedding=None):
@@ -61,6 +61,7 @@ class Judge(ABC):
     """
 
     name: ClassVar[str] = ""
+    examples: ClassVar[str] = "examples"
 
     def __init_subclass__(cls, name: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -121,8 +122,8 @@ class Judge(ABC):
             found = {
                 n: (interval(d), probability_of_chance(d)) for n, d in zip(measured, drawn.T, strict=True)
             }
-        what = "groups of examples" if GROUPS in before.outcomes else "examples"
-        return comparison(before, after, found, f"{what} drawn {COMPARED:,} times")
+        what = f"groups of {self.examples}" if GROUPS in before.outcomes else self.examples
+        return comparison(before, after, found, f"{what} drawn {COMPARED:,} times", self.examples)
 
     def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:
         """Say what a net's ``size`` numbers are to this judge; None where it does not know."""

@@ -85,6 +85,8 @@ class PairsJudge(Judge, name="pairs"):
     ('accuracy', True)
     """
 
+    examples = "pairs"
+
     def __init__(
         self,
         pairs: PairSet | TemplateSet | str | os.PathLike[str],
@@ -163,7 +165,9 @@ class PairsJudge(Judge, name="pairs"):
             for figure, drawn in zip(before.figures, differences.T, strict=True)
             if np.isfinite(drawn).all()
         }
-        return comparison(before, after, found, f"pairs drawn within fold and kind, {sets:,} times")
+        return comparison(
+            before, after, found, f"pairs drawn within fold and kind, {sets:,} times", self.examples
+        )
 
     def images(self, count: int) -> Sequence[Item]:
         """Return the first images of the set."""

@@ -124,6 +124,8 @@ class PeopleJudge(Judge, name="people"):
     "d'"
     """
 
+    examples = "people"
+
     def __init__(
         self,
         people: Portraits | Items | str | os.PathLike[str],
@@ -207,7 +209,7 @@ class PeopleJudge(Judge, name="people"):
                 if figure.interval is not None and sound is not None:
                     found[figure.name] = (interval(sound), probability_of_chance(sound))
         what = "people, and impostors apart from them," if self._others is not None else "people"
-        return comparison(before, after, found, f"{what} drawn {self._bootstrap:,} times")
+        return comparison(before, after, found, f"{what} drawn {self._bootstrap:,} times", self.examples)
 
     def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
         """Return the first images of people."""

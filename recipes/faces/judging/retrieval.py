@@ -84,6 +84,8 @@ class RetrievalJudge(Judge, name="retrieval"):
     ('mAP', 3)
     """
 
+    examples = "queries"
+
     def __init__(
         self,
         query: Shots | Items | str | os.PathLike[str],

@@ -234,6 +234,15 @@ class Difference:
             return None
         return "better" if self.after.goodness > self.before.goodness else "worse"
 
+    def told(self, examples: str = "examples") -> str:
+        """Say what the difference is, as far as the ``examples`` that were drawn can show; "not tested" where nothing
+        was drawn.
+        """
+        if self.chance is None:
+            return "not tested"
+        found = self.significant()
+        return f"{found} by more than chance" if found else f"no difference that these {examples} could show"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         ends = {"before": self.before.value, "after": self.after.value}
@@ -254,11 +263,13 @@ class Comparison:
         differences: of each figure.
         decides: name of the one that decides.
         method: how intervals and probabilities were found.
+        examples: what was drawn, such as ``"pairs"``.
     """
 
     differences: tuple[Difference, ...]
     decides: str
     method: str
+    examples: str = "examples"
 
     @property
     def deciding(self) -> Difference:
@@ -273,14 +284,29 @@ class Comparison:
         """
         return tuple(d for d in self.differences if d.significant(level) == "worse")
 
+    @property
+    def told(self) -> str:
+        """The difference that decides, in words."""
+        return self.deciding.told(self.examples)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        found = [difference.to_json() for difference in self.differences]
-        return {"decides": self.decides, "method": self.method, "differences": found}
+        found = [{**one.to_json(), "told": one.told(self.examples)} for one in self.differences]
+        return {
+            "decides": self.decides,
+            "method": self.method,
+            "examples": self.examples,
+            "told": self.told,
+            "differences": found,
+        }
 
 
 def comparison(
-    before: Verdict, after: Verdict, found: Mapping[str, tuple[Interval, float]], method: str
+    before: Verdict,
+    after: Verdict,
+    found: Mapping[str, tuple[Interval, float]],
+    method: str,
+    examples: str,
 ) -> Comparison:
     """Return a comparison of all figures, with the interval and the probability that were ``found`` for some of
     them.
@@ -289,7 +315,7 @@ def comparison(
         Difference(figure, after[figure.name], *found.get(figure.name, (None, None)))
         for figure in before.figures
     ]
-    return Comparison(tuple(differences), before.decides, method)
+    return Comparison(tuple(differences), before.decides, method, examples)
 
 
 def require_same(before: Verdict, after: Verdict, names: list[str]) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from recipes.faces import comparison_table, figures_table
-from recipes.tsmr.results import Arm, Improved, TSMRReport
+from recipes.tsmr.improved import Improved
+from recipes.tsmr.results import Arm, TSMRReport
 from reparam_kit import printable
 
 
@@ -25,7 +26,7 @@ def show(improved: Improved, student: str) -> None:
         click.echo(str(improved.report.integers))
     if improved.verification is not None and not improved.verification.outputs:
         click.echo(printable("; ".join(improved.verification.notes)))
-    click.echo(printable(f"{improved.page}: the run as a page, for a browser"))
+    click.echo(printable(f"{improved.page}: the run as a page, for a browser; {improved.card}: a model card"))
 
 
 def show_report(report: TSMRReport) -> None:

@@ -74,8 +74,10 @@ def test_a_net_with_noise_on_its_weights_is_worse_and_the_same_net_is_not(classi
     assert found.interval is not None
     assert found.interval[1] < 0
     assert (found.chance or 1) < 1e-3
-    equal = judge.compare(best, same).deciding
+    still = judge.compare(best, same)
+    equal = still.deciding
     assert (equal.value, equal.interval, equal.chance) == (0.0, (0.0, 0.0), 1.0)
+    assert still.told == "no difference that these images could show"
 
 
 @pytest.mark.parametrize("embedding", [False, True])

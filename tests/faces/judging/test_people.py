@@ -193,6 +193,7 @@ def test_a_worse_model_is_told_and_the_same_one_is_not() -> None:
     assert found.deciding.value < 0
     assert found.deciding.significant() == "worse"
     assert found.deciding in found.worse()
+    assert found.told == "worse by more than chance"
     assert found.deciding.interval is not None
     assert found.deciding.interval[1] < 0
     back = judge.compare(bad, good)
@@ -202,6 +203,7 @@ def test_a_worse_model_is_told_and_the_same_one_is_not() -> None:
     assert still.deciding.interval == (0, 0)
     assert still.deciding.chance == 1
     assert still.deciding.significant() is None
+    assert still.told == "no difference that these people could show"
     assert "people, and impostors apart from them, drawn 200 times" in still.method
 
 

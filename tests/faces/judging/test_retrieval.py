@@ -90,7 +90,10 @@ def test_a_net_that_sees_less_is_worse(market: tuple[Path, Path]) -> None:
     assert found.interval is not None
     assert found.interval[1] < 0
     assert (found.chance or 1) < 0.05
-    assert judge.compare(good, again).deciding.chance == 1.0
+    equal = judge.compare(good, again)
+    assert equal.deciding.chance == 1.0
+    assert equal.told == "no difference that these queries could show"
+    assert equal.method == "groups of queries drawn 1,000 times"
 
 
 def test_a_net_that_gives_everyone_the_same_embedding_finds_nobody(market: tuple[Path, Path]) -> None:

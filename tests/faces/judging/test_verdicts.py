@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.faces import Evaluation, Figure, Verdict, better_input
+from recipes.faces import Comparison, Evaluation, Figure, Verdict, better_input
+from recipes.faces.judging.verdict import Difference
 from reparam_kit import InputError
 
 
@@ -79,6 +80,24 @@ def test_an_input_is_better_where_it_separates_clearly_more(
 ) -> None:
     inputs = {name: judged(d_prime=value) for name, value in separations.items()}
     assert better_input(inputs, "insightface") == better
+
+
+@pytest.mark.parametrize(
+    ("after", "chance", "told"),
+    [
+        (0.95, 0.01, "better by more than chance"),
+        (0.85, 0.01, "worse by more than chance"),
+        (0.95, 0.2, "no difference that these pairs could show"),
+        (0.9, 0.01, "no difference that these pairs could show"),
+        (0.95, None, "not tested"),
+    ],
+)
+def test_a_difference_is_told_as_far_as_the_examples_show_it(
+    after: float, chance: float | None, told: str
+) -> None:
+    one = Difference(Figure("accuracy", 0.9), Figure("accuracy", after), (0.0, 0.1), chance)
+    assert one.told("pairs") == told
+    assert Comparison((one,), "accuracy", "", "pairs").to_json()["told"] == told
 
 
 def test_less_may_be_better() -> None:

@@ -9,60 +9,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from reports import compared, judged
 
 import recipes.tsmr.rendering.page as page
 from recipes.faces import Evaluation
-from recipes.faces.judging.evaluation import FARS, judge_scores
-from recipes.faces.judging.protocols import fold_numbers
-from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport, write_report
+from recipes.faces.judging.verdict import Difference
+from recipes.tsmr import TSMRReport, write_report
+from recipes.tsmr.provenance import FileFacts, Provenance
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS, Axis, Chart, nice_step
-from recipes.tsmr.results import EpochReport, Point
 from reparam_kit import InputError, IntegerCount
 
 HOSTILE = "<script>alert('x')</script>&\""
-STAGES = (Stage(epochs=2, cosine=1.0), Stage(epochs=1, cosine=1.0, adversarial=0.1))
 
 
-def judged(separation: float, pairs: int = 2200, seed: int = 0, input: str = "insightface") -> Evaluation:
-    same = np.arange(pairs) % 2 == 0
-    scores = np.random.default_rng(seed).normal(0, 0.12, pairs) + separation * 0.12 * same
-    return judge_scores(scores, same, fold_numbers(same, 10), FARS, 8, input, False, 0)
+LATENCY = {
+    "a": {"median": 1.5, "low": 1.4, "high": 1.7},
+    "b": {"median": 1.6, "low": 1.5, "high": 1.8},
+    "ratio": 1.0432,
+    "interval": [0.98, 1.1],
+    "runs": 50,
+    "told": "no difference that these runs could show",
+}
 
 
-def arm(name: str, lr: float, *separations: float) -> Arm:
-    return Arm(name, {1e-3: 0.7, 3e-3: None}, lr, 72, tuple(judged(s) for s in separations))
-
-
-@pytest.fixture(scope="module")
-def report() -> TSMRReport:
-    validations = [judged(2.0), judged(2.4), judged(2.2)]
-    losses = [{"cosine": 0.5 / step} | ({"adversarial": 0.7} if step > 4 else {}) for step in range(1, 7)]
-    return TSMRReport(
-        TSMRConfig(stages=STAGES, keep_gallery=1.0, lr=1e-3, seed=7),
-        student="5" * 64,
-        teachers=("7" * 64, "8" * 64),
-        data="d" * 64,
-        images=1234,
-        epochs=tuple(
-            EpochReport(n, 1 + n // 3, losses[2 * n - 1], 100.0, (e,))
-            for n, e in enumerate(validations, start=1)
-        ),
-        curve=tuple(
-            Point(step, 1 + step // 5, 1e-3, terms, {"adversarial/accuracy": 0.6} if step > 4 else {})
-            for step, terms in enumerate(losses, start=1)
-        ),
-        inputs={name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},
-        teacher_scores=(judged(3.0, 300), judged(2.9, 300)),
-        before=(judged(1.8),),
-        after=(validations[1],),
-        kept=2,
-        gallery={"old-old": judged(1.8), "new-new": judged(2.4), "new-old": judged(2.1, 4400)},
-        weight_change={"stem.weight": 0.031, "stem.bias": 0.0, "head.bias": 4e9, "head.weight": 0.27},
-        ablation=(arm("distillation", 1e-3, 2.0, 2.2, 2.1), arm("TSMR", 3e-3, 2.4, 2.3, 2.2)),
-    )
+def untested(difference: Difference) -> Difference:
+    return replace(difference, interval=None, chance=None)
 
 
 class Verified:
@@ -76,7 +49,7 @@ class Verified:
             "outputs": [{"name": "y", "cosine": 0.98765}],
             "file_sizes": [1000, 2000],
             "notes": ["run in onnxruntime on the given inputs"],
-            "latency_ratio": 1.0432,
+            "latency": LATENCY,
             "quantisation": {"kernels": [{}, {}], "at_risk": ["c1.w"], "outputs": []},
         }
 
@@ -87,7 +60,7 @@ class Verified:
 class Page(HTMLParser):
     """Text, tags and tables of a page; fails where tags are not closed in order."""
 
-    VOID = ("meta",)
+    VOID = ("meta", "br")
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -122,6 +95,10 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     @property
+    def title(self) -> str:
+        return Page(re.findall("<h1>.*?</h1>", self.html, re.S)[0]).text
+
+    @property
     def headings(self) -> list[str]:
         return re.findall("<h2>(.*?)</h2>", self.html)
 
@@ -147,8 +124,12 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
     def row(*shares: float) -> list[str]:
         return [f"{100 * share:.2f}" for share in shares]
 
+    (paired,) = report.comparisons
+    low, high = paired.deciding.interval or ()
     assert made.row("accuracy, %")[:2] == row(before.accuracy, after.accuracy)
-    assert made.row("accuracy, %")[2] == f"{100 * (after.accuracy - before.accuracy):+.2f}"
+    gain = f"{100 * (after.accuracy - before.accuracy):+.2f}"
+    assert made.row("accuracy, %")[2] == f"{gain}{100 * low:+.2f} to {100 * high:+.2f}"
+    assert made.row("accuracy, %")[3].startswith("better")
     first, then = (f"{100 * e.accuracy:.2f}\N{NO-BREAK SPACE}%" for e in (before, after))
     assert f"accuracy {first} → {then}" in made.html
     tars = before.tar_at_far[0.001], after.tar_at_far[0.001]
@@ -162,7 +143,13 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
     assert made.row("teacher 2")[2:] == row(report.teacher_scores[1].deciding.value)
     assert made.row("seed") == ["7"]
     assert made.row("initializer 'c1.w'") == ["float32", "8 \N{MULTIPLICATION SIGN} 3", "0.25", "from zero"]
-    for text in ("latency ratio is 1.04", "1,000 → 2,000 bytes", "0.9877", "1 of 2 kernels", "1,234 images"):
+    for text in (
+        "1.5 (1.4 to 1.7) → 1.6 (1.5 to 1.8) ms",
+        "1,000 → 2,000 bytes",
+        "0.9877",
+        "1 of 2 kernels",
+        "1,234 images",
+    ):
         assert text in made.text
     for digest in ("5", "7", "8", "d"):
         assert digest * 64 in made.text
@@ -171,7 +158,7 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
 @pytest.mark.parametrize(
     ("heading", "less"),
     [
-        ("Before and after", {"before": (), "after": ()}),
+        ("Before and after", {"before": (), "after": (), "comparisons": ()}),
         ("Stored galleries", {"gallery": {}}),
         ("Ablation", {"ablation": ()}),
         ("What changed in the net", {"weight_change": {"stem.weight": 0.0}}),
@@ -195,27 +182,72 @@ def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> N
         **{"inputs": {}, "teacher_scores": (), "gallery": {}, "ablation": ()},
         before=(),
         after=(),
+        comparisons=(),
         kept=3,
     )
     made = written(bare, tmp_path)
-    assert made.headings == ["Training", "What changed in the net", "Configuration"]
-    assert "3 epochs, and not judged" in made.text
+    assert made.headings == ["Training", "What changed in the net", "Configuration", "Provenance"]
+    assert "Not judged" in made.title
+    assert "Trained for 3 epochs without a validation set" in made.text
+
+
+SAME = (compared(judged(2.4), judged(2.4)),)
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({}, "Epoch 2 of 3 is kept: accuracy"),
-        ({"share": 0.5}, "Epoch 2 of 3 is kept: 0.5 of the way to it from the deployed weights, accuracy"),
-        ({"kept": 0, "share": 0.0}, "No epoch beat the deployed model: its weights are kept"),
-        ({"before": (judged(2.4),), "after": (judged(2.4),)}, "as before, with better other figures"),
+        ({}, "Better by more than chance: accuracy"),
+        ({"kept": 0, "share": 0.0}, "No epoch beat the deployed model, whose weights are returned"),
+        ({"comparisons": SAME}, "No difference that these pairs could show"),
+        (
+            {"comparisons": (replace(SAME[0], examples="queries"),)},
+            "No difference that these queries could show",
+        ),
+        (
+            {"comparisons": (replace(SAME[0], differences=tuple(map(untested, SAME[0].differences))),)},
+            "Not tested",
+        ),
     ],
 )
 def test_the_verdict_comes_first(
     report: TSMRReport, tmp_path: Path, changed: dict[str, Any], says: str
 ) -> None:
     made = written(replace(report, **changed), tmp_path)
-    assert says in Page(re.findall("<h1>.*?</h1>", made.html, re.S)[0]).text
+    assert made.title.startswith(says)
+    assert ("→" in made.title) is (changed == {})  # a figure is news where it is no chance
+
+
+def test_what_is_returned_may_lie_on_the_way_to_the_epoch(report: TSMRReport, tmp_path: Path) -> None:
+    made = written(replace(report, share=0.5), tmp_path)
+    assert "Epoch 2 of 3 is kept, 0.5 of the way to it from the deployed weights. It was chosen" in made.text
+
+
+def test_latency_is_there_where_it_was_asked_for(report: TSMRReport, tmp_path: Path) -> None:
+    asked, not_asked = Verified(), Verified()
+    not_asked.json["latency"] = None
+    assert LATENCY["told"] in written(report, tmp_path, verification=asked).text
+    assert "latency" not in written(report, tmp_path, verification=not_asked).text
+
+
+def test_provenance_is_shown_whole(report: TSMRReport, tmp_path: Path) -> None:
+    files = (FileFacts("student", "a.onnx", 12345, "1" * 64), FileFacts("images", "faces", None))
+    made = Provenance(
+        "2026-01-02 03:04 UTC", {"torch": "2.13"}, {"processor": "A CPU"}, "abc, 2 tracked files changed since",
+        "reparam-kit tsmr a.onnx", files,
+    )  # fmt: skip
+    text = written(report, tmp_path, provenance=made).text
+    for what in (
+        "2026-01-02 03:04",
+        "torch 2.13",
+        "A CPU",
+        "abc, 2 tracked",
+        "tsmr a.onnx",
+        "12,345 bytes",
+        "1" * 64,
+    ):
+        assert what in text
+    assert "Called from Python" in written(report, tmp_path, provenance=replace(made, command="")).text
 
 
 def test_another_graph_is_told_loudly(report: TSMRReport, tmp_path: Path) -> None:
@@ -293,7 +325,7 @@ def test_an_arm_that_accepts_nobody_has_a_rate_of_zero(report: TSMRReport, tmp_p
 
 def test_a_set_of_a_million_pairs_makes_a_small_page(report: TSMRReport, tmp_path: Path) -> None:
     many = judged(2.0, 1_000_000)
-    written(replace(report, before=(many,), after=(many,)), tmp_path)
+    written(replace(report, before=(many,), after=(many,), comparisons=SAME), tmp_path)
     assert (tmp_path / "page.html").stat().st_size < 300_000
 
 

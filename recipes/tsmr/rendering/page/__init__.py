@@ -11,10 +11,13 @@ from typing import Any
 
 import reparam_kit as rk
 from recipes.faces import Evaluation, Figure, Verdict, better_input
+from recipes.faces.judging.verdict import Difference
 from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.improved import Verification
+from recipes.tsmr.provenance import Provenance, unnamed
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS
-from recipes.tsmr.results import TSMRReport, Verification
+from recipes.tsmr.results import TSMRReport
 
 with rk.extra("faces", "the page of a run needs Jinja2"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,6 +32,7 @@ def write_report(
     *,
     files: Mapping[str, str] | None = None,
     verification: Verification | None = None,
+    provenance: Provenance | None = None,
 ) -> None:
     """Write ``report`` as an HTML page that holds all it shows; equal arguments give equal bytes.
 
@@ -37,7 +41,9 @@ def write_report(
         path: file to write.
         files: what the run read and wrote, by part, such as ``{"student": "deployed.onnx"}``: for the reader, since
             the report itself knows only contents.
-        verification: ``rk.verify`` of the old file and the new one, for graph, sizes and latency.
+        verification: ``rk.verify`` of the old file and the new one, for graph, sizes and, if it was asked for,
+            latency.
+        provenance: by what the run was made, files included.
 
     Raises:
         InputError: ``path`` cannot be written.
@@ -61,13 +67,17 @@ def write_report(
         "number": _number,
         "change": _change,
         "change_of": _change_of,
+        "ends": _ends,
         "measured": _measured,
         "share": _share,
         "name": _name,
+        "capitalised": _capitalised,
+        "unnamed": unnamed,
     }
     page = environment.get_template("page.html").render(
         report=report,
-        files=files or {},
+        files={**_names(provenance), **(files or {})},
+        provenance=provenance,
         verification=verification and verification.to_json(),
         figures=figures,
         is_pairs=lambda verdict: isinstance(verdict, Evaluation),
@@ -76,6 +86,14 @@ def write_report(
     )
     with rk.atomic_file(os.fspath(path)) as file:
         file.write(page.encode())
+
+
+def _names(provenance: Provenance | None) -> dict[str, str]:
+    """Name the files of each part."""
+    names: dict[str, str] = {}
+    for file in provenance.files if provenance else ():
+        names[file.part] = f"{names[file.part]}, {file.name}" if file.part in names else file.name
+    return names
 
 
 def _measured(verdicts: Iterable[Verdict]) -> list[Figure]:
@@ -110,9 +128,19 @@ def _change_of(figure: Figure, change: float) -> str:
     return (f"{100 * change:+.2f}" if figure.share else f"{change:+.3f}").replace("-", MINUS)
 
 
+def _ends(difference: Difference) -> str:
+    """Return the interval of a difference; nothing where there is none."""
+    return " to ".join(_change_of(difference.before, end) for end in difference.interval or ())
+
+
 def _share(value: float) -> str:
     """Return a share of any size, to three digits."""
     return f"{100 * value:.3g}{_SPACE}%"
+
+
+def _capitalised(text: str) -> str:
+    """Return the beginning of a sentence; its other letters stay."""
+    return text[:1].upper() + text[1:]
 
 
 def _name(name: str) -> Markup:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from recipes.faces import Evaluation, Verdict, roc
+from recipes.faces import Comparison, Evaluation, Verdict, roc
 from recipes.tsmr.rendering.page.chart import Axis, Chart, nice_step
 from recipes.tsmr.results import Arm, Point, TSMRReport
 from recipes.tsmr.stages import LOSSES
@@ -23,7 +23,39 @@ STYLES = {
 """The look of a model's figures, everywhere on the page."""
 
 _BINS = 40
+_LONGEST = 26  # letters of a name beside a chart
 _FEW = 30  # points, up to which each gets a dot
+
+
+def draw_differences(comparison: Comparison) -> Chart | None:
+    """Return a row for each share that was compared: its difference in points, with the interval; grey where it may be
+    chance. None where there is no such share.
+    """
+    compared = [d for d in comparison.differences if d.value is not None and d.interval and d.before.share]
+    if not compared:
+        return None
+    ends = [100 * end for d in compared for end in (*(d.interval or ()), 0.0)]
+    names = tuple(_short(difference.before.name) for difference in compared)
+    chart = Chart(
+        "Differences and their intervals",
+        Axis.around(ends, "after minus before, in points, with its 95 % interval"),
+        Axis(len(compared) - 0.5, -0.5, names=names),
+        height=46.0 + 28 * len(compared),
+        top=6.0,
+    )
+    chart.stick(0.0, "rule")
+    for row, difference in enumerate(compared):
+        low, high = (100 * end for end in difference.interval or ())
+        style = "after" if difference.significant() else "before"
+        told = f"{difference.before.name}: {difference.told(comparison.examples)}"
+        chart.line([low, high], [row, row], f"{style} bar")
+        chart.dots([100 * (difference.value or 0)], [row], style, [told])
+    return chart
+
+
+def _short(name: str) -> str:
+    """Return a name that leaves room for the chart beside it."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def draw_roc(evaluations: Mapping[str, Evaluation], title: str) -> Chart:
