@@ -19,7 +19,7 @@ from reparam_kit.outputs import Output, hold_apart
 
 OUTPUTS = {
     ("expand", "output"), ("fold", "output"), ("export", "output"), ("evaluate", "roc"), ("demo", "output"),
-    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "logs"), ("tsmr", "page"),
+    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "page"),
 }  # fmt: skip
 INPUTS = {
     ("inspect", "model"), ("expand", "model"), ("fold", "expanded"), ("verify", "a"), ("verify", "b"),
@@ -114,16 +114,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "TSMR -o o.onnx --work s.onnx",
         "TSMR -o o.onnx --work d.rec",
         "TSMR -o o.onnx --work d.idx",
-        "TSMR -o o.onnx --logs o.onnx",
-        "TSMR -o o.onnx --logs t.onnx",
-        "TSMR -o o.onnx --logs o.onnx.html",
         "TSMR -o work/arms/o.onnx --work work",
         "TSMR --weights work/checkpoint.pt -o o.onnx --work work",
         "TSMR --data folder -o folder/o.onnx",
         "TSMR --data folder -o folder/person/o.onnx",
         "TSMR --data folder -o o.onnx --work folder/work",
         "TSMR --data folder -o o.onnx --work folder",
-        "TSMR --data folder -o o.onnx --logs folder/person",
         "TSMR --data folder -o o.onnx --report folder/page.html",
         "TSMR --val q.onnx.html -o q.onnx",
         "TSMR --data o.onnx.work -o o.onnx",

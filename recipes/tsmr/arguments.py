@@ -14,7 +14,7 @@ from recipes.tsmr.config import TSMRConfig
 from reparam_kit import InputError
 
 _PATH = (str, Path)
-_PLACES = ("cache", "checkpoint", "logs")
+_PLACES = ("cache", "checkpoint")
 
 
 def require_kinds(given: Mapping[str, Any]) -> None:
@@ -50,11 +50,17 @@ def _require(name: str, value: Any, called: str) -> None:
             "the path of a verification set, pairs (read_pairs), a judge, a list of these, or None",
         ),
         "config": (isinstance(value, TSMRConfig), "a TSMRConfig"),
+        "log_to": (_is_texts(value), 'the name of a logger, such as "csv:run.csv", or a list of these'),
     }.get(name, (isinstance(value, _PATH), "a path, or None"))
     if not right:
         raise InputError(f"{called} is of type {type(value).__name__}: give {wanted}")
-    if isinstance(value, _PATH):
+    if isinstance(value, _PATH) and name != "log_to":
         _require_name(called, value)
+
+
+def _is_texts(value: Any) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(text, str) for text in several)
 
 
 def _is_dataset(value: Any) -> bool:

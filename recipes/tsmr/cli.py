@@ -261,9 +261,12 @@ class _Losses(click.Option):
     "[default: OUTPUT.work]",
 )
 @click.option(
-    "--logs", type=rk.OutputPath(holds=("events.out.tfevents.*",)), help="Folder for the curves of the run."
+    "--log-to",
+    metavar="NAME[:PLACE]",
+    multiple=True,
+    help="Log the run to tensorboard (FOLDER, or OUTPUT.logs), csv (a table, or OUTPUT.csv), wandb (PROJECT) or mlflow "
+    "(URI); again for more.",
 )
-@click.option("--logger", default="tensorboard", show_default=True, help="What writes them.")
 @click.option(
     "--report",
     "page",
@@ -314,8 +317,7 @@ def tsmr(
     output: Path,
     device: str,
     work: Path,
-    logs: Path | None,
-    logger: str,
+    log_to: tuple[str, ...],
     page: Path,
     latency: bool,
     compared: bool,
@@ -347,7 +349,7 @@ def tsmr(
         with warnings_shown(first):
             improved = improve(
                 student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
-                report=page, logs=logs, logger=logger, weights=weights, unsafe=unsafe_load, outputs=outputs,
+                report=page, log_to=log_to, weights=weights, unsafe=unsafe_load, outputs=outputs,
                 float=float, teacher_weights=teacher_weights, device=place, latency=latency,
                 ablation=arms, progress=True,
             )  # fmt: skip

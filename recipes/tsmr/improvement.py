@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.ablation import RefuseOthers, compare
+from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.config import Ablation, TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.improved import Improved, Verification
@@ -26,6 +27,7 @@ from recipes.tsmr.rendering.page import write_report
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks
+from recipes.tsmr.training.logs import LogTo, placed, written
 
 _DEFAULTS = TSMRConfig()
 
@@ -42,8 +44,7 @@ def improve(
     config: TSMRConfig = _DEFAULTS,
     work: Named | None = None,
     report: Named | None = None,
-    logs: str | Path | None = None,
-    logger: str = "tensorboard",
+    log_to: LogTo = (),
     weights: Named | None = None,
     unsafe: bool = False,
     outputs: Sequence[str] | None = None,
@@ -60,9 +61,10 @@ def improve(
 
     Args:
         student: a .onnx file, a .pt file, or ``package.module:factory`` with ``weights``.
-        teachers, data, val, config, teacher_weights, logs, logger, callbacks, progress: as in ``apply_tsmr``.
+        teachers, data, val, config, teacher_weights, callbacks, progress: as in ``apply_tsmr``.
         output: .onnx, .pt or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
+        log_to: as in ``apply_tsmr``; "csv" alone is ``OUTPUT.csv``, and "tensorboard" the folder ``OUTPUT.logs``.
         report: HTML page to write. None: ``OUTPUT.html``.
         weights, unsafe, outputs, float: as in ``rk.load``.
         device: where to train.
@@ -91,7 +93,9 @@ def improve(
         told.append(RefuseOthers())
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
     read |= {"teacher_weights": teacher_weights, "float": float}
-    hold_apart(read, {"output": output, "work": work, "report": page, "card": card, "logs": logs})
+    require_kinds({"log_to": log_to})
+    log_to = placed(log_to, output)
+    hold_apart(read, {"output": output, "work": work, "report": page, "card": card, **written(log_to)})
     for path in (output, page, card):
         rk.require_writable(path)
     went_in = _parts(
@@ -104,7 +108,7 @@ def improve(
         model = model.to(device)
         result = apply_tsmr(
             model, teachers, data, val, config,
-            teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", logs=logs, logger=logger,
+            teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", log_to=log_to,
             callbacks=told, progress=progress,
         )  # fmt: skip
         first = Processes.current().rank == 0

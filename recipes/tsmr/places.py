@@ -19,11 +19,10 @@ Place = str | Path | None
 _HOLDS = {  # what is written in the folders among the outputs
     "cache": ("*.npy", "images-*.txt"),
     "work": ("checkpoint.pt", "*.npy", "images-*.txt", "arms"),
-    "logs": ("events.out.tfevents.*",),
 }
 
 
-def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
+def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place | rk.Output]) -> None:
     """Refuse a run that would write to what it reads, or twice to one place.
 
     Args:
@@ -37,7 +36,7 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place]) -> None:
     rk.hold_apart(
         [(name, path) for name, values in given.items() for value in values for path in paths_of(value)],
         {
-            name: rk.Output(Path(path), _HOLDS.get(name, ()))
+            name: path if isinstance(path, rk.Output) else rk.Output(Path(path), _HOLDS.get(name, ()))
             for name, path in written.items()
             if path is not None
         },

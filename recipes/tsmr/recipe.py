@@ -32,7 +32,7 @@ from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.checks import shown_images
-from recipes.tsmr.training.logs import LOGGERS, Logger
+from recipes.tsmr.training.logs import Logger, LogTo, made, opened, written
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, count_integers, imported_files
 
@@ -52,8 +52,7 @@ def apply_tsmr(
     teacher_weights: Weights = None,
     cache: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    logs: str | Path | None = None,
-    logger: str = "tensorboard",
+    log_to: LogTo = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
 ) -> TSMRResult[Model]:
@@ -86,8 +85,8 @@ def apply_tsmr(
             preset and images reads them there. None: they last as long as the run.
         checkpoint: file that is written after each epoch. Where it exists, the run goes on from it, to the
             same weights as if it had not been interrupted. None: no such file.
-        logs: folder for curves, made if needed; None writes none.
-        logger: what writes them, by its name, see ``Logger``.
+        log_to: loggers that are told how training goes, by name and place, see ``Logger``: "tensorboard:FOLDER",
+            "csv:FILE", "wandb" or "wandb:PROJECT", "mlflow" or "mlflow:URI", or several of these.
         callbacks: are told how training goes, see ``Callback``.
         progress: show on stderr how far the run is. What it warns of goes to the logger "recipes.tsmr".
 
@@ -109,10 +108,10 @@ def apply_tsmr(
     """
     begun = time.monotonic()
     read = {"teacher": teacher, "teacher_weights": teacher_weights, "data": data, "val": val}
-    written = {"cache": cache, "checkpoint": checkpoint, "logs": logs}
-    require_kinds({"model": model, **read, "config": config, **written})
-    hold_apart(read, written)
-    own, log = Callbacks(callbacks), LOGGERS[logger]
+    places = {"cache": cache, "checkpoint": checkpoint}
+    require_kinds({"model": model, **read, "config": config, **places, "log_to": log_to})
+    hold_apart(read, {**places, **written(log_to)})
+    own, loggers = Callbacks(callbacks), made(log_to)
     processes = Processes.current()
     if processes.count > 1 and cache is None:
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
@@ -128,13 +127,12 @@ def apply_tsmr(
         kept = None if cache is None else Path(cache)
         folder = kept or Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         file = None if checkpoint is None else Path(checkpoint)
-        prepared = prepare(given, config, kept, folder, file, shown, begun)
-        told = Callbacks()
-        if processes.rank == 0:
-            made = [] if logs is None else [_opened(log, Path(logs))]
-            told = Callbacks([ProgressBar(shown), *made, *_kept(prepared, file), own])
+        told = Callbacks([ProgressBar(shown), *_opened(loggers, processes)] if processes.rank == 0 else [])
         report = None
         try:
+            prepared = prepare(given, config, kept, folder, file, shown, begun)
+            if processes.rank == 0:
+                told = Callbacks([told, *_kept(prepared, file), own])
             train(prepared, told)
             result = prove(prepared, choose(prepared.given, prepared.history))
             report = result.report
@@ -143,13 +141,11 @@ def apply_tsmr(
     return result
 
 
-def _opened(logger: type[Logger], folder: Path) -> Logger:
-    """Make the folder of a logger, and the logger."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder of logs {folder} cannot be made: {error.strerror}") from error
-    return logger(folder)
+def _opened(loggers: Sequence[Logger], processes: Processes) -> list[Callback]:
+    """Open them in the first process; where that fails, all do."""
+    told: list[Callback] = []
+    processes.told(lambda: told.extend(opened(loggers)))
+    return told
 
 
 def _kept(prepared: Prepared[Any], path: Path | None) -> list[Callback]:
@@ -160,6 +156,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
     """Train all epochs that are left; the history takes in each as it would be deployed."""
     config, history = prepared.given.config, prepared.history
     callback.start(config, len(history.epochs))
+    callback.deployed(history.before)
     for epoch in range(len(history.epochs) + 1, config.total_epochs + 1):
         losses, rate = prepared.trainer.run_epoch(epoch, callback)
         folded = deployable(prepared.trainer.trained)

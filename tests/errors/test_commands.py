@@ -381,7 +381,7 @@ def test_an_interrupted_write_leaves_the_old_file(
         (["fold", "m.pt", "--output="], " beside --output=,"),
         (["tsmr", "m.onnx", "--data", ""], " beside --data,"),
         (["tsmr", "m.onnx", "--work="], " beside --work=,"),
-        (["tsmr", "m.onnx", "--logs", "", "-o", "a.onnx"], " beside --logs,"),
+        (["tsmr", "m.onnx", "--log-to", "", "-o", "a.onnx"], " beside --log-to,"),
         (["evaluate", "m.onnx", "--pairs", ""], " beside --pairs,"),
     ],
 )

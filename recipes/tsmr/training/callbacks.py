@@ -1,4 +1,4 @@
-"""What is called as a run goes: the bar, TensorBoard, the checkpoint, and whatever the caller brings."""
+"""What is called as a run goes: the bar, loggers, the checkpoint, and whatever the caller brings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from recipes.faces import Verdict
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import Pass, Progress
 from recipes.tsmr.results import EpochReport, Point, StepReport, TSMRReport
@@ -25,6 +26,9 @@ class Callback:
 
     def start(self, config: TSMRConfig, done: int) -> None:
         """Begin: training starts after epoch ``done``: 0, or more in a run that goes on."""
+
+    def deployed(self, verdicts: tuple[Verdict, ...]) -> None:
+        """Take note of what each judge says of the model as it is deployed, after the start; none without judges."""
 
     def step(self, step: StepReport) -> None:
         """Take note of a step."""
@@ -50,6 +54,10 @@ class Callbacks(Callback):
     def start(self, config: TSMRConfig, done: int) -> None:
         for callback in self._callbacks:
             callback.start(config, done)
+
+    def deployed(self, verdicts: tuple[Verdict, ...]) -> None:
+        for callback in self._callbacks:
+            callback.deployed(verdicts)
 
     def step(self, step: StepReport) -> None:
         for callback in self._callbacks:

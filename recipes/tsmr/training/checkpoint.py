@@ -67,7 +67,7 @@ def read_checkpoint(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None
         raise InputError(
             f"{path} is not a checkpoint of this recipe, or damaged: delete it to start anew"
         ) from error
-    was, now = dict(_leaves(was)), dict(_leaves(origin))
+    was, now = dict(leaves(was)), dict(leaves(origin))
     differing = [
         f"{name}={was.get(name)!r} (now {now.get(name)!r})"
         for name in {**was, **now}
@@ -92,12 +92,12 @@ def whole(path: str | Path | None) -> Iterator[None]:
         ) from error
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Return what is nested in ``value`` under names such as ``stages.0.cosine``."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else key)
+            yield from leaves(part, f"{name}.{key}" if name else key)
     elif isinstance(value, list | tuple):
-        yield from _leaves(dict(enumerate(value)), name)
+        yield from leaves(dict(enumerate(value)), name)
     else:
         yield name, value

@@ -241,7 +241,7 @@ def test_tensorboard_gets_every_curve(
     rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
 ) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    apply_tsmr(student, teacher, rec, bin_file, CONFIG, logs=tmp_path)
+    apply_tsmr(student, teacher, rec, bin_file, CONFIG, log_to=f"tensorboard:{tmp_path}")
     events = accumulator.EventAccumulator(str(tmp_path)).Reload()
     assert {
         "loss/cosine",
