@@ -35,9 +35,9 @@ from torch import Tensor, nn
 import reparam_kit as rk
 from recipes.faces import Embedder, input_preset, read_faces, read_pairs, write_pairs, write_records
 from recipes.faces.sets.pairs import PairSet
+from recipes.progress import Progress
 from recipes.tsmr import TSMRConfig
 from recipes.tsmr.options import read_choices
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.views import Views

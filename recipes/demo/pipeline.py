@@ -21,8 +21,8 @@ from recipes.demo.drawing import SIZE, draw
 from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, PairsJudge, write_pairs, write_records
+from recipes.progress import Progress
 from recipes.tsmr import TSMRConfig, improve
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.stages import DISTIL, REFINE
 
 with rk.extra("faces", "the demo needs Pillow"):

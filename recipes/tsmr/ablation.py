@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from torch import nn
 
 from recipes.faces import Judge, PairsJudge, Verdict, read_faces
 from recipes.faces.judging.reading import Judged
+from recipes.progress import Progress, labelled
 from recipes.tsmr.config import Ablation, TSMRConfig
+from recipes.tsmr.distributed import Processes
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
@@ -127,23 +130,21 @@ def compare(
     opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)
     judge, *_ = taught(judges_of(val, config), opened[0])
     on_held_out = PairsJudge(held)
+    runs_of = len(rates) + len(ablation.seeds)
+    number, shown = count(1), Progress(silent=not progress or Processes.current().rank > 0)
+
+    def run(name: str, arm: TSMRConfig, on: Images, by: Judge, checkpoint: str, of: str) -> Verdict:
+        label = f"run {next(number)} of {len(arms(config)) * runs_of}, {name}, lr {arm.plan.lr:.3g}, {of}"
+        with shown.shown(), labelled(label):
+            return train_arm(model, teacher, on, by, arm, folder, checkpoint, progress, teacher_weights)
+
     result = []
     for name, arm in arms(config).items():
         tried: dict[float, Verdict | None] = {}
         for rate in rates:
             choice = replace(arm, lr=rate, seed=ablation.seeds[0])
             try:
-                tried[rate] = train_arm(
-                    model,
-                    teacher,
-                    part,
-                    on_held_out,
-                    choice,
-                    folder,
-                    f"{name}-held-out",
-                    progress,
-                    teacher_weights,
-                )
+                tried[rate] = run(name, choice, part, on_held_out, f"{name}-held-out", "to choose the rate")
             except DivergedError:
                 tried[rate] = None
         # All scores decide, not the few near a threshold: short runs differ little, and few people are held out.
@@ -152,17 +153,7 @@ def compare(
             raise DivergedError(f"{name} diverges at each of the learning rates {', '.join(map(str, tried))}")
         lr = max(ranks, key=lambda rate: ranks[rate])
         runs = [
-            train_arm(
-                model,
-                teacher,
-                images,
-                judge,
-                replace(arm, lr=lr, seed=seed),
-                folder,
-                name,
-                progress,
-                teacher_weights,
-            )
+            run(name, replace(arm, lr=lr, seed=seed), images, judge, name, f"seed {seed}")
             for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from recipes.faces import compare_inputs
+from recipes.progress import Progress, labelled
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import expanded
 from recipes.tsmr.ingredients import Ingredients, as_file, of_deployed, of_student
 from recipes.tsmr.objective.loss import Batch, Start
 from recipes.tsmr.objective.objective import Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Same, Turn
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, identity_labels
 from recipes.tsmr.targets.gathering import gather_examples
@@ -109,7 +109,17 @@ class Beginning(Generic[Model]):
         """Return the history of the run before its first epoch."""
         if self._judged is None:
             self._judged, self.judging = _judged(self.given)
+            self._tell(self._judged)
         return self._judged
+
+    def _tell(self, history: History) -> None:
+        """Say what each epoch will be held against."""
+        for verdict in history.before:
+            self._progress.say(f"deployed: {verdict.decides} {verdict.deciding.shown()} on {verdict.subject}")
+        for teacher, score in zip(
+            self.given.teachers, history.teacher_scores, strict=False
+        ):  # none without judges
+            self._progress.say(f"{teacher.name}: {score.decides} {score.deciding.shown()}")
 
     def examples(self) -> Examples:
         """Return the images with all that is known of them."""
@@ -155,13 +165,15 @@ def _judged(given: Ingredients[Any]) -> tuple[History, float]:
     if not given.judges:
         return History({}, (), (), given.model.state_dict()), 0.0
     config = given.config
-    scores = score_teachers(given.teachers, given.judges[0])
-    with as_file(given.model) as runs:
+    with labelled("judging the teacher"):
+        scores = score_teachers(given.teachers, given.judges[0])
+    with labelled("input presets"), as_file(given.model) as runs:
         inputs = compare_inputs(
             runs, given.judges[0], CHECKED, inputs=[config.student_input], embedding=config.student_output
         )
     start = time.perf_counter()
-    before = given.judge(given.model)
+    with labelled("judging the deployed model"):
+        before = given.judge(given.model)
     return History(inputs, scores, before, given.model.state_dict()), time.perf_counter() - start
 
 

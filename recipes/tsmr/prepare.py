@@ -8,10 +8,11 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from recipes.progress import Progress
 from recipes.tsmr.beginning import Beginning, Fingerprints
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.ingredients import Ingredients
-from recipes.tsmr.progress import LOGGER, Progress
+from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import Budget
 from recipes.tsmr.search.finding import find
@@ -70,7 +71,9 @@ def prepare(
         begun: when the run began, by ``time.monotonic()``.
     """
     start = Beginning(given, cache, folder, progress)
-    found = find(start, asked, Budget.of(asked, given.config.task, begun), cache, progress)
+    budget = Budget.of(asked, given.config.task, begun)
+    progress.until = None if budget is None else budget.begun + budget.seconds
+    found = find(start, asked, budget, cache, progress)
     given, origin = start.given, start.origin()
     saved = None if checkpoint is None else read_checkpoint(checkpoint, origin)
     history = start.history() if saved is None else _resumed(given, saved, checkpoint)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recipes.faces import Evaluation, Judge, PairSet, PairsJudge, cross_evaluate
 from recipes.faces.embedding.inputs import input_preset
 from recipes.faces.judging.reading import Judged
+from recipes.progress import Progress, labelled
 from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.averaging import Chosen, choose
 from recipes.tsmr.config import TSMRConfig
@@ -24,7 +25,6 @@ from recipes.tsmr.ingredients import Ingredients, gather
 from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Prepared, prepare
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
 from recipes.tsmr.targets.auto import with_auto
 from recipes.tsmr.targets.teachers import Teacher, Weights
@@ -116,7 +116,7 @@ def apply_tsmr(
     if processes.count > 1 and cache is None:
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     shown = Progress(silent=not progress or processes.rank > 0)
-    with own_places(cache, checkpoint), ExitStack() as stack:
+    with own_places(cache, checkpoint), shown.shown(), ExitStack() as stack:
         data, val, held_out = with_auto(data, val)
         if held_out:
             shown.say(held_out)
@@ -134,7 +134,8 @@ def apply_tsmr(
             if processes.rank == 0:
                 told = Callbacks([told, *_kept(prepared, file), own])
             train(prepared, told)
-            result = prove(prepared, choose(prepared.given, prepared.history))
+            with labelled("judging what to return"):
+                result = prove(prepared, choose(prepared.given, prepared.history))
             report = result.report
         finally:
             told.end(report)
@@ -160,7 +161,8 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
     for epoch in range(len(history.epochs) + 1, config.total_epochs + 1):
         losses, rate = prepared.trainer.run_epoch(epoch, callback)
         folded = deployable(prepared.trainer.trained)
-        validation = prepared.given.judge(folded)
+        with labelled(f"judging epoch {epoch}/{config.total_epochs}"):
+            validation = prepared.given.judge(folded)
         report = EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation)
         history.add(report, folded.state_dict())
         callback.epoch(report, folded)

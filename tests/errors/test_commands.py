@@ -239,12 +239,12 @@ def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None
     result = run(command, w)
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == code
-    # What a recipe reports of its progress before it fails are lines about images; older versions of rich end a
-    # progress bar that is not shown with an empty one.
-    *progress, line = filter(None, result.stderr.splitlines())
+    # What a recipe reports of its progress before it fails are lines with a time stamp.
+    *progress, line = result.stderr.splitlines()
     assert all(
         re.match(
-            r"[a-z ]+: \d+ images, |the student.s output is taken for |pairs to show together: |WARNING: without val ",
+            r"[-\d]{10} [\d:]{8} ([a-z ]+: [\d,]+ images, |the student.s output is taken for |pairs to show together: |"
+            r"deployed: |the teacher .*: |WARNING: without val )",
             text,
         )
         for text in progress

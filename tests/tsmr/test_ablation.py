@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +69,27 @@ def test_a_rate_cannot_be_chosen_without_people(labels: list[int], says: str) ->
 
 
 def test_every_arm_gets_its_rate_and_its_seeds(
-    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    rows = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, ablation=Ablation((0, 1), (1e-3, 3e-3)))
+    ablation = Ablation((0, 1), (1e-3, 3e-3))
+    rows = compare(student, teacher, rec, bin_file, CONFIG, tmp_path, ablation=ablation, progress=True)
+    said = [line[len("2026-01-01 00:00:00 ") :] for line in capfd.readouterr().err.splitlines()]
+    labels = [
+        re.match(r"run (\d+) of 16, (.+), lr \S+, (to choose the rate|seed [01]): ", line) for line in said
+    ]
+    assert all(labels), said
+    runs = [
+        label and label.groups()
+        for label, line in zip(labels, said, strict=True)
+        if " images/s, " in line and ": epoch 3/3" in line
+    ]
+    assert [int(run[0]) for run in runs if run] == list(range(1, 17))
+    assert [run[1] for run in runs[::4] if run] == [row.name for row in rows]
     assert [row.name for row in rows] == [FINE_TUNING, DISTILLATION, BRANCHES, TSMR]
     for row in rows:
         assert row.lr in row.rates

@@ -39,13 +39,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("config", None, "config is of type NoneType: give a TSMRConfig"),
     ("config", {"lr": 1e-3}, "config is of type dict"),
     ("config", Stage(cosine=1.0), "config is of type Stage"),
-    *(
-        (place, 3, f"{place} is of type int: give a path, or None")
-        for place in ("cache", "checkpoint", "logs")
-    ),
-    *((place, b"x", f"{place} is of type bytes") for place in ("cache", "checkpoint", "logs")),
-    *((place, "", f"{place}='' is no path") for place in ("cache", "checkpoint", "logs")),
-    *((place, "a\0b", f"{place}='a.*b' is no path") for place in ("cache", "checkpoint", "logs")),
+    *((place, 3, f"{place} is of type int: give a path, or None") for place in ("cache", "checkpoint")),
+    *((place, b"x", f"{place} is of type bytes") for place in ("cache", "checkpoint")),
+    *((place, "", f"{place}='' is no path") for place in ("cache", "checkpoint")),
+    *((place, "a\0b", f"{place}='a.*b' is no path") for place in ("cache", "checkpoint")),
     *(("checkpoint", folder, "is a folder: name a file in it") for folder in (".", "/")),
     ("checkpoint", "c" * 256, "File name too long"),
 ]

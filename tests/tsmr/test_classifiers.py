@@ -18,12 +18,12 @@ from torch.utils.data import StackDataset
 
 import reparam_kit as rk
 from recipes.faces import ClassesJudge, RetrievalJudge, read_faces
+from recipes.progress import Progress
 from recipes.tsmr import Ablation, Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, improve, write_report
 from recipes.tsmr.beginning import Fingerprints, gathered
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.ingredients import gather
-from recipes.tsmr.progress import Progress
 from reparam_kit import InputError
 
 SHORT = TSMRConfig(epochs=2, batch_size=8, block="acb")

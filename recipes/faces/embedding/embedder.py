@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
@@ -12,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 from torch.utils._pytree import tree_map_only
 
@@ -26,6 +23,7 @@ from recipes.faces.embedding.signature import (
     read_signature,
 )
 from recipes.faces.images.items import Item, item_image
+from recipes.progress import watching
 from reparam_kit import InputError, evaluating, first_line, open_session
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -46,7 +44,7 @@ class Embedder:
         embedding: name of the output that is the embedding: as an ONNX file names it, the key of a dict, or ``0``,
             ``1`` and so on in a tuple. None: there is only one that can be.
         device: where onnxruntime runs a file, which has to be built for it: CUDA. None: the CPU.
-        progress: show on stderr, if that is a terminal, how many images of a set are done.
+        progress: show on stderr how many images of a set are done; within a run that shows its progress it is anyway.
         maps: whether its maps ``[N, C, H, W]`` are wanted, and no embeddings.
 
     Raises:
@@ -111,15 +109,13 @@ class Embedder:
 
     def batches(self, images: Iterable[Item], flip: bool = False) -> Iterator[torch.Tensor]:
         """Embed as :meth:`embed` does, one batch after the other: float32 ``[B, D]`` on the CPU."""
-        console = Console(stderr=True)
-        progress = Progress(console=console, transient=True)
-        with (
-            progress if self.progress and console.is_terminal else nullcontext()
-        ):  # elsewhere older rich leaves an empty line
-            task = progress.add_task("embedding", total=length_hint(images) or None)
+        task = watching(self.progress).begin("embedding", length_hint(images) or None)
+        try:
             for batch in _batches(images, self.batch_size):
                 yield self(batch) + self(batch.flip(3)) if flip else self(batch)
-                progress.advance(task, len(batch))
+                task.advance(len(batch))
+        finally:
+            task.stop()
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[torch.Tensor]:

@@ -7,19 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recipes.progress import Progress
 from recipes.tsmr.averaging import compared_with, worsened
 from recipes.tsmr.beginning import Beginning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import deployable
 from recipes.tsmr.ingredients import of_deployed
 from recipes.tsmr.objective.objective import needs
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.stored import Found, read_found, write_found
 from recipes.tsmr.search.trials import FEWEST, ROUNDS, SHARE, Rank, Rounds, plan, search, short
 from recipes.tsmr.targets.streams import Stream
-from recipes.tsmr.training.callbacks import Callback
+from recipes.tsmr.training.callbacks import Callback, ProgressBar
 from recipes.tsmr.training.trainer import DivergedError
 
 _PACED = 4  # steps by which is told how many images a second are trained on
@@ -144,11 +144,14 @@ class _Finding:
     def _try(self, config: TSMRConfig) -> tuple[Rank, Trial]:
         """Return one trial, and what orders it among others: what makes nothing worse comes first."""
         given, before = self._start.given, self._start.history().before
-        trainer = self._start.trainer(config)
+        trainer, bar = self._start.trainer(config), ProgressBar(self._progress)
+        bar.start(config, 0)
         try:
-            _, rate = trainer.run_epoch(1, Callback())
+            _, rate = trainer.run_epoch(1, bar)
         except DivergedError:
             return (-1.0,), Trial(None)
+        finally:
+            bar.end(None)
         only = replace(given, judges=given.judges[:1])
         (verdict,) = only.judge(deployable(trainer.trained))
         worse = worsened(compared_with(only, before[:1], [verdict]))

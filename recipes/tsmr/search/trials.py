@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from recipes.progress import Progress, labelled
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.results import Trial
 from recipes.tsmr.stages import DISTIL, Stage
 
@@ -99,9 +99,10 @@ def search(
     for many, times in rounds:
         ranked: list[tuple[Rank, Trial]] = []
         for choices in left[:many]:
-            rank, trial = run(short(chosen(config, choices), times * steps))
-            ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
-            progress.say(f"trial {len(trials) + len(ranked)} of {total}: {ranked[-1][1].told}")
+            with labelled(f"trial {len(trials) + len(ranked) + 1} of {total}"):
+                rank, trial = run(short(chosen(config, choices), times * steps))
+                ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
+                progress.say(ranked[-1][1].told)
         ranked.sort(key=lambda pair: pair[0], reverse=True)
         trials = [trial for _, trial in ranked] + trials
         left = [trial.choices for _, trial in ranked]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recipes.progress import Progress
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.identity import data_identity
 from recipes.tsmr.targets.passes import Net, embedding_tables

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.faces import FaceFiles, FaceParts, FaceRecords, Faces, FaceShards
-from recipes.tsmr.progress import Progress
+from recipes.progress import Progress
 from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.views import Images, Part, Views
 from reparam_kit import InputError, atomic_file, fingerprint, onnx_fingerprint

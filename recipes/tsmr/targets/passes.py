@@ -22,8 +22,8 @@ import torch
 from rich.filesize import decimal
 
 from recipes.faces import Embedder
+from recipes.progress import Pass, Progress
 from recipes.tsmr.distributed import ALONE, Processes
-from recipes.tsmr.progress import Pass, Progress
 from recipes.tsmr.targets.description import described
 from recipes.tsmr.targets.identity import made_folder
 from recipes.tsmr.targets.showing import Showing, Shown

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from torch import nn
 
 from recipes.faces import Verdict
+from recipes.progress import Pass, Progress, memory, shown_time
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.progress import Pass, Progress
 from recipes.tsmr.results import EpochReport, Point, StepReport, TSMRReport
 from reparam_kit import InputError
 
@@ -73,38 +74,60 @@ class Callbacks(Callback):
 
 
 class ProgressBar(Callback):
-    """Shows each epoch on ``progress``."""
+    """Shows each epoch on ``progress``: what is deployed, how the epoch compares with it, losses and pace."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._epochs = 0
+        self._config = TSMRConfig()
+        self._deployed: tuple[Verdict, ...] = ()
         self._pass: Pass | None = None
         self._last: Point | None = None
+        self._began, self._ended = 0.0, 0  # this process's training, and its epochs since then
 
     def start(self, config: TSMRConfig, done: int) -> None:
-        self._epochs = config.total_epochs
+        self._config, self._began = config, time.monotonic()
+
+    def deployed(self, verdicts: tuple[Verdict, ...]) -> None:
+        self._deployed = verdicts
 
     def step(self, step: StepReport) -> None:
         if self._pass is None:
-            name = f"epoch {step.epoch}/{self._epochs}"
-            self._pass = self._progress.begin(name, step.steps * step.images, step.seconds)
+            further = self._config.total_epochs - step.epoch
+            name, images = self._name(step.epoch), step.steps * step.images
+            self._pass = self._progress.begin(name, images, step.seconds, further, self._each)
         self._last = step.point or self._last
         self._pass.advance(step.images, _note(step.point.losses, step.point) if step.point else "")
         if step.step == step.steps:
             self._pass.stop()
 
     def epoch(self, epoch: EpochReport, model: nn.Module) -> None:
-        if self._pass is not None and self._last is not None:
-            images = f"{self._pass.done} images, {epoch.images_per_second:.0f} images/s"
-            self._progress.say(f"{self._pass.name}: {images}, {_note(epoch.losses, self._last)}")
+        self._ended += 1
+        parts = [
+            f"{old.decides} deployed {old.deciding.shown()}, now {new.deciding.shown()}"
+            for old, new in zip(self._deployed, epoch.validation, strict=True)
+        ]
+        if self._last is not None:
+            parts.append(_note(epoch.losses, self._last))
+        done = f"{self._pass.done:,} images, " if self._pass is not None else ""
+        parts += [f"{done}{epoch.images_per_second:.0f} images/s", memory()]
+        further = self._config.total_epochs - epoch.epoch
+        parts += [f"ETA of the run {shown_time(further * self._each)}"] if further else []
+        self._progress.say(f"{self._name(epoch.epoch)}: {', '.join(filter(None, parts))}")
         self._pass = None
-        for verdict in epoch.validation:
-            found = f"{verdict.decides} {verdict.deciding.shown()} on {verdict.subject}"
-            self._progress.say(f"epoch {epoch.epoch}/{self._epochs}: {found}")
 
     def end(self, report: TSMRReport | None) -> None:
         if self._pass is not None:
             self._pass.stop()
+
+    @property
+    def _each(self) -> float:
+        """Seconds of an epoch, with its judging; 0 before the first."""
+        return (time.monotonic() - self._began) / self._ended if self._ended else 0.0
+
+    def _name(self, epoch: int) -> str:
+        stages = len(self._config.plan.stages)
+        stage = f" (stage {self._config.place(epoch)[0] + 1} of {stages})" if stages > 1 else ""
+        return f"epoch {epoch}/{self._config.total_epochs}{stage}"
 
 
 def _note(losses: dict[str, float], point: Point) -> str:

@@ -183,7 +183,7 @@ def test_no_progress_where_standard_error_is_no_terminal(
 def test_progress_is_shown_where_it_is_asked_for(
     net, pictures, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, progress: bool
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setattr("recipes.progress.live", lambda: True)  # as in a terminal
     Embedder(net, PRESET, progress=progress).embed(pictures(2))
     out, err = capfd.readouterr()
     assert (out, "embedding" in err) == ("", progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,12 @@ def forbidden(*args: Any, **options: Any) -> Any:
     raise AssertionError("it is found already")
 
 
-def test_the_choices_of_the_best_trial_are_the_run_s(searched: Any) -> None:
-    report = searched().report
+def test_the_choices_of_the_best_trial_are_the_run_s(
+    searched: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report = searched(progress=True).report
+    _, said = capfd.readouterr()
+    assert re.findall(r" trial (\d) of 6: lr ", said) == [str(number + 1) for number in range(TRIALS)]
     assert len(report.trials) == TRIALS
     many, _ = ROUNDS[0][1]
     longer, first = report.trials[:many], report.trials[many:]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.faces import Embedder, FaceRecords, input_preset
-from recipes.tsmr.progress import Progress
+from recipes.progress import Progress
 from recipes.tsmr.targets.identity import data_identity, model_identity
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing

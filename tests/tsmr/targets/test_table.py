@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from recipes.faces import Embedder, input_preset
+from recipes.progress import Progress
 from recipes.tsmr.distributed import ALONE, Processes
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.targets import passes
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing

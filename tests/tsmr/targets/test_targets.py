@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.faces import Embedder, FaceRecords, input_preset
+from recipes.progress import Progress
 from recipes.tsmr import Augment, Batch, Loss, Margin, Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.choices import Combine, Taught
-from recipes.tsmr.progress import Progress
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing, Shown
