@@ -1,8 +1,9 @@
-"""A classifier with default choices, against a loop written by hand: ``python -m benchmarks.digits``.
+"""A classifier with default choices, against a loop written by hand: ``python -m benchmarks.digits [--choices]``.
 
 A small net and a stronger one are trained on scikit-learn's handwritten digits. Then the small one learns from the
 other, over as many epochs and images: by ``apply_tsmr`` as it is without any choice but that of the epochs, and by the
 loop that one would write: the same ``rk.expand``, Adam at 1e-3, the divergence at temperature 4 and cross entropy.
+With ``--choices`` the recipe runs with another block, rate or number of images each time, all else as it is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ from recipes.tsmr.stages import CLASSIFY
 _BATCH = 64
 _SEEN = 1200  # images to train on; the others judge
 _TEMPERATURE = 4.0
+_CHOICES: dict[str, dict[str, Any]] = {
+    "defaults: dbb, lr 0.004, 1200 images": {},
+    "no branches": {"block": None},
+    "acb": {"block": "acb"},
+    "repvgg": {"block": "repvgg"},
+    "orepa": {"block": "orepa"},
+    "lr 0.001": {"lr": 1e-3},
+    "lr 0.01": {"lr": 1e-2},
+    "lr 0.02": {"lr": 2e-2},
+}
+_FEWER = (75, 300)
 
 
 def digits(seed: int) -> tuple[TensorDataset, TensorDataset]:
@@ -78,12 +90,10 @@ def by_hand(student: nn.Module, teacher: nn.Module, data: TensorDataset, epochs:
     return rk.fold(train(expanded, data, teacher, 1e-3, epochs))
 
 
-def by_default(
-    student: nn.Module, teacher: nn.Module, data: TensorDataset, epochs: int, seed: int
-) -> nn.Module:
-    """Train the student by the recipe as it is."""
+def by_recipe(student: nn.Module, teacher: nn.Module, data: TensorDataset, **choices: Any) -> nn.Module:
+    """Train the student by the recipe, as it is but for ``choices``."""
     images: Any = StackDataset(*data.tensors)
-    return apply_tsmr(student, teacher, images, config=TSMRConfig(epochs=epochs, seed=seed)).model
+    return apply_tsmr(student, teacher, images, config=TSMRConfig(**choices)).model
 
 
 def accuracy(net: nn.Module, data: TensorDataset) -> float:
@@ -93,20 +103,39 @@ def accuracy(net: nn.Module, data: TensorDataset) -> float:
         return (net.eval()(images).argmax(dim=1) == labels).double().mean().item()
 
 
-def one_seed(seed: int, epochs: int) -> dict[str, float]:
-    """The accuracy of each net, on digits that none has seen."""
+def prepared(seed: int) -> tuple[TensorDataset, TensorDataset, nn.Module, nn.Module]:
+    """Digits to train on, digits to judge by, the student and the teacher."""
     torch.manual_seed(seed)
     seen, unseen = digits(seed)
     teacher = train(cnn(20), seen, None, 1e-2, 6)
     student = train(cnn(6), seen, None, 1e-2, 6)
     torch.manual_seed(seed)
+    return seen, unseen, student, teacher
+
+
+def one_seed(seed: int, epochs: int) -> dict[str, float]:
+    """The accuracy of each net, on digits that none has seen."""
+    seen, unseen, student, teacher = prepared(seed)
     nets = {
         "student": student,
         "teacher": teacher,
         "loop by hand": by_hand(student, teacher, seen, epochs),
-        "apply_tsmr, defaults": by_default(student, teacher, seen, epochs, seed),
+        "apply_tsmr, defaults": by_recipe(student, teacher, seen, epochs=epochs, seed=seed),
     }
     return {name: accuracy(net, unseen) for name, net in nets.items()}
+
+
+def one_seed_of_choices(seed: int, epochs: int) -> dict[str, float]:
+    """The accuracy with each choice; runs on fewer images take as many steps."""
+    seen, unseen, student, teacher = prepared(seed)
+    usual = {"epochs": epochs, "steps": _SEEN // _BATCH, "seed": seed}
+    found = {"deployed, not trained": accuracy(student, unseen)}
+    for name, choices in _CHOICES.items():
+        found[name] = accuracy(by_recipe(student, teacher, seen, **usual, **choices), unseen)
+    for count in _FEWER:
+        few = TensorDataset(*(tensor[:count] for tensor in seen.tensors))
+        found[f"{count} images"] = accuracy(by_recipe(student, teacher, few, **usual), unseen)
+    return found
 
 
 def table(found: Sequence[dict[str, float]]) -> str:
@@ -122,9 +151,11 @@ def table(found: Sequence[dict[str, float]]) -> str:
 @click.command()
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), default=CLASSIFY.epochs, show_default=True)
-def main(seeds: int, epochs: int) -> None:
-    """Print the accuracy of both on digits that neither has seen, in percent."""
-    click.echo(table([one_seed(seed, epochs) for seed in range(seeds)]))
+@click.option("--choices", is_flag=True, help="Try blocks, rates and numbers of images instead.")
+def main(seeds: int, epochs: int, choices: bool) -> None:
+    """Print the accuracy of each on digits that none has seen, in percent."""
+    measured = one_seed_of_choices if choices else one_seed
+    click.echo(table([measured(seed, epochs) for seed in range(seeds)]))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from reparam_kit.cli import main
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+GUIDE = DOCS / "deployed-to-better.md"  # tests/test_guide.py runs it whole
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
@@ -46,7 +47,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return lay(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(page, "python")], ids=name)
+@pytest.mark.parametrize(
+    "page", [page for page in TEXTS if blocks(page, "python") and page != GUIDE], ids=name
+)
 def test_the_code_of_a_page_runs(page: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batches = [(torch.randn(2, 3, 16, 16), torch.randn(2, 16))]  # the README's reader brings these
     namespace: dict[str, object] = {"__name__": "page", "batches": batches}
@@ -116,6 +119,14 @@ def test_the_table_of_losses_is_that_of_the_package() -> None:
         r"^\| `(\w+)` \|", text[text.index("| loss |") : text.index("need labels")], re.MULTILINE
     )
     assert rows == [loss for loss in LOSSES if not LOSSES.foreign(loss)]
+
+
+def test_measured_tables_are_those_of_the_results() -> None:
+    """A figure of the page stands in a file of benchmarks/results, in the same row."""
+    results = "".join(path.read_text() for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+    rows = re.findall(r"^\|.*\d.*\|$", (DOCS / "choosing.md").read_text(), re.MULTILINE)
+    assert len(rows) > 8
+    assert [row for row in rows if f"{row}\n" not in results and "benchmarks/results" not in row] == []
 
 
 def test_every_public_name_is_in_the_reference() -> None:
