@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from marked import drawn_portrait, write_detector
 from onnx_text import write
 from wrong_files import picture
 
@@ -52,6 +53,7 @@ def _files() -> dict[str, bytes]:
         write(folder / "deployed.onnx", FACE_NET, WEIGHTS)
         write(folder / "better.onnx", FACE_NET, {**WEIGHTS, "head.bias": np.full(16, 0.1, np.float32)})
         write(folder / "teacher.onnx", FACE_NET, {**WEIGHTS, "stem.bias": np.ones(8, np.float32)})
+        write_detector(folder / "detector.onnx", size=128)
         people = [(person, picture(10 * person + i, 16)) for person in range(4) for i in range(4)]
         others = [(-1, picture(1000 + i, 16)) for i in range(12)]
         for name, records in {
@@ -64,6 +66,8 @@ def _files() -> dict[str, bytes]:
         images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
         write_pairs(folder / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.iterdir()}
+    files |= {f"portraits/{person}/0.png": drawn_portrait() for person in ("anna", "ben")}
+    files["portraits/ben/1.png"] = drawn_portrait(scale=0.5)
     for number, place in enumerate(("photos", "photos", "query", "gallery")):
         for person in ("anna", "ben", "carla"):
             files[f"{place}/{person}/{number}.png"] = picture(sum(map(ord, person)), 16)

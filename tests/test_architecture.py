@@ -45,7 +45,17 @@ ROOMS = {
         "outputs",
         "cli",
     ],
-    "recipes.faces": ["records", "images", "embedding", "sets", "judging", "options", "cli"],
+    "recipes.faces": [
+        "records",
+        "images",
+        "embedding",
+        "sets",
+        "aligning",
+        "judging",
+        "options",
+        "cli",
+        "crops",
+    ],
     "recipes.tsmr": [
         "choices",
         "stages",

@@ -31,6 +31,7 @@ PUBLIC = {
 RESULT, GIVEN = "a result: what gives it shows it", "what takes it shows it"
 NO_EXAMPLE = {  # besides errors, which nobody makes
     "reparam_kit.lazily": "the __init__ of a package is its only place",
+    "recipes.faces.Aligned": RESULT,
     "recipes.faces.Comparison": RESULT,
     "recipes.faces.Evaluation": RESULT,
     "recipes.faces.Faces": RESULT,

@@ -19,7 +19,7 @@ from reparam_kit.outputs import Output, hold_apart
 
 OUTPUTS = {
     ("expand", "output"), ("fold", "output"), ("export", "output"), ("evaluate", "roc"), ("demo", "output"),
-    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "page"),
+    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "page"), ("faces align", "output"),
 }  # fmt: skip
 INPUTS = {
     ("inspect", "model"), ("expand", "model"), ("fold", "expanded"), ("verify", "a"), ("verify", "b"),
@@ -28,19 +28,28 @@ INPUTS = {
     ("evaluate", "query"), ("evaluate", "gallery"), ("evaluate", "people"), ("evaluate", "impostors"),
     ("tsmr", "student"), ("tsmr", "people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
     ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"), ("tsmr", "imports"),
+    ("faces align", "photos"), ("faces align", "detector"),
     ("expand", "float"), ("tsmr", "float"), ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
     *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
 }  # fmt: skip
 
 
+def commands(group: click.Group = main, within: str = "") -> dict[str, click.Command]:
+    """Every command by its name, those of groups by both names."""
+    context, found = click.Context(group), {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        below = isinstance(command, click.Group)
+        found |= commands(command, f"{name} ") if below else {within + name: command}  # type: ignore[arg-type]
+    return found
+
+
 def paths() -> dict[tuple[str, str], click.Parameter]:
     """Every parameter of every command that is a path."""
-    context = click.Context(main)
-    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
     return {
         (name, str(param.name)): param
-        for name, command in commands.items()
-        if command is not None
+        for name, command in commands().items()
         for param in command.params
         if isinstance(param.type, click.Path)
     }
@@ -57,10 +66,7 @@ def test_every_path_of_every_command_is_declared_as_what_it_is() -> None:
 
 
 def test_no_option_that_names_a_file_is_plain_text() -> None:
-    context = click.Context(main)
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
-        assert command is not None
+    for command in commands().values():
         for param in command.params:
             assert isinstance(param.type, click.Path) or "file" not in (param.metavar or "").lower(), param
 
@@ -121,6 +127,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "TSMR --data folder -o o.onnx --work folder/work",
         "TSMR --data folder -o o.onnx --work folder",
         "TSMR --data folder -o o.onnx --report folder/page.html",
+        "faces align folder -o folder/o.rec --detector s.onnx",
+        "faces align d.rec -o d.rec --detector s.onnx",
         "TSMR --val q.onnx.html -o q.onnx",
         "TSMR --data o.onnx.work -o o.onnx",
         "TSMR --teacher o.onnx.data -o o.onnx",
@@ -144,6 +152,7 @@ def test_an_output_that_is_an_input_or_another_output_is_refused(here: Path, wor
         ("fold w.pt -o out", ".onnx, .pt or .safetensors"),
         ("export nets:Plain --like s.onnx -o out.pt", ".onnx"),
         ("evaluate s.onnx --input raw --pairs p.txt --roc out.pdf", ".svg or .png"),
+        ("faces align folder -o out.bin --detector s.onnx", ".rec"),
         ("TSMR -o out.bin", ".onnx, .pt or .safetensors"),
         ("TSMR -o out.onnx --report out.pdf", ".html or .htm"),
     ],

@@ -5,6 +5,7 @@
 - ``Augmentation``: random changes of one image, decided by a seed
 - ``RecordFile(path)``, ``write_records(path, records)``: InsightFace RecordIO, read lazily and written
 - ``decode_image(data, where)``: an encoded image to uint8 ``[H, W, 3]`` RGB
+- ``align_faces(photos, output, detector)``: photos to aligned crops; ``Detector(path)`` finds the faces
 - ``read_pairs(path)``, ``write_pairs(path, pairs)``, ``PairSet``: pairs of images (``.bin``, lists, CFP)
 - ``read_templates(path)``, ``TemplateSet``: pairs of videos and templates (YTF, IJB-B, IJB-C)
 - ``read_set(path)``: either of them
@@ -31,9 +32,14 @@ from typing import TYPE_CHECKING
 from reparam_kit import lazily
 
 if TYPE_CHECKING:
+    from recipes.faces.aligning.detections import Detections as Detections
+    from recipes.faces.aligning.detector import Detector as Detector
+    from recipes.faces.aligning.folder import Aligned as Aligned
+    from recipes.faces.aligning.folder import align_faces as align_faces
     from recipes.faces.embedding.embedder import Embedder as Embedder
     from recipes.faces.embedding.inputs import InputPreset as InputPreset
     from recipes.faces.embedding.inputs import input_preset as input_preset
+    from recipes.faces.images.align import align as align
     from recipes.faces.images.augment import Augmentation as Augmentation
     from recipes.faces.images.decoding import decode_image as decode_image
     from recipes.faces.images.items import item_image as item_image

@@ -5,7 +5,7 @@ So a command has its outputs held against its inputs by declaring them, and none
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,12 @@ class RootPath(click.Path):
 
 def held_apart(command: click.Command) -> click.Command:
     """Return ``command``, which refuses outputs that are its inputs or each other, or cannot be written, before it
-    runs.
+    runs; of a group, each of its commands does.
     """
     held, run = copy(command), command.invoke
+    if isinstance(command, click.Group):
+        held.resolve_command = _held_below(command)  # type: ignore[attr-defined]
+        return held
 
     def invoke(ctx: click.Context) -> Any:
         given = list(_given(ctx))
@@ -80,6 +83,16 @@ def held_apart(command: click.Command) -> click.Command:
 
     held.invoke = invoke  # type: ignore[method-assign]
     return held
+
+
+def _held_below(group: click.Group) -> Callable[..., tuple[str | None, click.Command | None, list[str]]]:
+    """Return what finds the commands of a group, each held apart."""
+
+    def resolve(ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = group.resolve_command(ctx, args)
+        return name, command and held_apart(command), rest
+
+    return resolve
 
 
 def _given(ctx: click.Context) -> Iterator[tuple[str, click.Path, Any]]:
