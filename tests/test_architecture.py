@@ -61,6 +61,7 @@ ROOMS = {
         "stages",
         "parts",
         "config",
+        "sides",
         "results",
         "provenance",
         "improved",

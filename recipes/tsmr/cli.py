@@ -276,6 +276,11 @@ class _Losses(click.Option):
 )
 @click.option("--latency", is_flag=True, help="Measure how long either file takes, run in turn.")
 @click.option(
+    "--show-images",
+    is_flag=True,
+    help="Show on the page the images of --val that changed sides; only where they are yours to show.",
+)
+@click.option(
     "--compare",
     "compared",
     is_flag=True,
@@ -320,6 +325,7 @@ def tsmr(
     log_to: tuple[str, ...],
     page: Path,
     latency: bool,
+    show_images: bool,
     compared: bool,
     seeds: int | None,
     rates: tuple[float, ...],
@@ -350,7 +356,7 @@ def tsmr(
             improved = improve(
                 student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
                 report=page, log_to=log_to, weights=weights, unsafe=unsafe_load, outputs=outputs,
-                float=float, teacher_weights=teacher_weights, device=place, latency=latency,
+                float=float, teacher_weights=teacher_weights, device=place, latency=latency, show_images=show_images,
                 ablation=arms, progress=True,
             )  # fmt: skip
     if as_json and first:

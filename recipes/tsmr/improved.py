@@ -11,6 +11,7 @@ from torch import nn
 
 from recipes.tsmr.provenance import Provenance
 from recipes.tsmr.results import TSMRReport
+from recipes.tsmr.sides import Sides
 
 
 class Verification(Protocol):
@@ -40,6 +41,7 @@ class Improved:
         report: the run.
         provenance: by what it was made.
         verification: ``rk.verify`` of the old file and the new one; None where they are not both ONNX files.
+        sides: the examples that changed sides, for the page, where they were asked for.
     """
 
     output: Path
@@ -49,6 +51,7 @@ class Improved:
     report: TSMRReport
     provenance: Provenance
     verification: Verification | None = None
+    sides: tuple[Sides, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: those of the report, the files, and the verification."""

@@ -52,6 +52,7 @@ def improve(
     teacher_weights: Weights = None,
     device: str | torch.device = "cpu",
     latency: bool = False,
+    show_images: bool = False,
     ablation: Ablation | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
@@ -69,6 +70,7 @@ def improve(
         weights, unsafe, outputs, float: as in ``rk.load``.
         device: where to train.
         latency: also measure how long either file takes, run in turn.
+        show_images: show on the page the images of ``val`` that changed sides; only where they are yours to show.
         ablation: the controls to train too; ``val`` judges them.
 
     Raises:
@@ -109,14 +111,14 @@ def improve(
         result = apply_tsmr(
             model, teachers, data, val, config,
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", log_to=log_to,
-            callbacks=told, progress=progress,
+            callbacks=told, progress=progress, show_images=show_images,
         )  # fmt: skip
         first = Processes.current().rank == 0
         if first:
             rk.save(rk.duplicate(result.model).cpu(), output)
         files = [*went_in, ("output", output)] if first else []
         made = Provenance.of(next(result.model.parameters()).device, _facts(files, page.parent))
-        improved = Improved(output, page, card, result.model, result.report, made)
+        improved = Improved(output, page, card, result.model, result.report, made, sides=result.sides)
         if first:
             try:
                 improved = replace(improved, verification=_verified(student, output, result.images, latency))
@@ -179,7 +181,7 @@ def _parts(**given: object) -> list[tuple[str, object]]:
             value for value in (values if isinstance(values, list | tuple) else [values]) if value is not None
         ]
         for number, value in enumerate(each, start=1):
-            files: list[object] = [path for path in paths_of(value) if Path(path).is_file()]
+            files: list[object] = [path for path in dict.fromkeys(paths_of(value)) if Path(path).is_file()]
             called = f"{part} {number}" if len(each) > 1 else part
             parts += [(called, one) for one in files or [value]]
     return parts
@@ -209,8 +211,9 @@ def _write_pages(improved: Improved) -> None:
 
 def _write_page(improved: Improved) -> None:
     write_report(
-        improved.report, improved.page, verification=improved.verification, provenance=improved.provenance
-    )
+        improved.report, improved.page, verification=improved.verification, provenance=improved.provenance,
+        sides=improved.sides,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -95,8 +95,8 @@ class Provenance:
 
 
 def unnamed(text: str) -> str:
-    """Return ``text`` without names of the user and of the machine: paths below the working directory begin there,
-    paths below a home directory at ``~``.
+    """Return ``text`` without names of the user and of the machine, and without passwords in addresses: paths below
+    the working directory begin there, paths below a home directory at ``~``.
 
     >>> unnamed(f"--data {Path.cwd()}/faces.rec --val people:{Path.home()}/lfw.rec")
     '--data faces.rec --val people:~/lfw.rec'
@@ -104,6 +104,7 @@ def unnamed(text: str) -> str:
     for folder, inside, itself in _shortened():
         text = re.sub(rf"{_BEGINS}{re.escape(folder)}[\\/]", inside, text)
         text = re.sub(rf"{_BEGINS}{re.escape(folder)}(?![\w.-])", itself, text)
+    text = re.sub(r"(?<=://)[^/\s@]+@", "", text)
     names = {_user(): "$USER", platform.node(): "$HOSTNAME"}
     text = _OTHERS.sub("\N{HORIZONTAL ELLIPSIS}", text)
     return _ABSOLUTE.sub(lambda path: "/".join(names.get(p) or p for p in path[0].split("/")), text)
@@ -155,7 +156,7 @@ def _machine(device: torch.device) -> dict[str, str]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": f"{cores}, {torch.get_num_threads()} threads",
+        "cores": f"{cores}, of which torch uses {torch.get_num_threads()}",
         "device": name,
     }
 

@@ -26,6 +26,7 @@ from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Prepared, prepare
 from recipes.tsmr.results import EpochReport, TSMRReport, TSMRResult
+from recipes.tsmr.sides import changed_sides
 from recipes.tsmr.targets.auto import with_auto
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
@@ -55,6 +56,7 @@ def apply_tsmr(
     log_to: LogTo = (),
     callbacks: Sequence[Callback] = (),
     progress: bool = False,
+    show_images: bool = False,
 ) -> TSMRResult[Model]:
     """Expand ``model``, train it through the stages of ``config``, and fold it back.
 
@@ -89,6 +91,7 @@ def apply_tsmr(
             "csv:FILE", "wandb" or "wandb:PROJECT", "mlflow" or "mlflow:URI", or several of these.
         callbacks: are told how training goes, see ``Callback``.
         progress: show on stderr how far the run is. What it warns of goes to the logger "recipes.tsmr".
+        show_images: also give the images that changed sides, see ``TSMRResult.sides``.
 
     Raises:
         InputError: data, teacher or checkpoint cannot be used, the student takes other images, its embedding or a
@@ -135,7 +138,7 @@ def apply_tsmr(
                 told = Callbacks([told, *_kept(prepared, file), own])
             train(prepared, told)
             with labelled("judging what to return"):
-                result = prove(prepared, choose(prepared.given, prepared.history))
+                result = prove(prepared, choose(prepared.given, prepared.history), show_images)
             report = result.report
         finally:
             told.end(report)
@@ -168,7 +171,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
         callback.epoch(report, folded)
 
 
-def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]:
+def prove(prepared: Prepared[Model], chosen: Chosen[Model], show_images: bool) -> TSMRResult[Model]:
     """Measure what is returned against what was passed in."""
     given, history = prepared.given, prepared.history
     model, config = given.model, given.config
@@ -197,7 +200,8 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model]) -> TSMRResult[Model]
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
     images = input_preset(config.student_input).prepare(given.views.first(_SHOWN)).cpu()
-    return TSMRResult(chosen.model, report, images)
+    sides = changed_sides(given.judges, history.before, chosen.verdicts) if show_images else ()
+    return TSMRResult(chosen.model, report, images, tuple(sides))
 
 
 def _gallery(

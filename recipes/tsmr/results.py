@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recipes.faces import Comparison, Evaluation, Verdict
 from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.sides import Sides
 from reparam_kit import IntegerCount
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -302,8 +303,10 @@ class TSMRResult(Generic[Model]):
 
     Attributes:
         images: a few of those that it was trained on, as it takes them: float32 ``[N, C, H, W]``, on the CPU.
+        sides: the examples that changed sides, of each judge, where they were asked for.
     """
 
     model: Model
     report: TSMRReport
     images: Tensor
+    sides: tuple[Sides, ...] = ()

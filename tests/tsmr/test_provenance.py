@@ -43,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("models/eve/a.onnx ../HOMEs", "models/eve/a.onnx ../HOMEs"),
         ("https://host/home/page", "https://host/home/page"),
         ("retrieval:q,g", "retrieval:q,g"),
+        ("mlflow:https://me:secret@host/x", "mlflow:https://host/x"),
     ],
 )
 def test_paths_name_nobody(here: Path, text: str, shown: str) -> None:

@@ -169,6 +169,11 @@ class ClassesJudge(Judge, name="classes"):
             return self._outputs
         return "logits" if size == self._classes else None
 
+    def example(self, number: int) -> Sequence[Item]:
+        """Return the image of that number; none where images of classes with one image were left out."""
+        _, counts = np.unique(self._labels, return_counts=True)
+        return [self._image(number)] if counts.min() > 1 or self._outputs == "logits" else []
+
     def images(self, count: int) -> Sequence[Item]:
         """Return the first images of the set."""
         return [self._image(i) for i in range(min(count, len(self._set)))]

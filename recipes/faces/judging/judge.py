@@ -14,6 +14,7 @@ from functools import wraps
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -124,6 +125,18 @@ class Judge(ABC):
             }
         what = f"groups of {self.examples}" if GROUPS in before.outcomes else self.examples
         return comparison(before, after, found, f"{what} drawn {COMPARED:,} times", self.examples)
+
+    def right(self, verdict: Verdict) -> npt.NDArray[np.bool_] | None:
+        """Return which examples came out right, bool ``[N]``; None where that is no matter of yes and no.
+
+        Here it is the outcome of the figure that decides, where that is of true and false.
+        """
+        found = np.asarray(verdict.outcomes.get(verdict.decides, ()))
+        return found if found.dtype == np.bool_ else None
+
+    def example(self, number: int) -> Sequence[Item]:
+        """Return the images of an example, by its number among the outcomes; none where it has none to be shown."""
+        return []
 
     def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:
         """Say what a net's ``size`` numbers are to this judge; None where it does not know."""

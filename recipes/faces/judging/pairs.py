@@ -169,6 +169,19 @@ class PairsJudge(Judge, name="pairs"):
             before, after, found, f"pairs drawn within fold and kind, {sets:,} times", self.examples
         )
 
+    def right(self, verdict: Verdict) -> npt.NDArray[np.bool_] | None:
+        """Return which pairs lie on their side of the threshold, the mean of the folds'."""
+        if not isinstance(verdict, Evaluation):
+            return None
+        right: npt.NDArray[np.bool_] = (verdict.scores > verdict.threshold) == verdict.same
+        return right
+
+    def example(self, number: int) -> Sequence[Item]:
+        """Return both images of a pair; none of templates."""
+        return (
+            [] if isinstance(self.pairs, TemplateSet) else [self.pairs.images[2 * number + i] for i in (0, 1)]
+        )
+
     def images(self, count: int) -> Sequence[Item]:
         """Return the first images of the set."""
         shown = (

@@ -9,7 +9,6 @@ from typing import Any
 
 import reparam_kit as rk
 from recipes.faces import Comparison, Verdict
-from recipes.faces.judging.verdict import Difference
 from recipes.tsmr.improved import Improved
 from recipes.tsmr.results import TSMRReport
 
@@ -84,21 +83,33 @@ def _figures(improved: Improved) -> Iterator[str]:
         return
     yield "## Figures"
     for before, comparison in zip(report.before, report.comparisons, strict=True):
-        yield f"\n{_text(before.subject)}, the same for both models; {_text(comparison.decides)} decides.\n"
-        yield "| | before | after | difference | 95 % interval | |\n|---|--:|--:|--:|--:|---|"
-        yield from (_row(difference, comparison) for difference in comparison.differences)
+        yield f"\n{_text(before.subject)}; {_text(comparison.decides)} decides.\n"
+        yield from _compared(comparison) if report.kept else _alone(before)
     if report.kept:
-        yield "\nThe weights were chosen by the first of these figures, which is therefore optimistic: judge by another"
-        yield "set."
+        yield "\nBoth models were judged by the same. The weights were chosen by the first of these figures, which is"
+        yield "therefore optimistic: judge by another set."
 
 
-def _row(difference: Difference, comparison: Comparison) -> str:
-    before, after = difference.before, difference.after
-    if difference.value is None:
-        return f"| {_text(before.name)} | {before.shown()} | {after.shown()} | | | |"
-    ends = " to ".join(before.change(end) for end in difference.interval or ())
-    cells = [before.shown(), after.shown(), before.change(difference.value), ends]
-    return f"| {_text(before.name)} | {' | '.join(cells)} | {difference.told(comparison.examples)} |"
+def _alone(verdict: Verdict) -> Iterator[str]:
+    yield "| | as deployed |\n|---|--:|"
+    for figure in verdict.figures:
+        if figure.value is not None:
+            yield f"| {_figure(figure.name, verdict.decides)} | {figure.shown()} |"
+
+
+def _compared(comparison: Comparison) -> Iterator[str]:
+    yield "| | before | after | difference | 95 % interval | |\n|---|--:|--:|--:|--:|---|"
+    for one in comparison.differences:
+        if one.value is not None:
+            change, told = one.before.change, one.told(comparison.examples)
+            ends = " to ".join(map(change, one.interval or ()))
+            cells = [one.before.shown(), one.after.shown(), change(one.value), ends, told]
+            yield f"| {_figure(one.before.name, comparison.decides)} | {' | '.join(cells)} |"
+
+
+def _figure(name: str, decides: str) -> str:
+    """Return the name of a figure, bold where it decides."""
+    return f"**{_text(name)}**" if name == decides else _text(name)
 
 
 def _unchanged(improved: Improved) -> Iterator[str]:
@@ -134,7 +145,7 @@ def _reproduction(improved: Improved) -> Iterator[str]:
         yield "Called from Python (`recipes.tsmr.improve`).\n"
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     yield f"- {_text(versions)}; seed {report.config.seed}."
-    yield f"- {_text(', '.join(made.machine.values()))}."
+    yield f"- {_text(', '.join(f'{name} {what}' for name, what in made.machine.items()))}."
     if made.git:
         yield f"- Working directory: git {_text(made.git)}."
     for file in made.files:
@@ -164,8 +175,8 @@ def _file(improved: Improved, part: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a name as code, in which nothing is markup; a bar would end a cell."""
-    text = rk.printable(text).replace("|", "\\|")
+    """Return a name as code, in which nothing is markup."""
+    text = rk.printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 

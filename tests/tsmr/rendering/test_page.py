@@ -218,6 +218,24 @@ def test_the_verdict_comes_first(
     assert ("→" in made.title) is (changed == {})  # a figure is news where it is no chance
 
 
+def test_what_got_worse_is_told_at_the_top(report: TSMRReport, tmp_path: Path) -> None:
+    made = written(replace(report, comparisons=(compared(judged(2.4), judged(1.8)),)), tmp_path)
+    assert (
+        "Worse by more than chance: accuracy; TAR at FAR 0.1;" in made.text.partition("Before and after")[0]
+    )
+    assert "Worse by more than chance" not in written(report, tmp_path).text
+
+
+def test_of_a_model_that_is_returned_as_it_was_no_difference_is_shown(
+    report: TSMRReport, tmp_path: Path
+) -> None:
+    same = replace(report, kept=0, share=0.0, after=report.before, comparisons=SAME, ablation=())
+    made = written(same, tmp_path)
+    assert "+0.00" not in made.text
+    assert made.headings[0] == "The deployed model"
+    assert made.row("accuracy, %") == [f"{100 * (report.before[0].deciding.value or 0):.2f}"]
+
+
 def test_what_is_returned_may_lie_on_the_way_to_the_epoch(report: TSMRReport, tmp_path: Path) -> None:
     made = written(replace(report, share=0.5), tmp_path)
     assert "Epoch 2 of 3 is kept, 0.5 of the way to it from the deployed weights. It was chosen" in made.text

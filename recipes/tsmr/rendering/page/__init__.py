@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 import reparam_kit as rk
 from recipes.faces import Evaluation, Figure, Verdict, better_input
@@ -18,11 +22,14 @@ from recipes.tsmr.provenance import Provenance, unnamed
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS
 from recipes.tsmr.results import TSMRReport
+from recipes.tsmr.sides import Sides
 
-with rk.extra("faces", "the page of a run needs Jinja2"):
+with rk.extra("faces", "the page of a run needs Jinja2 and Pillow"):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
+    from PIL import Image
 
+_WIDEST = 160  # pixels of a picture
 _SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -33,6 +40,7 @@ def write_report(
     files: Mapping[str, str] | None = None,
     verification: Verification | None = None,
     provenance: Provenance | None = None,
+    sides: Sequence[Sides] = (),
 ) -> None:
     """Write ``report`` as an HTML page that holds all it shows; equal arguments give equal bytes.
 
@@ -44,6 +52,7 @@ def write_report(
         verification: ``rk.verify`` of the old file and the new one, for graph, sizes and, if it was asked for,
             latency.
         provenance: by what the run was made, files included.
+        sides: the examples that changed sides, whose images are shown.
 
     Raises:
         InputError: ``path`` cannot be written.
@@ -65,7 +74,6 @@ def write_report(
     environment.filters |= {
         "value": _value,
         "number": _number,
-        "change": _change,
         "change_of": _change_of,
         "ends": _ends,
         "measured": _measured,
@@ -73,11 +81,13 @@ def write_report(
         "name": _name,
         "capitalised": _capitalised,
         "unnamed": unnamed,
+        "picture": _picture,
     }
     page = environment.get_template("page.html").render(
         report=report,
         files={**_names(provenance), **(files or {})},
         provenance=provenance,
+        sides=sides,
         verification=verification and verification.to_json(),
         figures=figures,
         is_pairs=lambda verdict: isinstance(verdict, Evaluation),
@@ -116,13 +126,6 @@ def _number(figure: Figure, value: float | None = None) -> str:
     return f"{100 * value:.2f}" if figure.share else f"{value:.3f}"
 
 
-def _change(figure: Figure, before: Figure) -> str:
-    """Return the difference of two figures, of shares in percentage points."""
-    if figure.value is None or before.value is None:
-        return ""
-    return _change_of(figure, figure.value - before.value)
-
-
 def _change_of(figure: Figure, change: float) -> str:
     """Return a difference of two values of a figure, of shares in percentage points."""
     return (f"{100 * change:+.2f}" if figure.share else f"{change:+.3f}").replace("-", MINUS)
@@ -146,6 +149,16 @@ def _capitalised(text: str) -> str:
 def _name(name: str) -> Markup:
     """Return a long name that may be broken after its parts."""
     return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(rk.printable(name)))))
+
+
+def _picture(image: Tensor) -> str:
+    """Return uint8 ``[C, H, W]`` as the address of a JPEG that the page holds."""
+    planes = image.permute(1, 2, 0).numpy()
+    with io.BytesIO() as file:
+        shown = Image.fromarray(planes[..., 0] if planes.shape[2] == 1 else planes)
+        shown.thumbnail((_WIDEST, _WIDEST))
+        shown.save(file, "JPEG", quality=85)
+        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _choices(config: TSMRConfig) -> list[tuple[str, Any, bool]]:
