@@ -25,7 +25,9 @@ def warnings_shown(by: bool = True) -> Iterator[None]:
     logger = logging.getLogger("recipes")
     handler = _Shown() if by else logging.NullHandler()
     logger.addHandler(handler)
+    passed, logger.propagate = logger.propagate, False  # which would show them once more
     try:
         yield
     finally:
+        logger.propagate = passed
         logger.removeHandler(handler)

@@ -137,6 +137,8 @@ def apply_tsmr(
             if processes.rank == 0:
                 told = Callbacks([told, *_kept(prepared, file), own])
             train(prepared, told)
+            if prepared.given.judges:
+                shown.say(f"judging epoch {prepared.history.kept} and shares of the way to it")
             with labelled("judging what to return"):
                 result = prove(prepared, choose(prepared.given, prepared.history), show_images)
             report = result.report

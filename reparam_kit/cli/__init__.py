@@ -19,6 +19,7 @@ import click
 from reparam_kit import __version__
 from reparam_kit.cli.group import TRACEBACK, Group
 from reparam_kit.cli.paths import OutputPath
+from reparam_kit.cli.quiet import with_verbose
 from reparam_kit.errors import printable
 from reparam_kit.kinds import TORCH, refuse_others
 from reparam_kit.registry import import_file
@@ -58,6 +59,8 @@ def main() -> None:
     MODEL is a .onnx file, a .pt file, or package.module:factory with --weights FILE.
     """
 
+
+with_verbose(main)
 
 _Command = Callable[..., None]
 

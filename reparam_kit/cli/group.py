@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +13,7 @@ import click
 
 from reparam_kit.cli.paths import held_apart
 from reparam_kit.cli.plugins import load, plugins, warn
+from reparam_kit.cli.quiet import libraries_hushed, with_verbose
 from reparam_kit.cli.signals import ending_well
 from reparam_kit.cli.streams import OutputLostError, guard_streams
 from reparam_kit.errors import InputError, ReparamError, first_line, printable
@@ -38,10 +36,10 @@ class Group(click.Group):
         super().format_commands(ctx, formatter)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
-        point = plugins().get(cmd_name)
-        return load(point) if point else None
+        command = self.commands.get(cmd_name)
+        if command is None and cmd_name in plugins():
+            command = load(plugins()[cmd_name])
+        return command and with_verbose(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -59,7 +57,7 @@ class Group(click.Group):
             sys.exit(ReparamError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ending_well() as ending, warnings_shown():
+        with ending_well() as ending, libraries_hushed(ctx):
             try:
                 result = super().invoke(ctx)
                 sys.stdout.flush()
@@ -85,25 +83,6 @@ def _refuse_empty(args: list[str]) -> None:
             raise InputError(
                 f"an empty value{f' beside {where}' if where else ''}, as of a variable that is not set: give one"
             )
-
-
-class _Shown(logging.Handler):
-    """Prints what the package logs as lines of the command."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = f"reparam-kit: {record.levelname.lower()}: {record.getMessage()}"
-        click.echo(printable(line), err=True)
-
-
-@contextmanager
-def warnings_shown() -> Iterator[None]:
-    """Within it, what the core warns of is shown on standard error; a library call alone prints nothing."""
-    logger, handler = logging.getLogger("reparam_kit"), _Shown(logging.WARNING)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _ended(error: BaseException, ctx: click.Context) -> tuple[str, int]:

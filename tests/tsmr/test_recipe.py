@@ -260,13 +260,14 @@ def test_progress_is_a_line_for_each_pass_and_epoch(
     lines = [re.sub(r"^[-\d]{10} [\d:]{8} ", "", line) for line in err.splitlines()]
     names = [line.split(":")[0] for line in lines]
     assert names.index("deployed") < names.index("teacher") < names.index("epoch 1/3")
-    assert names[-3:] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert names[-4:-1] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert re.fullmatch(r"judging epoch \d and shares of the way to it", names[-1])
     (deployed,) = re.findall(r"deployed: accuracy (\S+) on 10 genuine and 10 impostor pairs", err)
-    for line in lines[-3:]:
+    for line in lines[-4:-1]:
         assert re.search(
             rf": accuracy deployed {deployed}, now \S+%, cosine 0\.\d+.* images/s, \S+ [kMG]B of memory", line
         )
-    assert ["ETA of the run 0:" in line for line in lines[-3:]] == [True, True, False]
+    assert ["ETA of the run 0:" in line for line in lines[-4:-1]] == [True, True, False]
 
 
 def test_nothing_is_printed_unless_asked(
