@@ -71,7 +71,7 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or category(c) == "Zs" else repr(c)[1:-1] for c in str(text))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what another library says, or the name of its error where it says nothing.
 
     >>> first_line(ValueError("what is wrong\\nand much more")), first_line(KeyError())

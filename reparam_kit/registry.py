@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
-from importlib.metadata import EntryPoint, distributions
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from reparam_kit.errors import InputError, first_line, suggestion
+from reparam_kit.errors import InputError, suggestion
 from reparam_kit.files import require_file
+from reparam_kit.points import entry_points, load_point, reason
 
 Kind = TypeVar("Kind")
 
@@ -103,21 +103,15 @@ class Registry(Collection[str], Generic[Kind]):
         import_module(self.home)
         for point in entry_points(self.group):
             try:
-                found = point.load()
+                found = load_point(point)
                 if self._made is not None:
                     self.add(point.name, self._made(point.name, found))
-            except (Exception, SystemExit) as error:  # the code of others may raise anything
-                self._broken[point.name] = f"{point.value}: {type(error).__name__}: {_reason(error)}"
-
-
-def entry_points(group: str) -> list[EntryPoint]:
-    """Return the entry points of a group; of several of one name the first that is found."""
-    found: dict[str, EntryPoint] = {}
-    for distribution in distributions():
-        with suppress(Exception):  # some package's list of entry points is damaged: no concern of ours
-            for point in distribution.entry_points.select(group=group):
-                found.setdefault(point.name, point)
-    return list(found.values())
+                elif point.name not in self._known:
+                    self._broken[point.name] = f"{point.value} brings no {self.kind} of that name"
+            except InputError as error:
+                self._broken.setdefault(point.name, f"{point.value}: {error}")
+                if point.name in self._known:
+                    logging.getLogger(__name__).warning("%s is left out: %s", point.value, error)
 
 
 def import_file(path: str | Path) -> ModuleType:
@@ -142,11 +136,13 @@ def import_file(path: str | Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
         _IMPORTED[path.name] = sha256(path.read_bytes()).hexdigest()
-    except (Exception, SystemExit) as error:  # it is the user's, and may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it is the user's, and may raise anything
         del sys.modules[name]
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
-        raise InputError(f"{place}: {type(error).__name__}: {_reason(error)}") from error
+        raise InputError(f"{place}: {reason(error)}") from error
     return module
 
 
@@ -165,7 +161,3 @@ def imported_files() -> dict[str, str]:
 def _called(thing: Any) -> str:
     """Return what a class is called, wherever it is defined again, and anything else by what is in it."""
     return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else repr(thing)
-
-
-def _reason(error: BaseException) -> str:
-    return first_line(error) if isinstance(error, Exception) else "it exits when it is imported"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -20,6 +21,7 @@ ROOMS = {
         "extras",
         "kinds",
         "files",
+        "points",
         "registry",
         "atomic",
         "digests",
@@ -177,6 +179,42 @@ def test_help_needs_no_torch() -> None:
     ).stdout
     for command in ("inspect", "expand", "fold", "verify", "diff", "export", "evaluate", "tsmr", "demo"):
         assert f"  {command} " in shown
+
+
+# What the public names of each package import besides torch, which is 1.5 s: all of it together less than 1 s.
+NEEDED = {
+    "reparam_kit": {"click", "google", "ml_dtypes", "onnx", "onnxruntime", "safetensors"},
+    "recipes.faces": {"PIL", "rich"},
+    "recipes.tsmr": {"filelock", "jinja2", "markupsafe", "msgspec"},
+}
+IMPORTED = """
+import json, sys
+def parts(): return {".".join(name.split(".")[:2]) for name in sys.modules if name.startswith(("torch.", "sympy"))}
+def packages(): return {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {"recipes"}
+before, found = packages(), {}
+import reparam_kit, recipes.faces, recipes.tsmr
+found["at once"] = sorted(packages() - before)
+import torch
+own, before = parts(), packages()
+for package in (reparam_kit, recipes.faces, recipes.tsmr):
+    for name in package.__all__:
+        getattr(package, name)
+    found[package.__name__] = sorted(packages() - before)
+    before = packages()
+found["torch"] = sorted(parts() - own)
+print(json.dumps(found))
+"""
+
+
+def test_an_import_is_quick_and_the_public_names_need_little() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", IMPORTED], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout
+    found = {name: set(packages) for name, packages in json.loads(shown).items()}
+    assert found.pop("at once") == {"reparam_kit"}
+    assert found.pop("torch") == set()  # nothing that `import torch` leaves for later, such as its compiler
+    for package, needed in NEEDED.items():
+        assert found[package] <= needed, package
 
 
 LAZY = ["reparam_kit", "reparam_kit.onnx", "recipes.faces", "recipes.tsmr"]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
 from deployed import Free, deploy
 from nets import build
 from packaging.requirements import Requirement
@@ -124,3 +125,40 @@ def test_who_cites_it_cites_this_version_and_these_authors() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {reparam_kit.__version__}\n" in citation
     assert f"\n  - name: {SETUP['metadata']['author']}\n" in citation
+
+
+HOME = SETUP["metadata"]["url"].removeprefix("https://github.com/")
+TAG = f"v{reparam_kit.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("tag", "home", "says"),
+    [
+        (TAG, HOME, ""),
+        ("v9.9.9", HOME, "the tag is v9.9.9, and __version__ of reparam_kit/__init__.py is "),
+        (TAG.removeprefix("v"), HOME, f": tag {TAG}"),
+        (TAG, "another/place", "the url of setup.cfg is not https://github.com/another/place"),
+    ],
+)
+def test_a_tag_is_released_where_all_that_names_a_version_names_that(tag: str, home: str, says: str) -> None:
+    done = subprocess.run([ROOT / ".ci" / "tag", tag, home], capture_output=True, text=True)
+    assert done.returncode == bool(says), done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == bool(says)
+
+
+def test_what_is_tracked_is_in_the_archive_of_the_source(tmp_path: Path) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no repository")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    command = [
+        sys.executable,
+        "-c",
+        "import setuptools; setuptools.setup()",
+        "--quiet",
+        "egg_info",
+        "--egg-base",
+    ]
+    subprocess.run([*command, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    (sources,) = tmp_path.glob("*.egg-info/SOURCES.txt")
+    assert set(listed.splitlines()) <= set(sources.read_text().splitlines())

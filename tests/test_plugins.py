@@ -31,6 +31,17 @@ BROKEN = {
     ),
     "an error without a text": ("assert False", "plug.cli:run", "AssertionError"),
     "an exit": ("raise SystemExit(0)", "plug.cli:run", "it exits when"),
+    "an exit of another kind": (
+        "class Skipped(BaseException): pass\nraise Skipped('not here')",
+        "plug.cli:run",
+        "Skipped: not here",
+    ),
+    "words on standard output": ("print('hello')\nimport no_such_package", "plug.cli:run", "no_such_package"),
+    "help that fails": (
+        "import click\nclass Run(click.Command):\n    def get_short_help_str(self, limit=45): 1 / 0\nrun = Run('run')",
+        "plug.cli:run",
+        "its help raises ZeroDivisionError: division by zero",
+    ),
     "no such module": (GOOD, "plug.other:run", "No module named 'plug.other'"),
     "no such attribute": (GOOD, "plug.cli:walk", "walk"),
     "no command": ("def run(): pass", "plug.cli:run", "of type function, no click command"),
@@ -73,7 +84,8 @@ def test_one_that_cannot_be_loaded_is_one_line(here: Path, kind: str) -> None:
     install(here, mine(point), code)
     shown = run("--help")
     assert shown.exit_code == 0
-    (warning,) = shown.stderr.splitlines()
+    (warning,) = (line for line in shown.stderr.splitlines() if line != "hello")
+    assert "hello" not in shown.stdout
     assert warning.startswith(f"reparam-kit: warning: no command mine: {point} cannot be loaded: ")
     assert reason in warning
     assert "  mine" not in shown.stdout
@@ -83,6 +95,35 @@ def test_one_that_cannot_be_loaded_is_one_line(here: Path, kind: str) -> None:
         assert called.exit_code == 2
         assert called.stdout == ""
         assert called.stderr.splitlines() == [warning.replace("warning: ", "")]
+
+
+def test_one_that_prints_spoils_no_output(here: Path) -> None:
+    install(here, mine(), f"print('a word')\n{GOOD}")
+    shown = run("--help")
+    assert "a word" in shown.stderr
+    assert "a word" not in shown.stdout
+    assert run("mine").stdout == "it ran\n"
+
+
+def test_a_name_that_another_has_is_one_line(here: Path) -> None:
+    install(here, mine() + b"fold = plug.cli:run\ntsmr = plug.cli:run\n", GOOD)
+    install(here, b"[reparam_kit.commands]\nmine = plug2.cli:run\n", GOOD, package="plug2")
+    shown = run("--help")
+    assert sorted(shown.stderr.splitlines()) == [
+        "reparam-kit: warning: plug.cli:run is left out: fold is a command of reparam-kit itself",
+        "reparam-kit: warning: plug.cli:run is left out: the command tsmr is recipes.tsmr.cli:tsmr",
+        "reparam-kit: warning: plug2.cli:run is left out: the command mine is plug.cli:run",
+    ]
+    assert "--teacher" in run("tsmr", "--help").stdout
+    assert run("mine").stdout == "it ran\n"
+
+
+def test_a_fault_of_a_command_of_another_package_is_not_ours(here: Path) -> None:
+    install(here, mine(), GOOD.replace("print('it ran')", "1 / 0"))
+    called = run("mine")
+    assert called.exit_code == 2
+    (line,) = called.stderr.splitlines()
+    assert line.startswith(f"reparam-kit: {here / 'plug' / 'cli.py'}, line 4: ZeroDivisionError: division by")
 
 
 def test_it_does_not_disturb_other_commands(here: Path) -> None:
@@ -114,7 +155,15 @@ def elsewhere(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "raise ModuleNotFoundError('The torchtune recipes are no package')"], ids=["empty", "raises"]
+    "text",
+    [
+        "",
+        "raise ModuleNotFoundError('The torchtune recipes are no package')",
+        "raise SystemExit",
+        "print(1)",
+        "(",
+    ],
+    ids=["empty", "raises", "exits", "prints", "no Python"],
 )
 def test_a_foreign_package_named_recipes_is_one_line(tmp_path: Path, text: str) -> None:
     init = tmp_path / "recipes" / "__init__.py"
@@ -122,14 +171,14 @@ def test_a_foreign_package_named_recipes_is_one_line(tmp_path: Path, text: str) 
     init.write_text(text)
     shown = elsewhere(tmp_path, "--help")
     assert shown.returncode == 0
-    (warning,) = shown.stderr.splitlines()
+    (warning,) = (line for line in shown.stderr.splitlines() if line != "1")
     commands = "demo, evaluate, faces, tsmr"
     assert warning.startswith(f"reparam-kit: warning: no command {commands}: recipes.demo.cli:demo ")
-    assert "torchtune" in warning if text else str(init) in warning
+    assert f"recipes is {init}, another one: install reparam-kit in an environment of its own" in warning
     assert "\n  inspect " in shown.stdout
     called = elsewhere(tmp_path, "tsmr", "--help")
     assert called.returncode == 2
-    (line,) = called.stderr.splitlines()
+    (line,) = (line for line in called.stderr.splitlines() if line != "1")
     assert line.startswith("reparam-kit: no command tsmr: recipes.tsmr.cli:tsmr cannot be loaded: ")
 
 
@@ -212,3 +261,21 @@ def test_a_name_that_cannot_be_had_takes_none_away(here: Path, kind: str) -> Non
     assert norm_of("nothing") == "scale"  # which looks for it
     assert len(block("dbb").terms) == 4
     assert reason in PRESETS._broken[name]
+
+
+def test_that_a_name_is_taken_is_told_once(here: Path) -> None:
+    install(here, b"[reparam_kit.presets]\ndbb = plug.cli:MINE\n", BLUR)
+    (line,) = run("inspect", small_onnx(here / "net.onnx"), "--block", "nothing").stderr.splitlines()[:-1]
+    assert line.startswith("reparam-kit: warning: plug.cli:MINE is left out: ")
+
+
+def test_what_brings_nothing_of_its_name_says_so(here: Path) -> None:
+    install(here, b"[reparam_kit.factors]\nblur = plug.cli:Blur\n", "def Blur(): pass")
+    refused = run("inspect", small_onnx(here / "net.onnx"), "--block", "conv(k) + blur")
+    assert "the factor 'blur' cannot be loaded: plug.cli:Blur brings no factor of that name" in refused.stderr
+
+
+def test_images_are_read_by_the_first_that_can_be_loaded(here: Path) -> None:
+    install(here, b"[reparam_kit.images]\nmine = plug.cli:run\n", "1 / 0")
+    command = ["verify", "a.onnx", "a.onnx", "--calibration", here / "none", "--input", "raw"]
+    assert "plug" not in run(*command).stderr

@@ -106,7 +106,7 @@ class _Portrait:
         cover = opacity * (0.5 - distance * (self.size / 2)).clip(0, 1)
         self.canvas += cover[:, None] * (colour - self.canvas)
 
-    def _mark(self, colour: Array, distance: Array, opacity: Array | float = 1.0) -> None:
+    def _mark(self, colour: Array | np.float32, distance: Array, opacity: Array | float = 1.0) -> None:
         """Lay a colour over a part of the face: nothing of it shows beyond the outline of the head."""
         self._lay(colour, np.maximum(distance, self.head), opacity)
 

@@ -136,7 +136,7 @@ class Dilated(Sized, Trained, name="dilated"):
     def kernel(self, parameter: Tensor, shape: Geometry) -> Kernel:
         weight = parameter.new_zeros(shape.weight_shape)
         every = (slice(None, None, self.rate),) * len(shape.taps)
-        weight[(slice(None), slice(None)) + every] = parameter  # noqa: RUF005 (Python 3.10 has no star in an index)
+        weight[:, :, *every] = parameter
         return Kernel(weight, shape.groups)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reparam_kit.errors import InputError, first_line
-from reparam_kit.registry import entry_points
+from reparam_kit.errors import InputError
+from reparam_kit.points import entry_points, load_point
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +42,14 @@ def read_calibration(path: str | None, preset: str | None, model: str) -> list[T
 
 
 def _read_images(path: str, preset: str) -> Tensor:
-    points = entry_points(GROUP)
-    if not points:
-        raise InputError(f"nothing that is installed reads images; write {path} as a .npz of inputs")
-    try:
-        read = points[0].load()
-    except Exception as error:  # the code of others
-        raise InputError(f"{points[0].value} cannot be loaded: {first_line(error)}") from error
-    images: Tensor = read(path, preset, _MOST)
-    return images
+    broken = []
+    for point in entry_points(GROUP):
+        try:
+            read = load_point(point)
+        except InputError as error:
+            broken.append(f"{point.value} cannot be loaded: {error}")
+            continue
+        images: Tensor = read(path, preset, _MOST)
+        return images
+    why = broken[0] if broken else "nothing that is installed reads images"
+    raise InputError(f"{why}; write {path} as a .npz of inputs")

@@ -17,6 +17,7 @@ from reparam_kit.cli.quiet import libraries_hushed, with_verbose
 from reparam_kit.cli.signals import ending_well
 from reparam_kit.cli.streams import OutputLostError, guard_streams
 from reparam_kit.errors import InputError, ReparamError, first_line, printable
+from reparam_kit.points import foreign_packages
 from reparam_kit.registry import FILE_OF_USER
 
 _FAULT = 70  # EX_SOFTWARE of sysexits.h
@@ -32,7 +33,7 @@ class Group(click.Group):
         return [*self.commands, *sorted(plugins().keys() - self.commands.keys())]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        warn(self.get_command(ctx, name) for name in self.list_commands(ctx))
+        warn((self.get_command(ctx, name) for name in self.list_commands(ctx)), self.commands)
         super().format_commands(ctx, formatter)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -113,7 +114,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
         return "out of memory: the files name more than this machine can hold", ReparamError.exit_code
     if isinstance(error, RecursionError):
         return "a model or a file is nested too deeply to be read", ReparamError.exit_code
-    if theirs := _place_of_user(error):
+    if theirs := _place_of_others(error):
         said = f"{theirs}: {type(error).__name__}: {first_line(error)}"
         return f"{said}; reparam-kit --traceback ... shows the whole trace", ReparamError.exit_code
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -124,12 +125,14 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     ), _FAULT
 
 
-def _place_of_user(error: Exception) -> str:
-    """Return the line of a file that --import ran, if it is that and not ours that was running; else nothing."""
+def _place_of_others(error: Exception) -> str:
+    """Return the line of another package, or of a file that --import ran, if that and not ours was running."""
+    theirs = foreign_packages()
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__"))
-        if module.startswith(FILE_OF_USER):
+        package = module.partition(".")[0]
+        if module.startswith(FILE_OF_USER) or package in theirs:
             return f"{frame.f_code.co_filename}, line {line}"
-        if module.partition(".")[0] in ("reparam_kit", "recipes"):
+        if package in ("reparam_kit", "recipes"):
             break
     return ""
