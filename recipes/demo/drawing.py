@@ -101,7 +101,7 @@ class _Portrait:
         self._hair_and_glasses()
         return self._photograph()
 
-    def _lay(self, colour: Array, distance: Array, opacity: Array | float = 1.0) -> None:
+    def _lay(self, colour: Array | np.float32, distance: Array, opacity: Array | float = 1.0) -> None:
         """Lay a colour over everything within a curve: ``distance`` is negative inside."""
         cover = opacity * (0.5 - distance * (self.size / 2)).clip(0, 1)
         self.canvas += cover[:, None] * (colour - self.canvas)

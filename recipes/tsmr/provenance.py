@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Provenance:
     @classmethod
     def of(cls, device: torch.device, files: Iterable[FileFacts]) -> Provenance:
         """Look at what there is, now that ``device`` has trained."""
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return cls(now, _versions(), _machine(device), _git(), _command(), tuple(files))
 
     def to_json(self) -> dict[str, Any]:
