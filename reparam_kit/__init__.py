@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from reparam_kit.cli.paths import OutputPath as OutputPath
     from reparam_kit.cli.paths import RootPath as RootPath
     from reparam_kit.digests import fingerprint as fingerprint
+    from reparam_kit.exporting import export_onnx as export_onnx
     from reparam_kit.files import read_file as read_file
     from reparam_kit.files import require_file as require_file
     from reparam_kit.formats import load as load
     from reparam_kit.formats import save as save
     from reparam_kit.modes import evaluating as evaluating
     from reparam_kit.onnx.diff import diff as diff
-    from reparam_kit.onnx.export import export_onnx as export_onnx
     from reparam_kit.onnx.importer.trainable import train_only as train_only
     from reparam_kit.onnx.integers import IntegerCount as IntegerCount
     from reparam_kit.onnx.integers import count_integers as count_integers

@@ -41,6 +41,7 @@ ROOMS = {
         "record",
         "onnx",
         "verification",
+        "exporting",
         "archives",
         "tensors",
         "formats",

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reparam_kit import __version__
+from reparam_kit.cli import values
 from reparam_kit.cli.group import TRACEBACK, Group
 from reparam_kit.cli.paths import OutputPath
 from reparam_kit.cli.quiet import with_verbose
 from reparam_kit.errors import printable
 from reparam_kit.kinds import TORCH, refuse_others
-from reparam_kit.registry import import_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,41 +78,6 @@ def _model_options(command: _Command) -> _Command:
     return command
 
 
-def _patterns(option: str, text: str) -> Callable[[_Command], _Command]:
-    """Return an option that may be repeated, and is None where it is not given."""
-    return click.option(
-        option, multiple=True, metavar="PATTERN", help=text, callback=lambda ctx, param, value: value or None
-    )
-
-
-def _examples(ctx: click.Context, param: click.Parameter, shapes: tuple[str, ...]) -> Any:
-    """Random tensors of the shapes given, or None."""
-    sizes = [shape.split("x") for shape in shapes]
-    if not all(size.isdecimal() and int(size) for shape in sizes for size in shape):
-        raise click.BadParameter("write a shape as 16x3x224x224", ctx, param)
-    if not sizes:
-        return None
-    import torch
-
-    return tuple(torch.randn(*map(int, shape)) for shape in sizes)
-
-
-def _shapes(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the sizes by the names of inputs, which may hold anything."""
-    found = {}
-    for text in given:
-        name, sign, sizes = text.rpartition("=")
-        if not (sign and all(size.isdecimal() and int(size) for size in sizes.split(","))):
-            raise click.BadParameter(f"{text}: write a shape as x=1,3,24,94", ctx, param)
-        found[name] = tuple(map(int, sizes.split(",")))
-    return found
-
-
-def _import(ctx: click.Context, param: click.Parameter, files: tuple[str, ...]) -> None:
-    for file in files:
-        import_file(file)
-
-
 def _block_options(command: _Command) -> _Command:
     """Return the arguments of ``plan`` and ``expand``, under their names there."""
     for option in (
@@ -128,12 +93,12 @@ def _block_options(command: _Command) -> _Command:
             "example_inputs",
             multiple=True,
             metavar="SHAPE",
-            callback=_examples,
+            callback=values.examples,
             help="Run the model once on random input of this shape, such as 16x3x224x224, to tell costs and to follow "
             "a model that cannot be traced; once for each input.",
         ),
-        _patterns("--exclude", "Leave these layers alone; may be repeated."),
-        _patterns("--include", "Only these layers (linear ones only so); may be repeated."),
+        values.patterns("--exclude", "Leave these layers alone; may be repeated."),
+        values.patterns("--include", "Only these layers (linear ones only so); may be repeated."),
         click.option(
             "--norm", metavar="NAME", help="scale, batch or none.  [default: the preset's own, mostly scale]"
         ),
@@ -144,7 +109,7 @@ def _block_options(command: _Command) -> _Command:
             metavar="FILE.py",
             expose_value=False,
             is_eager=True,
-            callback=_import,
+            callback=values.import_files,
             help="Run this first; it may define factors of your own. May be repeated.",
         ),
         click.option("--block", default="dbb", show_default=True, help="A preset, or an expression."),
@@ -278,7 +243,7 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     "shapes",
     multiple=True,
     metavar="NAME=SIZES",
-    callback=_shapes,
+    callback=values.shapes,
     help="Sizes of an input for the noise, such as x=1,3,24,94, where A leaves them open; may be repeated.  "
     "[default: found by trying]",
 )
@@ -343,36 +308,71 @@ def diff(a: str, b: str, as_json: bool) -> None:
 @_output(".onnx")
 @click.option(
     "--like",
-    required=True,
     type=click.Path(),
     metavar="ORIGINAL",
-    help="The .onnx that this architecture was exported to.",
+    help="The .onnx that this architecture was exported to: write that with the weights of MODEL.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=SIZES",
+    callback=values.shapes,
+    help="Name and sizes of an input, such as x=1,3,112,112; once for each, in order.  [default: those of the file "
+    "that MODEL came from, or what it says of itself]",
+)
+@click.option(
+    "--dynamic",
+    multiple=True,
+    metavar="NAME",
+    callback=values.dynamic,
+    help="Leave the first dimension of every input free, and call it NAME; or a dimension of an input, such as "
+    "x:2=height, once for each.",
+)
+@click.option("--opset", type=click.IntRange(min=7), help="Of the new file.  [default: torch's]")
+@click.option(
+    "--output-name",
+    "output_names",
+    multiple=True,
+    metavar="NAME",
+    callback=lambda ctx, param, value: value or None,
+    help="What an output is called in the new file; once for each, in order.",
 )
 @click.option(
     "--inputs",
     type=click.Path(),
     metavar="FILE.npz",
-    help="What to trace on: an array for each input.  [default: noise]",
+    help="What to trace on, in place of noise: an array for each input, by its name.",
 )
 @click.option(
-    "--simplify", is_flag=True, help="Compare through onnxsim, for what it or another exporter wrote."
+    "--simplify",
+    is_flag=True,
+    help="Simplify by onnxsim; with --like compare through it, for what it or another exporter wrote.",
 )
 @_model_options
 def export(
     model: str,
     output: Path,
-    like: str,
+    like: str | None,
     inputs: str | None,
     simplify: bool,
     weights: str | None,
     unsafe_load: bool,
+    **choice: Any,
 ) -> None:
-    """Write ORIGINAL with the weights of MODEL, if both have the same graph. Exit status 1 if not."""
-    from reparam_kit.onnx.export import export_onnx
-    from reparam_kit.onnx.run import read_inputs
+    """Write MODEL as a new .onnx, checked against it in onnxruntime; or, with --like, ORIGINAL with its weights.
+
+    What is expanded is folded first. Exit status 1 where ORIGINAL has another graph, or the new file computes something
+    else.
+    """
+    from reparam_kit.exporting import export_onnx
+    from reparam_kit.onnx.run import read_arrays, read_inputs
 
     net = _load(model, weights, unsafe_load)
-    examples = read_inputs(inputs, like) if inputs else None
-    done = export_onnx(net, output, like=like, example_inputs=examples, simplify=simplify)
+    examples = None if inputs is None else read_inputs(inputs, like) if like else read_arrays(inputs)
+    done = export_onnx(net, output, like=like, example_inputs=examples, simplify=simplify, **choice)
+    if done.folded:
+        click.echo(f"folded first: {done.folded} expanded layers or restored BatchNorms", err=True)
     form = f"{like} as onnxsim simplifies it" if done.simplified else like
-    click.echo(printable(f"{form}, with the weights of {model}, in {output}"), err=True)
+    wrote = f"{form}, with the weights of {model}, in {output}" if like else f"{output}: {done}"
+    click.echo(printable(wrote), err=True)

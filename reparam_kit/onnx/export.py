@@ -1,24 +1,20 @@
-"""From a torch model to an ONNX file, and to *the* ONNX file that is deployed already.
+"""From a torch model to *the* ONNX file that is deployed already.
 
-With an original to be like, what is written is that original with the model's weights: the model is exported afresh
-with the settings that the original shows, the two graphs are matched, and the numbers of the fresh one go into the
-original's bytes. Names, metadata and layout are then right by construction, and the match proves that the operators
-are those of the model.
+What is written is that original with the model's weights: the model is exported afresh with the settings that the
+original shows, the two graphs are matched, and the numbers of the fresh one go into the original's bytes. Names,
+metadata and layout are then right by construction, and the match proves that the operators are those of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from reparam_kit.algebra import Expanded
-from reparam_kit.atomic import atomic_file
 from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.files import read_file
-from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.exporters import USUAL, VARIANTS, Exporter, export, exporter_of, simplified
 from reparam_kit.onnx.importer.values import to_tensor
 from reparam_kit.onnx.match import Match, match
@@ -27,8 +23,6 @@ from reparam_kit.onnx.provenance import Provenance, Source
 from reparam_kit.onnx.run import Session
 from reparam_kit.onnx.weights import OnnxFile, read_onnx
 from reparam_kit.onnx.write_back import write_back
-from reparam_kit.restoration import Restored
-from reparam_kit.substitution import duplicate
 
 
 @dataclass(frozen=True)
@@ -36,69 +30,32 @@ class Exported:
     """Which of torch's exporters wrote a file, and whether it then went through onnxsim.
 
     With ``like`` and without ``simplified``, the file is the original in everything but the numbers of its weights.
+    Of a new file, ``opset`` and the dimensions of ``inputs`` and ``outputs`` by name (free ones are names) are what it
+    has, and ``error`` is how far it was from the model in onnxruntime, in units of an output's largest value.
+    ``folded`` counts the expanded layers and restored BatchNorms that were folded before.
     """
 
     exporter: Exporter
     simplified: bool
+    folded: int = field(default=0, compare=False)
+    opset: int | None = field(default=None, compare=False)
+    inputs: Mapping[str, Sequence[int | str]] = field(default_factory=dict, compare=False)
+    outputs: Mapping[str, Sequence[int | str]] = field(default_factory=dict, compare=False)
+    error: float | None = field(default=None, compare=False)
 
-
-def export_onnx(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    like: str | Path | None = None,
-    example_inputs: Inputs | None = None,
-    simplify: bool = False,
-) -> Exported:
-    """Write ``model``, in eval mode whatever mode it is in, to the ONNX file ``path``.
-
-    With ``like``, a file that torch exported from a model of the same architecture, ``path`` becomes that file with
-    the weights of ``model``; nothing else in it changes. To prove that it may, the model is exported with the
-    exporter, opset, sizes and free dimensions that ``like`` shows, and both graphs must match, operator by operator
-    (see :func:`reparam_kit.onnx.match.match`).
-
-    Without ``like``, the model is exported as ``torch.onnx.export`` does by default, with the sizes of
-    ``example_inputs``.
-
-    Args:
-        model: any module that torch can export; it is not changed.
-        path: the file to write. External data of ``like`` goes beside it, as :func:`reparam_kit.save` puts it.
-        like: the original.
-        example_inputs: what to trace the model on. With ``like`` they may be left out: noise in the shapes of its
-            inputs is taken, where a free batch is 2 and any other free dimension a size at which the file runs.
-        simplify: where the plain export does not match, try what onnxsim makes of it, by either exporter: against
-            ``like``, which may have been simplified itself, then against what onnxsim makes of ``like``. Only in the
-            last case is the file written not ``like`` but its simplified form. Without ``like``: simplify the file.
-
-    Raises:
-        InputError: the model is still expanded or cannot be exported; ``like`` cannot be read; neither ``like`` nor
-            ``example_inputs`` is given; or a package that an exporter needs is not installed.
-        VerificationError: the model's graph is not that of ``like``. No file is written.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-    >>> _ = export_onnx(net, "net.onnx", example_inputs=torch.randn(2, 3, 16, 16))
-    >>> rk.verify(net, "net.onnx", torch.randn(2, 3, 16, 16)).ok
-    True
-    """
-    if any(isinstance(part, Expanded | Restored) for part in model.modules()):
-        raise InputError(
-            "the model still has expanded layers or restored BatchNorms; fold it first, then export it"
+    def __str__(self) -> str:
+        taken, given = (
+            ", ".join(f"{name} [{', '.join(map(str, dimensions))}]" for name, dimensions in ends.items())
+            for ends in (self.inputs, self.outputs)
         )
-    model = duplicate(model).cpu().eval()
-    inputs = None if example_inputs is None else [x.detach().cpu() for x in arguments(example_inputs)]
-    if like is not None:
-        return _export_like(model, Path(path), Path(like), inputs, simplify)
-    if inputs is None:
-        raise InputError("give like, an ONNX file of the same architecture, or example_inputs")
-    fresh = export(model, inputs, USUAL["dynamo"])
-    with atomic_file(path) as file:
-        file.write((simplified(fresh) if simplify else fresh).model.SerializeToString())
-    return Exported("dynamo", simplify)
+        far = "" if self.error is None else f", within {self.error:.0e} of the model in onnxruntime"
+        return f"{taken} -> {given}, opset {self.opset}, by torch's {self.exporter} exporter{far}"
 
 
-def _export_like(
+def export_like(
     model: nn.Module, path: Path, like: Path, inputs: Sequence[Tensor] | None, simplify: bool
 ) -> Exported:
+    """Write ``like`` with the weights of ``model``, in eval mode and folded, to ``path``: see ``export_onnx``."""
     payload = read_file(like, "an .onnx file")
     original = read_onnx(like, payload)
     if inputs is None:

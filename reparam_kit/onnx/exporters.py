@@ -52,7 +52,7 @@ def export(
         InputError: torch cannot export it, or lacks a package.
     """
     if settings["dynamo"]:
-        _require("onnxscript")
+        require("onnxscript")
     elif isinstance(model, fx.GraphModule):
         model = _Opaque(model)
     if original is not None:
@@ -86,7 +86,7 @@ def simplified(file: OnnxFile) -> OnnxFile:
     Raises:
         InputError: onnxsim is not installed or fails.
     """
-    onnxsim = _require("onnxsim")
+    onnxsim = require("onnxsim")
     model = ModelProto()
     model.CopyFrom(file.model)
     for tensor in all_tensors(model):
@@ -138,7 +138,8 @@ def _no_ones(x: Tensor, free: list[int]) -> Tensor:
     return x
 
 
-def _require(package: str) -> Any:
+def require(package: str) -> Any:
+    """Import what the extra ``export`` brings."""
     with extra("export", f"this needs {package}"):
         return import_module(package)
 

@@ -150,6 +150,24 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
     >>> [x.shape for x in read_inputs("inputs.npz", "deployed.onnx")]
     [torch.Size([2, 3, 16, 16])]
     """
+    tensors = read_arrays(path)
+    graph = parse_onnx(read_file(model, "an .onnx file"), str(model)).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    names = [info.name for info in graph.input if info.name not in stored]
+    for name in names:
+        if name not in tensors:
+            raise InputError(
+                f"{path} has no array {name!r}, an input of {model}; {suggestion(name, tensors, 'arrays')}"
+            )
+    return [tensors[name] for name in names]
+
+
+def read_arrays(path: str | Path) -> dict[str, Tensor]:
+    """Return the arrays of the user's ``.npz`` file ``path``, by their names.
+
+    Raises:
+        InputError: it is not a ``.npz`` of numbers.
+    """
     try:
         with require_file(path, "a .npz file").open("rb") as file:
             _check_unpacked(Path(path))
@@ -165,15 +183,7 @@ def read_inputs(path: str | Path, model: str | Path) -> list[Tensor]:
         raise InputError(
             f"{path} holds no arrays with names; write it with numpy.savez, an array for each input"
         )
-    graph = parse_onnx(read_file(model, "an .onnx file"), str(model)).graph
-    stored = {tensor.name for tensor in graph.initializer}
-    names = [info.name for info in graph.input if info.name not in stored]
-    for name in names:
-        if name not in tensors:
-            raise InputError(
-                f"{path} has no array {name!r}, an input of {model}; {suggestion(name, tensors, 'arrays')}"
-            )
-    return [tensors[name] for name in names]
+    return tensors
 
 
 def _check_unpacked(path: Path) -> None:

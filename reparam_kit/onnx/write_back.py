@@ -59,8 +59,9 @@ def write_back(module: nn.Module, path: str | Path) -> None:
     provenance: Provenance | None = getattr(module, "meta", {}).get("onnx")
     if provenance is None:
         raise InputError(
-            "the model was not loaded from an ONNX file, so there is none to write its weights into; load the "
-            "deployed .onnx and train that model, or export this one with torch.onnx.export"
+            "the model was not loaded from an ONNX file, so there is none to write its weights into: load the "
+            "deployed .onnx and train that model, or write a new file: reparam_kit.export_onnx(model, 'model.onnx', "
+            "shapes={'x': (1, 3, 112, 112)}), reparam-kit export MODEL --shape x=1,3,112,112 -o model.onnx"
         )
     _require_folded(module)
     name = str(provenance.path or "the original")

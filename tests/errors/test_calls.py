@@ -113,16 +113,10 @@ CALLS: dict[str, tuple[Callable[[Path], object], type[rk.ReparamError], str]] = 
         lambda w: rk.save(cut(w / "net.onnx"), "out.onnx"), rk.InputError, "the layer's size must stay"),
     "unknown suffix": (lambda w: rk.save(convolution(), "out.bin"), rk.InputError, "out.bin: the suffix"),
     "exported like nothing": (
-        lambda w: rk.export_onnx(convolution(), "out.onnx"), rk.InputError, "give like, .* or example_inputs"),
-    "exported with a BatchNorm for training": (
-        lambda w: rk.export_onnx(rk.restore_bn(convolution(), [X]), "out.onnx", example_inputs=X),
-        rk.InputError, "restored BatchNorms; fold it first"),
+        lambda w: rk.export_onnx(convolution(), "out.onnx"), rk.InputError, "say the sizes of the input 'input'"),
     "a class that cannot be pickled": (
         lambda w: rk.save(nn.Sequential(type("Local", (nn.Module,), {})()), "out.pt"),
         rk.InputError, "out.pt: the model cannot be pickled: .*Local"),
-    "exported before the fold": (
-        lambda w: rk.export_onnx(rk.expand(convolution()), "out.onnx", example_inputs=X),
-        rk.InputError, "fold it first"),
     "data file unknown": (
         lambda w: rk.diff(onnx.load(w / "lost.onnx", load_external_data=False), w / "net.onnx"),
         rk.InputError, "give the model by its path"),

@@ -98,7 +98,17 @@ OUT = {
         1,
         "graph is not that of .*net.onnx, so nothing",
     ),
-    "export {w}/student.pt -o out.onnx --like {w}/net.onnx": (2, "fold it first, then export it"),
+    "export factories:net -o out.onnx": (2, "say the sizes of the input 'input' .*--shape input=1,3,112,112"),
+    "export factories:net -o out.onnx --shape input=1,3,8": (2, "does not run on inputs of shapes"),
+    "export factories:net -o out.onnx --shape 1,3,8,8": (2, "1,3,8,8: write a shape as x=1,3,24,94"),
+    "export factories:net -o out.onnx --shape input=1,3,8,8 --dynamic x=n": (
+        2,
+        "write --dynamic batch alone",
+    ),
+    "export factories:net -o out.onnx --like {w}/net.onnx --opset 17": (
+        2,
+        "those that like .*has; give them or",
+    ),
     "export factories:net -o out.onnx --like {w}/tiny.onnx --inputs nowhere.npz": (
         2,
         "nowhere.npz: no such file",

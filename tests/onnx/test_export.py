@@ -24,7 +24,8 @@ from torch import Tensor, fx, nn
 import reparam_kit as rk
 from reparam_kit.cli import main
 from reparam_kit.errors import InputError, VerificationError
-from reparam_kit.onnx.export import Exported, export_onnx
+from reparam_kit.exporting import export_onnx
+from reparam_kit.onnx.export import Exported
 
 CASES = [
     (Plain, "torchscript", 17, (0,)),
@@ -70,9 +71,9 @@ def test_a_folded_model(tmp_path: Path) -> None:
     model = build(Plain)
     like, out = deploy(model, tmp_path / "like.onnx"), tmp_path / "out.onnx"
     student = disturb(rk.expand(model))
-    with pytest.raises(InputError, match=r"still has expanded layers .*; fold it first"):
-        rk.export_onnx(student, out, like=like)
-    rk.export_onnx(rk.fold(student), out, like=like)
+    rk.export_onnx(rk.fold(student), tmp_path / "folded.onnx", like=like)
+    assert rk.export_onnx(student, out, like=like).folded
+    assert out.read_bytes() == (tmp_path / "folded.onnx").read_bytes()
     assert rk.diff(like, out).same_graph
     assert rk.verify(student, out, images()).ok
 
@@ -268,7 +269,7 @@ class Refuses(nn.Module):
             {},
             r"cannot export the model on inputs of shapes \[\[2, 3, 17, 17\]\]: this net takes no images; ",
         ),
-        (Free(), {"like": None}, "give like, an ONNX file of the same architecture, or example_inputs"),
+        (Free(), {"like": None}, "say the sizes of the input 'x' of the model"),
         (Free(), {"like": "missing.onnx"}, "missing.onnx: no such file"),
         (Free(), {"example_inputs": [images(), images()]}, "takes 1 inputs, and there are 2 example_inputs"),
         (Free(), {"example_inputs": torch.randn(2, 5)}, "cannot export the model on inputs of shapes"),
@@ -284,15 +285,14 @@ def test_what_cannot_be_exported(
     assert list(tmp_path.iterdir()) == [like]
 
 
-@pytest.mark.parametrize("package", ["onnxsim", "onnxscript"])
+@pytest.mark.parametrize(("package", "exporter"), [("onnxsim", "torchscript"), ("onnxscript", "dynamo")])
 def test_packages_that_are_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, exporter: str
 ) -> None:
-    like = deploy(build(Free), tmp_path / "like.onnx")
+    like = deploy(build(Free), tmp_path / "like.onnx", exporter, 18)
     monkeypatch.setitem(sys.modules, package, None)
-    options = {"like": like, "simplify": True} if package == "onnxsim" else {"example_inputs": images()}
     with pytest.raises(InputError, match=rf'needs {package}: pip install "reparam-kit\[export\]"'):
-        rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", **options)
+        rk.export_onnx(Free(nn.Tanh), tmp_path / "out.onnx", like=like, simplify=package == "onnxsim")
 
 
 # ----------------------------------------------------------------------------------------------------- no original

@@ -18,7 +18,8 @@ from torch import nn
 
 import reparam_kit as rk
 from reparam_kit.errors import InputError, VerificationError
-from reparam_kit.onnx.export import Exported, export_onnx
+from reparam_kit.exporting import export_onnx
+from reparam_kit.onnx.export import Exported
 
 
 def simplified(path: Path) -> ModelProto:
