@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from reparam_kit.baking import bake as bake
     from reparam_kit.cli.paths import OutputPath as OutputPath
     from reparam_kit.cli.paths import RootPath as RootPath
+    from reparam_kit.devices import choose_device as choose_device
+    from reparam_kit.devices import name_device as name_device
     from reparam_kit.digests import fingerprint as fingerprint
     from reparam_kit.exporting import export_onnx as export_onnx
+    from reparam_kit.factories import is_factory as is_factory
     from reparam_kit.files import read_file as read_file
     from reparam_kit.files import require_file as require_file
     from reparam_kit.formats import load as load

@@ -107,11 +107,11 @@ def require_sound(path: Path, checksum: object, content: object) -> None:
         )
 
 
-def read_state_dict(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> Any:
     """Read a state_dict, by itself or in a checkpoint.
 
     Raises:
-        InputError: the file holds something else, or several.
+        InputError: the file holds a whole model.
         UnsafeFileError: it holds pickled objects besides tensors.
     """
     try:
@@ -122,24 +122,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
         ) from None
     if is_expanded(content):
         raise InputError(f"{path} holds a whole expanded model: load it by its own name, not as weights")
-    if isinstance(content, dict) and not any(isinstance(value, torch.Tensor) for value in content.values()):
-        # A checkpoint: "state_dict", "model" or the like, beside epochs and the optimiser's state.
-        states = [value for value in content.values() if _is_state_dict(value)]
-        if len(states) != 1:
-            raise InputError(
-                f"{path} holds {', '.join(map(repr, content)) or 'nothing'}, {len(states)} of them state_dicts; "
-                "save model.state_dict() alone"
-            )
-        content = states[0]
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a state_dict")
     return content
-
-
-def _is_state_dict(value: object) -> bool:
-    return (
-        isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
-    )
 
 
 def read_torch(path: Path) -> Any:

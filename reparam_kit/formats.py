@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +11,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from reparam_kit.archives import archive, is_expanded, read_state_dict, read_torch, rebuild
+from reparam_kit.archives import archive, is_expanded, read_torch, read_weights, rebuild
 from reparam_kit.atomic import atomic_path
 from reparam_kit.errors import InputError, UnsafeFileError, first_line
+from reparam_kit.factories import from_here, is_factory, make
 from reparam_kit.files import require_file
+from reparam_kit.states import fill, unwrapped
 from reparam_kit.tensors import with_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -38,11 +37,13 @@ def load(
 
     Args:
         model: a ``.onnx`` file; a file written by ``save`` for an expanded ONNX model; a ``.pt`` that holds a pickled
-            ``nn.Module`` (only with ``unsafe``); or ``package.module:factory``, a function without arguments that is
-            imported and called.
-        weights: for a factory, its state_dict: ``.safetensors``, or a ``.pt`` read with ``weights_only=True``. A
-            ``.safetensors`` that ``save`` wrote for an expanded model says so: what the factory makes is then expanded
-            likewise.
+            ``nn.Module`` (only with ``unsafe``); or ``package.module:factory``, a function that is imported and called,
+            with arguments ``package.module:factory(depth=18, widths=[1, 2])``, which are literals: nothing is
+            evaluated.
+        weights: for a factory or a ``.onnx``, a state_dict: ``.safetensors``, or a ``.pt`` or ``.pth`` read with
+            ``weights_only=True``. In a checkpoint the one that has the model's names and shapes is taken, without
+            what ``DataParallel`` and ``torch.compile`` put before names, and that is logged. A ``.safetensors`` that
+            ``save`` wrote for an expanded model says so: the model is then expanded likewise.
         unsafe: allow unpickling, which runs whatever code the file carries.
         include: of a ``.onnx`` file, patterns (as in fnmatch) of the weights to train, by the names of their layers,
             their own in the model, or those in the file; the others get ``requires_grad=False``. None: all.
@@ -69,15 +70,19 @@ def load(
         raise InputError(f"outputs (--outputs) are values within a .onnx file; {name} is none")
     if float is not None and path.suffix != ".onnx":
         raise InputError(f"float (--float) is what a .onnx file was quantised from; {name} is none")
-    if ":" in name and not path.exists():
-        return _from_factory(name, weights)
-    if weights is not None:
-        raise InputError(f"weights go with package.module:factory; {name} is a file and brings its own")
+    if is_factory(name):
+        made = make(name)
+        return made if weights is None else _with_weights(made, weights, name)
     require_file(path, "a .onnx, a .pt, or package.module:factory")
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
-        return import_onnx(path, include=include, exclude=exclude, outputs=outputs, float=float)
+        imported = import_onnx(path, include=include, exclude=exclude, outputs=outputs, float=float)
+        return imported if weights is None else _with_weights(imported, weights, name)
+    if weights is not None:
+        raise InputError(
+            f"weights (--weights) go with package.module:factory or a .onnx; {name} brings its own"
+        )
     return _from_archive(path, unsafe)
 
 
@@ -85,9 +90,11 @@ def save(model: nn.Module, path: str | Path) -> IntegerCount | None:
     """Write ``model`` in the format that the suffix of ``path`` names; an existing file is replaced at the end.
 
     ``.onnx``: the file that the model was loaded from, with its new weights and nothing else changed.
-    ``.safetensors``: its state_dict and, of an expanded model, its blocks: ``load`` reads it with the model's factory.
-    ``.pt``: an expanded ONNX model becomes an archive of tensors and text that ``load`` reads without running anything;
-    any other module is pickled, which ``load`` reads only with ``unsafe``.
+    ``.safetensors``: its state_dict and, of an expanded model, its blocks: ``load`` reads it as the weights of the
+    model's ``.onnx`` or factory. It keeps the metadata of a ``.safetensors`` that the weights came from.
+    ``.pt``, ``.pth``: an expanded ONNX model becomes an archive of tensors and text that ``load`` reads without running
+    anything; any other module is pickled, which ``load`` reads only with ``unsafe``.
+    Of ``DataParallel``, ``DistributedDataParallel`` and what ``torch.compile`` gives, the module within is written.
 
     Returns:
         Of a ``.onnx`` whose weights are quantised, how many integers are not as they were, and how many were clipped.
@@ -100,15 +107,15 @@ def save(model: nn.Module, path: str | Path) -> IntegerCount | None:
     >>> Path("copy.onnx").read_bytes() == Path("deployed.onnx").read_bytes()
     True
     """
-    path = Path(path)
+    path, model = Path(path), unwrapped(model)
     if path.suffix == ".onnx":
         from reparam_kit.onnx import write_back
         from reparam_kit.onnx.integers import count_integers
 
         write_back(model, path)
         return count_integers(model)
-    if path.suffix not in (".pt", ".safetensors"):
-        raise InputError(f"{path}: the suffix says what is written; choose .onnx, .pt or .safetensors")
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
+        raise InputError(f"{path}: the suffix says what is written; choose .onnx, .pt, .pth or .safetensors")
     with atomic_path(path) as temporary:
         try:
             if path.suffix == ".safetensors":
@@ -135,7 +142,7 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
                 "unsafe=True (--unsafe-load) if you trust where the file comes from"
             ) from None
         try:
-            with _from_here():
+            with from_here():
                 content = torch.load(path, map_location="cpu", weights_only=False)
         except Exception as error:  # unpickling runs what the file says, which may fail in any way
             raise InputError(
@@ -151,40 +158,9 @@ def _from_archive(path: Path, unsafe: bool) -> nn.Module:
     )
 
 
-def _from_factory(name: str, weights: str | Path | None) -> nn.Module:
-    module_name, _, function = name.partition(":")
-    try:
-        with _from_here():
-            factory = getattr(import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{name}: cannot import the factory: {first_line(error)}") from error
-    except Exception as error:  # the user's own code
-        raise InputError(
-            f"{name}: importing it fails: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    try:
-        model = factory()
-    except Exception as error:  # it is the user's own code
-        raise InputError(f"{name}() fails: {type(error).__name__}: {first_line(error)}") from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{name}() gave a {type(model).__name__}, not a torch.nn.Module")
-    if weights is None:
-        return model
-    path = require_file(weights, "a state_dict, .safetensors or .pt")
-    try:
-        if path.suffix == ".safetensors":
-            return with_tensors(model, path)
-        model.load_state_dict(read_state_dict(path))
-    except RuntimeError as error:
-        raise InputError(f"{weights} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+def _with_weights(model: nn.Module, weights: str | Path, name: str) -> nn.Module:
+    path = require_file(weights, "a state_dict, .safetensors, .pt or .pth")
+    if path.suffix == ".safetensors":
+        return with_tensors(model, path, name)
+    fill(model, read_weights(path), path, name)
     return model
-
-
-@contextmanager
-def _from_here() -> Iterator[None]:
-    """Let imports find the user's own code in the current folder, as ``python -m`` does."""
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        sys.path.remove("")

@@ -40,8 +40,8 @@ TORCH = Kind(
     entries=["*/data.pkl", "data.pkl"],
 )
 TENSORS = Kind(
-    "holds weights and no net: name the net as package.module:factory (for an ONNX model, a function that returns "
-    "reparam_kit.load of it) and this file as its weights (--weights)",
+    "holds weights and no net: name the net, a .onnx or package.module:factory, and this file as its weights "
+    "(--weights)",
     marks=[(8, b'{"')],
     suffixes=[".safetensors"],
 )

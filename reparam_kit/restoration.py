@@ -33,6 +33,7 @@ from reparam_kit.algebra import (
     to_weight,
 )
 from reparam_kit.calibration import Moments, run_on
+from reparam_kit.devices import without_float64
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.inputs import Inputs
 from reparam_kit.patterns import left_out
@@ -137,6 +138,7 @@ class Restored(Foldable):
         super().carry_hooks(plain, memo)
 
 
+@without_float64
 def restore_bn(
     model: Model,
     calibration: Iterable[Inputs],

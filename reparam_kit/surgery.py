@@ -12,6 +12,7 @@ from reparam_kit import algebra
 from reparam_kit.algebra import Expanded, Expression, Foldable, norm_of, overwrite
 from reparam_kit.algebra.passes import compose_when_called, forget
 from reparam_kit.calibration import calibrate
+from reparam_kit.devices import without_float64
 from reparam_kit.errors import NothingToDoError
 from reparam_kit.inputs import Inputs
 from reparam_kit.intact import homes_of_shifts
@@ -21,6 +22,7 @@ from reparam_kit.substitution import blank, copying, deep_copy, fill, with_stand
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@without_float64
 def expand(
     model: Model,
     block: str | Expression = "dbb",
@@ -76,6 +78,7 @@ def expand(
     return student
 
 
+@without_float64
 def fold(model: Model) -> Model:
     """Return a copy of an expanded model with every sum multiplied out, in float64, into its convolution.
 

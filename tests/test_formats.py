@@ -217,7 +217,7 @@ def test_a_state_dict_is_not_a_model_and_may_not_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("out.bin", "choose .onnx, .pt or .safetensors"), ("no/folder/out.pt", "does not exist")],
+    [("out.bin", "choose .onnx, .pt, .pth or .safetensors"), ("no/folder/out.pt", "does not exist")],
 )
 def test_where_nothing_can_be_written(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(rk.InputError, match=message):

@@ -53,7 +53,7 @@ def candidates(
             )
     if len(set(models)) < len(models):
         raise rk.InputError("a model is named twice")
-    if weights and sum(map(_is_factory, models)) != 1:
+    if weights and sum(map(rk.is_factory, models)) != 1:
         named = ", ".join(models)
         raise rk.InputError(f"--weights is for package.module:factory, one of them; the models are {named}")
     each = [given * (len(models) if len(given) == 1 else 1) for given in (presets, outputs or (None,))]
@@ -66,11 +66,7 @@ def candidates(
 def _loaded(model: str, weights: Path | None, unsafe_load: bool) -> Any:
     if model.endswith(".onnx"):
         return model
-    return rk.load(model, weights=weights if _is_factory(model) else None, unsafe=unsafe_load)
-
-
-def _is_factory(model: str) -> bool:
-    return ":" in model and not model.endswith((".onnx", ".pt"))
+    return rk.load(model, weights=weights if rk.is_factory(model) else None, unsafe=unsafe_load)
 
 
 def judges(

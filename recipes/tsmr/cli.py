@@ -55,7 +55,7 @@ class _Losses(click.Option):
     "teachers",
     required=True,
     multiple=True,
-    type=_FILE,
+    type=click.Path(),  # as text: the arguments of a factory are no path
     help="Stronger model (.onnx, or package.module:factory); again for more.",
 )
 @click.option(
@@ -101,7 +101,7 @@ class _Losses(click.Option):
     "--output",
     required=True,
     is_eager=True,
-    type=rk.OutputPath(".onnx", ".pt", ".safetensors"),
+    type=rk.OutputPath(".onnx", ".pt", ".pth", ".safetensors"),
     help="File to write.",
 )
 @_choice(
@@ -252,7 +252,12 @@ class _Losses(click.Option):
 )
 @_choice("--seed", type=int, help="Decides all that is random.")
 @_choice("--workers", type=int, help="Processes that decode images.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train, such as cuda.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to train: auto (CUDA, else MPS, else the CPU), cuda:1, ...",
+)
 @click.option(
     "--work",
     type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "search.json", "arms")),
@@ -296,7 +301,11 @@ class _Losses(click.Option):
     multiple=True,
     help="Learning rates of --compare to choose from; again for more. [default: --lr over 3, --lr, --lr times 3]",
 )
-@click.option("--weights", type=_FILE, help="State dict for package.module:factory.")
+@click.option(
+    "--weights",
+    type=_FILE,
+    help="State dict for package.module:factory or a .onnx: .safetensors, .pt or .pth.",
+)
 @click.option(
     "--outputs",
     multiple=True,
@@ -313,7 +322,7 @@ class _Losses(click.Option):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(
     student: str,
-    teachers: tuple[Path, ...],
+    teachers: tuple[str, ...],
     teacher_weights: tuple[Path, ...],
     data: Path,
     val: tuple[Path, ...],

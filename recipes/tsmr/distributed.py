@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reparam_kit import InputError, first_line
+from reparam_kit import InputError, choose_device, first_line
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -165,20 +165,18 @@ def _reduced(value: Tensor, count: int) -> Tensor:
 
 
 @contextmanager
-def launched(device: str) -> Iterator[torch.device]:
+def launched(device: str = "auto") -> Iterator[torch.device]:
     """Give the device of this process, with a process group open where ``torchrun`` started several.
+
+    Args:
+        device: as in ``rk.choose_device``; each of several processes has a CUDA device of its own.
 
     Raises:
         InputError: there is no such device.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and count > 1 else device
-    try:
-        held = torch.zeros(1, device=name)
-        held.cpu()  # "meta" holds nothing
-        place = held.device
-    except (RuntimeError, AssertionError, ImportError) as error:  # AssertionError: a torch built without CUDA
-        raise InputError(f"--device {name}: {first_line(error).partition('. ')[0]}") from error
+    shared = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if shared and count > 1 else device)
     if count == 1:
         yield place
         return

@@ -50,7 +50,7 @@ def improve(
     outputs: Sequence[str] | None = None,
     float: Named | None = None,
     teacher_weights: Weights = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     latency: bool = False,
     show_images: bool = False,
     ablation: Ablation | None = None,
@@ -63,12 +63,12 @@ def improve(
     Args:
         student: a .onnx file, a .pt file, or ``package.module:factory`` with ``weights``.
         teachers, data, val, config, teacher_weights, callbacks, progress: as in ``apply_tsmr``.
-        output: .onnx, .pt or .safetensors file to write.
+        output: .onnx, .pt, .pth or .safetensors file to write.
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         log_to: as in ``apply_tsmr``; "csv" alone is ``OUTPUT.csv``, and "tensorboard" the folder ``OUTPUT.logs``.
         report: HTML page to write. None: ``OUTPUT.html``.
         weights, unsafe, outputs, float: as in ``rk.load``.
-        device: where to train.
+        device: where to train, as in ``rk.choose_device``.
         latency: also measure how long either file takes, run in turn.
         show_images: show on the page the images of ``val`` that changed sides; only where they are yours to show.
         ablation: the controls to train too; ``val`` judges them.
@@ -104,10 +104,11 @@ def improve(
         student=student, weights=weights, float=float, teacher=teachers, images=data, validation=val
     )
     went_in += _parts(**{"teacher's weights": teacher_weights})
+    place = rk.choose_device(device)
     with _work_folder(work):
         model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float)
         _rehearse(model, output, work)
-        model = model.to(device)
+        model = model.to(place)
         result = apply_tsmr(
             model, teachers, data, val, config,
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", log_to=log_to,

@@ -35,7 +35,7 @@ from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.checks import shown_images
 from recipes.tsmr.training.logs import Logger, LogTo, made, opened, written
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
-from reparam_kit import InputError, count_integers, imported_files
+from reparam_kit import InputError, count_integers, imported_files, name_device
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -124,6 +124,7 @@ def apply_tsmr(
         if held_out:
             shown.say(held_out)
         given = gather(model, teacher, teacher_weights, data, val, config, processes)
+        shown.say(f"device: {name_device(given.device)}")
         shown.say(given.task)
         stack.enter_context(torch.random.fork_rng([given.device] if given.device.type == "cuda" else []))
         torch.manual_seed(config.seed)
@@ -227,7 +228,8 @@ def _weight_change(old: nn.Module, new: nn.Module) -> dict[str, float]:
     after = new.state_dict()
     changes = {}
     for name, parameter in old.named_parameters():
-        length = parameter.detach().double().norm()
-        change = (after[name].double() - parameter.detach().double()).norm()
+        before = parameter.detach().cpu().double()  # MPS has no float64
+        length = before.norm()
+        change = (after[name].cpu().double() - before).norm()
         changes[name] = float(change / length.clamp_min(1e-12))
     return changes

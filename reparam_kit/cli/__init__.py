@@ -56,7 +56,8 @@ def _traced(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 def main() -> None:
     """Better weights for the CNN you have deployed: same graph, same operators, same file layout.
 
-    MODEL is a .onnx file, a .pt file, or package.module:factory with --weights FILE.
+    MODEL is a .onnx file, a .pt file, or package.module:factory with --weights FILE, in quotes with arguments:
+    'package.module:factory(depth=18)'.
     """
 
 
@@ -71,7 +72,10 @@ def _model_options(command: _Command) -> _Command:
             "--unsafe-load", is_flag=True, help="Unpickle a .pt; this runs code that the file carries."
         ),
         click.option(
-            "--weights", type=click.Path(), metavar="FILE", help="State_dict for package.module:factory."
+            "--weights",
+            type=click.Path(),
+            metavar="FILE",
+            help="State_dict for package.module:factory or a .onnx: .safetensors, .pt or .pth.",
         ),
     ):
         command = option(command)
@@ -188,7 +192,7 @@ def inspect(
 
 @main.command()
 @click.argument("model", type=click.Path())
-@_output(".onnx", ".pt", ".safetensors")
+@_output(".onnx", ".pt", ".pth", ".safetensors")
 @_block_options
 @_model_options
 @_outputs
@@ -217,7 +221,7 @@ def expand(
 
 @main.command()
 @click.argument("expanded", type=click.Path())
-@_output(".onnx", ".pt", ".safetensors")
+@_output(".onnx", ".pt", ".pth", ".safetensors")
 @_model_options
 def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) -> None:
     """Multiply the branches of EXPANDED out into the original convolutions."""

@@ -56,8 +56,10 @@ def libraries_hushed(ctx: click.Context) -> Iterator[None]:
     """Show within it, on standard error, what this project and the user's files warn of, and of libraries what the user
     asks for: nothing, or all that ``--verbose``, which may come with the command, shows.
     """
-    handler = _Shown(ctx)
+    handler, core = _Shown(ctx), logging.getLogger("reparam_kit")
+    level = core.level
     logging.getLogger().addHandler(handler)
+    core.setLevel(logging.INFO)
     try:
         with ExitStack() as hushed:
             ctx.meta[_HUSHED] = hushed
@@ -66,18 +68,24 @@ def libraries_hushed(ctx: click.Context) -> Iterator[None]:
                     hushed.enter_context(part)
             yield
     finally:
+        core.setLevel(level)
         logging.getLogger().removeHandler(handler)
 
 
 class _Shown(logging.Handler):
-    """Prints what is logged as lines of the command."""
+    """Prints what is warned of, and what the core says, as lines of the command."""
 
     def __init__(self, ctx: click.Context) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._ctx = ctx
 
     def emit(self, record: logging.LogRecord) -> None:
-        ours = record.name.partition(".")[0] in _OURS
+        package = record.name.partition(".")[0]
+        if record.levelno < logging.WARNING:
+            if package == "reparam_kit":
+                click.echo(printable(f"reparam-kit: {record.getMessage()}"), err=True)
+            return
+        ours = package in _OURS
         if ours or not _of_library(record.pathname) or self._ctx.meta.get(_VERBOSE):
             who = "reparam-kit" if ours else record.name
             click.echo(printable(f"{who}: {record.levelname.lower()}: {record.getMessage()}"), err=True)

@@ -191,8 +191,8 @@ class Combination:
 
     def fit(self, sample: Sequence[Tensor]) -> None:
         """Find the maps from unit embeddings of the same images, ``[N, D_i]``."""
-        first, *others = sample
-        self._maps = [procrustes(rows.T.double() @ first.double()).float() for rows in others]
+        first, *others = (rows.cpu().double() for rows in sample)
+        self._maps = [procrustes(rows.T @ first).float().to(sample[0].device) for rows in others]
 
     def __call__(self, rows: Sequence[Tensor]) -> Tensor:
         """Combine rows of one net each, float32 ``[N, D_i]``, to ``[N, T]``."""

@@ -160,7 +160,7 @@ def _imported(
 
 def _loaded(teachers: Sequence[Teacher], weights: Sequence[str | Path]) -> Iterator[Path | nn.Module]:
     """Yield each teacher as the path of a file or as a module; what is written ``package.module:factory`` is called."""
-    factories = [isinstance(t, str | Path) and ":" in str(t) and not Path(t).exists() for t in teachers]
+    factories = [rk.is_factory(teacher) for teacher in teachers]
     if weights and len(weights) != sum(factories):
         raise InputError(
             f"of the teachers {sum(factories)} are package.module:factory, and weights (teacher_weights, "

@@ -104,7 +104,8 @@ def changed_outputs(
 
 
 def _relative(old: Tensor, new: Tensor) -> float:
-    return float((new.double() - old.double()).norm() / old.double().norm().clamp_min(1e-12))
+    before = old.cpu().double()  # MPS has no float64
+    return float((new.cpu().double() - before).norm() / before.norm().clamp_min(1e-12))
 
 
 def hold_statistics(student: nn.Module, inputs: Callable[[], Tensor]) -> None:
