@@ -148,12 +148,12 @@ def test_an_output_that_is_an_input_or_another_output_is_refused(here: Path, wor
 @pytest.mark.parametrize(
     ("words", "choose"),
     [
-        ("expand s.onnx -o out.txt", ".onnx, .pt or .safetensors"),
-        ("fold w.pt -o out", ".onnx, .pt or .safetensors"),
+        ("expand s.onnx -o out.txt", ".onnx, .pt, .pth or .safetensors"),
+        ("fold w.pt -o out", ".onnx, .pt, .pth or .safetensors"),
         ("export nets:Plain --like s.onnx -o out.pt", ".onnx"),
         ("evaluate s.onnx --input raw --pairs p.txt --roc out.pdf", ".svg or .png"),
         ("faces align folder -o out.bin --detector s.onnx", ".rec"),
-        ("TSMR -o out.bin", ".onnx, .pt or .safetensors"),
+        ("TSMR -o out.bin", ".onnx, .pt, .pth or .safetensors"),
         ("TSMR -o out.onnx --report out.pdf", ".html or .htm"),
     ],
 )
