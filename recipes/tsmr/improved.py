@@ -54,8 +54,11 @@ class Improved:
     sides: tuple[Sides, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: those of the report, the files, and the verification."""
+        """Plain values for JSON: those of the report, the files, verification and provenance, and how many examples
+        changed sides.
+        """
         written = {"output": str(self.output), "page": str(self.page), "card": str(self.card)}
         verification = self.verification and self.verification.to_json()
         made = {"verification": verification, "provenance": self.provenance.to_json()}
+        made["sides"] = [{"subject": s.subject, "gained": s.gained, "lost": s.lost} for s in self.sides]
         return {**written, **made, **self.report.to_json()}

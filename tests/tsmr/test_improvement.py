@@ -45,11 +45,13 @@ def test_a_better_file_with_its_proof_and_its_page(
     told = json.loads(json.dumps(improved.to_json()))
     assert told["kept"] == improved.report.kept
     assert told["comparisons"][0]["told"] == improved.report.comparisons[0].told
-    assert told["verification"]["latency"] is None  # unless it is asked for
+    assert (told["verification"]["latency"], told["sides"]) == (None, [])  # unless they are asked for
 
 
 def test_every_file_of_a_run_is_named_with_its_sha256(files: dict[str, Any], bin_file: Path) -> None:
-    improved = improve(**files, val=[bin_file, f"people:{files['data']}"], latency=True)
+    improved = improve(**files, val=[bin_file, f"people:{files['data']}"], latency=True, show_images=True)
+    assert [side["subject"] for side in improved.to_json()["sides"]] == [improved.report.before[0].subject]
+    assert "What changed sides" in improved.page.read_text()
     assert improved.card == files["output"].with_name("out.onnx.md")
     written, card = improved.page.read_text(), improved.card.read_text()
     parts = {

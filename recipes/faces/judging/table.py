@@ -62,7 +62,7 @@ def _cells(difference: Difference) -> list[str]:
         after.shown(),
         before.change(value),
         "" if ends is None else f"{before.change(ends[0])} {before.change(ends[1])}",
-        "" if difference.chance is None else f"{difference.chance:.3f}",
+        difference.chance_shown,
     ]
 
 

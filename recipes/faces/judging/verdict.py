@@ -234,6 +234,13 @@ class Difference:
             return None
         return "better" if self.after.goodness > self.before.goodness else "worse"
 
+    @property
+    def chance_shown(self) -> str:
+        """The probability of chance as text; empty where it was not found."""
+        if self.chance is None:
+            return ""
+        return f"{self.chance:.3f}" if self.chance >= 0.001 else "<0.001"
+
     def told(self, examples: str = "examples") -> str:
         """Say what the difference is, as far as the ``examples`` that were drawn can show; "not tested" where nothing
         was drawn.

@@ -161,7 +161,9 @@ def _limits(improved: Improved) -> Iterator[str]:
     if not report.before:
         yield "- Nothing judged this model: whether it is better is not known."
     else:
-        yield "- The figures hold for data like those above. How they differ between groups of people was not measured."
+        groups = "people" if report.config.task == "embeddings" else "images"
+        yield f"- The figures hold for data like those above. How they differ between groups of {groups} was not"
+        yield "  measured."
     if report.config.task == "embeddings" and (report.kept or not report.before):
         yield "- Similarities may have moved: choose thresholds anew, and enrol people anew unless the page shows that"
         yield "  stored embeddings still match."

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_a_difference_is_told_as_far_as_the_examples_show_it(
 ) -> None:
     one = Difference(Figure("accuracy", 0.9), Figure("accuracy", after), (0.0, 0.1), chance)
     assert one.told("pairs") == told
+    assert replace(one, chance=1e-9).chance_shown == "<0.001"
+    assert one.chance_shown == ("" if chance is None else f"{chance:.3f}")
     assert Comparison((one,), "accuracy", "", "pairs").to_json()["told"] == told
 
 
