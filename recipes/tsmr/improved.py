@@ -59,6 +59,6 @@ class Improved:
         """
         written = {"output": str(self.output), "page": str(self.page), "card": str(self.card)}
         verification = self.verification and self.verification.to_json()
-        made = {"verification": verification, "provenance": self.provenance.to_json()}
-        made["sides"] = [{"subject": s.subject, "gained": s.gained, "lost": s.lost} for s in self.sides]
+        sides = [{"subject": side.subject, "gained": side.gained, "lost": side.lost} for side in self.sides]
+        made = {"verification": verification, "provenance": self.provenance.to_json(), "sides": sides}
         return {**written, **made, **self.report.to_json()}
