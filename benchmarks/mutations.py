@@ -37,10 +37,12 @@ from recipes.faces import Embedder, input_preset, read_faces, read_pairs, write_
 from recipes.faces.sets.pairs import PairSet
 from recipes.progress import Progress
 from recipes.tsmr import TSMRConfig
-from recipes.tsmr.options import read_choices
+from recipes.tsmr.run import plain
+from recipes.tsmr.settings import as_yaml
 from recipes.tsmr.targets.passes import Net, embedding_tables
 from recipes.tsmr.targets.showing import Showing
 from recipes.tsmr.targets.views import Views
+from recipes.tsmr.told import Told
 from recipes.tsmr.training.checkpoint import read_checkpoint, write_checkpoint
 
 _SECONDS = 30
@@ -169,7 +171,12 @@ FORMATS = {
     "json": Format(
         "m.json",
         lambda path: path.write_text(json.dumps(TSMRConfig().to_json(), indent=2)),
-        lambda path: repr(TSMRConfig.from_json(read_choices(path))),
+        lambda path: repr(Told(path).config()),
+    ),
+    "yaml": Format(
+        "m.yaml",
+        lambda path: path.write_text(as_yaml(plain(TSMRConfig().to_json()))),
+        lambda path: repr(Told(path).config()),
     ),
     "checkpoint": Format(
         "m.ckpt",

@@ -19,15 +19,15 @@ from reparam_kit.outputs import Output, hold_apart
 
 OUTPUTS = {
     ("expand", "output"), ("fold", "output"), ("export", "output"), ("evaluate", "roc"), ("demo", "output"),
-    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "page"), ("faces align", "output"),
+    ("tsmr", "output"), ("tsmr", "work"), ("tsmr", "report"), ("tsmr", "save_config"), ("faces align", "output"),
 }  # fmt: skip
 INPUTS = {
     ("inspect", "model"), ("expand", "model"), ("fold", "expanded"), ("verify", "a"), ("verify", "b"),
     ("verify", "inputs"), ("verify", "calibration"), ("diff", "a"), ("diff", "b"), ("export", "model"),
     ("export", "like"), ("export", "inputs"), ("evaluate", "models"), ("evaluate", "pairs"), ("evaluate", "classes"),
     ("evaluate", "query"), ("evaluate", "gallery"), ("evaluate", "people"), ("evaluate", "impostors"),
-    ("tsmr", "student"), ("tsmr", "people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
-    ("tsmr", "teachers"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "choices_file"), ("tsmr", "imports"),
+    ("tsmr", "student"), ("tsmr", "val_people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
+    ("tsmr", "teacher"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "config_file"), ("tsmr", "imports"),
     ("faces align", "photos"), ("faces align", "detector"),
     ("expand", "float"), ("tsmr", "float"), ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
     *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
@@ -90,7 +90,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "p.txt",
         "q.onnx.html",
     ):
-        (tmp_path / name).write_bytes(b"old")
+        (tmp_path / name).write_bytes(b"{}" if name == "c.json" else b"old")
     (tmp_path / "folder" / "person").mkdir(parents=True)
     (tmp_path / "link.onnx").symlink_to("s.onnx")
     os.link(tmp_path / "s.onnx", tmp_path / "twin.onnx")

@@ -15,13 +15,13 @@ from reparam_kit import lazily
 
 if TYPE_CHECKING:
     from recipes.tsmr.ablation import compare as compare
-    from recipes.tsmr.config import Ablation as Ablation
     from recipes.tsmr.config import TSMRConfig as TSMRConfig
     from recipes.tsmr.improved import Improved as Improved
     from recipes.tsmr.improvement import improve as improve
     from recipes.tsmr.objective.loss import Batch as Batch
     from recipes.tsmr.objective.loss import Loss as Loss
     from recipes.tsmr.objective.loss import Start as Start
+    from recipes.tsmr.parts import Ablation as Ablation
     from recipes.tsmr.parts import Adversary as Adversary
     from recipes.tsmr.parts import Attack as Attack
     from recipes.tsmr.parts import Augment as Augment
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from recipes.tsmr.results import StepReport as StepReport
     from recipes.tsmr.results import TSMRReport as TSMRReport
     from recipes.tsmr.results import TSMRResult as TSMRResult
+    from recipes.tsmr.run import Run as Run
     from recipes.tsmr.stages import Stage as Stage
+    from recipes.tsmr.told import read_run as read_run
     from recipes.tsmr.training.callbacks import Callback as Callback
     from recipes.tsmr.training.logs import Logger as Logger
 else:

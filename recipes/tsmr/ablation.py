@@ -17,8 +17,9 @@ from torch import nn
 from recipes.faces import Judge, PairsJudge, Verdict, read_faces
 from recipes.faces.judging.reading import Judged
 from recipes.progress import Progress, labelled
-from recipes.tsmr.config import Ablation, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.parts import Ablation
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage

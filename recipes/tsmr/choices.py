@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, ValidationError, convert
@@ -18,6 +20,11 @@ from reparam_kit import InputError, suggestion
 
 _LARGEST = 2**63 - 1  # what torch counts and seeds with
 _FINITE = sys.float_info.max
+
+
+class Unit(str):
+    """What a choice counts, or is a part of; beside the type in its annotation."""
+
 
 Maybe = Annotated[bool | None, Meta(description="true, false or none")]
 Flag = Annotated[bool, Meta(description="true or false")]
@@ -33,15 +40,21 @@ Outputs = Annotated[
 Patterns = Annotated[tuple[str, ...] | None, Meta(description="a list of patterns, or none")]
 Block = Annotated[Name | None, Meta(description="a preset, an expression or none")]
 Count = Annotated[int, Meta(ge=1, le=_LARGEST, description="a whole number, at least 1")]
-Passes = Annotated[Count | None, Meta(description="a whole number, at least 1, or none")]
+Passes = Annotated[Count | None, Meta(description="a whole number, at least 1, or none"), Unit("epochs")]
 Several = Annotated[int, Meta(ge=2, le=_LARGEST, description="a whole number, at least 2")]
-Steps = Annotated[Count | None, Meta(description="a whole number, at least 1, or none")]
+Steps = Annotated[Count | None, Meta(description="a whole number, at least 1, or none"), Unit("steps")]
 Limit = Annotated[Several | None, Meta(description="a whole number, at least 2, or none")]
-Width = Annotated[int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536")]
-Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024")]
+Width = Annotated[
+    int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536"), Unit("units")
+]
+Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024"), Unit("processes")]
 Seed = Annotated[int, Meta(ge=0, le=_LARGEST, description="a whole number, zero or positive, below 2^63")]
 Positive = Annotated[float, Meta(gt=0, le=_FINITE, description="a positive number")]
-Minutes = Annotated[Positive | None, Meta(description="minutes, a positive number, or none")]
+Minutes = Annotated[
+    Positive | None,
+    Meta(description="minutes, a positive number, or a time such as 90s, 45m or 8h, or none"),
+    Unit("minutes"),
+]
 Rate = Annotated[Positive | None, Meta(description="a positive number, or none")]
 Weight = Annotated[float, Meta(ge=0, le=_FINITE, description="a number, zero or positive")]
 Part = Annotated[float, Meta(ge=0, le=1, description="a number between 0 and 1")]
@@ -71,10 +84,15 @@ COMBINES: tuple[Combine, ...] = get_args(Combine)
 
 
 class ChoiceError(InputError):
-    """A choice that cannot be used: ``stages[0].cosine``, the value given where that says something, and why not."""
+    """A choice that cannot be used: ``stages[0].cosine``, the value given where that says something, and why not.
 
-    def __init__(self, reason: str, path: str = "", value: str | None = None) -> None:
-        self.reason, self.path, self.value = reason, path, value
+    Attributes:
+        place: the path, and behind it the name that is not known, where the reason is that.
+    """
+
+    def __init__(self, reason: str, path: str = "", value: str | None = None, unknown: str = "") -> None:
+        self.reason, self.path, self.value, self.unknown = reason, path, value, unknown
+        self.place = f"{path}.{unknown}" if path and unknown else path or unknown
         given = path if value is None else f"{path}={value}"
         super().__init__(
             f"{given} {reason}" if value is not None else f"{given}: {reason}" if given else reason
@@ -83,41 +101,55 @@ class ChoiceError(InputError):
     def inside(self, outer: str) -> ChoiceError:
         """Return the same of a choice that is a part of ``outer``."""
         joint = "." if self.path and not self.path.startswith("[") else ""
-        return ChoiceError(self.reason, f"{outer}{joint}{self.path}", self.value)
+        return ChoiceError(self.reason, f"{outer}{joint}{self.path}", self.value, self.unknown)
+
+
+@contextmanager
+def inside(outer: str) -> Iterator[None]:
+    """Within it, a choice that cannot be used is one of a part of ``outer``."""
+    try:
+        yield
+    except ChoiceError as error:
+        raise error.inside(outer) from error.__cause__
 
 
 class Choices:
     """A frozen dataclass whose values are as its annotations say, from the moment that it is made."""
 
     def __post_init__(self) -> None:
-        for name, kind in _kinds(type(self)).items():
-            try:
-                object.__setattr__(self, name, _made(kind, getattr(self, name)))
-            except ChoiceError as error:
-                raise error.inside(name) from error.__cause__
+        for name, kind in kinds(type(self)).items():
+            with inside(name):
+                object.__setattr__(self, name, made_value(kind, getattr(self, name)))
 
     @classmethod
     def refuse_unknown(cls, values: Mapping[str, Any]) -> None:
         """Raise :class:`ChoiceError` for a name that is no choice of this class."""
-        known = list(_kinds(cls))
+        known = list(kinds(cls))
         for name in values:
             if name not in known:
                 raise ChoiceError(
-                    f"{cls.__name__} has no choice {name!r}: {suggestion(str(name), known, 'choices')}"
+                    f"{cls.__name__} has no choice {name!r}: {suggestion(str(name), known, 'choices')}",
+                    unknown=str(name),
                 )
 
 
+def kinds(choices: Any) -> dict[str, Any]:
+    """Return the type of each choice of a class by its name, with all that its annotation says."""
+    return _kinds(choices)
+
+
+@cache
 def _kinds(choices: Any) -> dict[str, Any]:
     hints = get_type_hints(choices, include_extras=True)
     return {field.name: hints[field.name] for field in fields(choices)}
 
 
-def _made(kind: Any, value: Any) -> Any:
+def made_value(kind: Any, value: Any) -> Any:
     """Return ``value``, with nested choices that are written as JSON has them, ``{name: value}``, made into what they
     say.
     """
-    if type(None) in get_args(kind) and any(get_origin(part) is tuple for part in get_args(kind)):
-        return None if value is None else _made(get_args(kind)[0], value)
+    if type(None) in get_args(kind):
+        return None if value is None else made_value(get_args(kind)[0], value)
     if is_dataclass(kind):
         return _nested(kind, value)
     if get_origin(kind) is tuple:
@@ -142,10 +174,8 @@ def made_items(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if not isinstance(name, str):
             raise ChoiceError("must be a name", value=_shown(name))
-        try:
-            made[name] = _made(kind, value)
-        except ChoiceError as error:
-            raise error.inside(name) from error.__cause__
+        with inside(name):
+            made[name] = made_value(kind, value)
     return made
 
 
@@ -159,10 +189,8 @@ def _nested(kind: Any, value: Any) -> Any:
 
 
 def _item(kind: Any, number: int, value: Any) -> Any:
-    try:
-        return _made(kind, value)
-    except ChoiceError as error:
-        raise error.inside(f"[{number}]") from error.__cause__
+    with inside(f"[{number}]"):
+        return made_value(kind, value)
 
 
 def _rule(kind: Any, value: Any) -> str:

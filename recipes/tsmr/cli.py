@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,23 +12,56 @@ import click
 
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
+from recipes.tsmr.catalogue import keys
 from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
 from recipes.tsmr.config import TSMRConfig
-from recipes.tsmr.options import ablation, chosen, judged, minutes
-from recipes.tsmr.parts import Margin
+from recipes.tsmr.options import ablation, chosen, one_or_all
+from recipes.tsmr.parts import Ablation
+from recipes.tsmr.run import OWN, Run
+from recipes.tsmr.schema import minutes
 from recipes.tsmr.stages import CLASSIFY, LOSSES, REFINE, USUAL
+from recipes.tsmr.told import Told
 
 _FILE = click.Path(path_type=Path)
-_USUAL = TSMRConfig()
+_KEYS = {key.place: key for key in keys()}
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
 
-def _choice(*names: str, usual: Any = None, **options: Any) -> Callable[[Command], Command]:
-    """Return an option that is None unless given, with the usual value in the help."""
-    field = names[0].removeprefix("--").replace("-", "_")
-    usual = getattr(_USUAL, field) if usual is None else usual
-    return click.option(*names, default=None, show_default=str(usual), **options)
+class _Filed(click.Command):
+    """A command that a file may give what it is told, ``--config``, and ``--set``; its other options win."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        told = Told()
+        if not given.get("help"):
+            told = Told(given.get("config_file"), given.get("changes", ()), bool(given.get("trusted")))
+        own = told.own()
+        ctx.default_map = {
+            name: _listed(self, name, value) for name, value in own.items() if name != "compare"
+        }
+        ctx.params["told"] = told
+        return super().parse_args(ctx, args)
+
+
+def _listed(command: click.Command, name: str, value: Any) -> Any:
+    """Return a value of a file as click takes it: in a list where the option may be given again."""
+    several = any(one.name == name and getattr(one, "multiple", False) for one in command.params)
+    return [value] if several and isinstance(value, str) else value
+
+
+def _option(*names: str, place: str = "", usual: str = "", **options: Any) -> Callable[[Command], Command]:
+    """Return an option for what stands at ``place`` in a file, which says what it means; None unless given."""
+    long = next(name for name in names if name.startswith("--"))
+    key = _KEYS[place or long.partition("/")[0].removeprefix("--").replace("-", "_")]
+    if "help" not in options:
+        again = " Again for more." if options.get("multiple") else ""
+        options["help"] = f"{key.meaning[:1].upper()}{key.meaning[1:]}.{again}"
+    if not key.required and not usual and key.default not in (None, [], False, MISSING, {}):
+        usual = str(key.default)
+    return click.option(
+        *names, key.place.replace(".", "_"), default=None, show_default=usual or False, **options
+    )
 
 
 def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
@@ -48,117 +82,63 @@ class _Losses(click.Option):
         return record and (record[0], f"{record[1]} Names: {', '.join(LOSSES)}.")
 
 
-@click.command()
+@click.command(cls=_Filed)
 @click.argument("student", type=click.Path())
-@click.option(
-    "--teacher",
-    "teachers",
-    required=True,
-    multiple=True,
-    type=click.Path(),  # as text: the arguments of a factory are no path
-    help="Stronger model (.onnx, or package.module:factory); again for more.",
+@_option("--teacher", multiple=True, required=True, type=click.Path())  # arguments of a factory are no path
+@_option("--teacher-weights", multiple=True, type=_FILE, metavar="FILE")
+@_option("--data", required=True, type=_FILE)
+@_option("--val", multiple=True, type=_FILE, metavar="SET")
+@_option("--val-people", type=_FILE)
+@_option("--impostors", type=_FILE)
+@_option("--decides", usual="by the set", metavar="FIGURE")
+@_option(
+    "-o", "--output", required=True, is_eager=True, type=rk.OutputPath(".onnx", ".pt", ".pth", ".safetensors")
 )
-@click.option(
-    "--teacher-weights",
-    multiple=True,
-    type=_FILE,
-    metavar="FILE",
-    help="State dict for a teacher that is package.module:factory; again for more.",
-)
-@click.option(
-    "--data",
-    required=True,
-    type=_FILE,
-    help="Training images: .rec, folder (of people, or of images alone), list, or shards (.tar).",
-)
-@click.option(
-    "--val",
-    multiple=True,
-    type=_FILE,
-    metavar="SET",
-    help="Verification set, people:FACES, classes:FOLDER or retrieval:QUERY,GALLERY: the best epoch by the first one "
-    "is kept. 'auto' holds some of --data out.",
-)
-@click.option(
-    "--val-people",
-    "people",
-    type=_FILE,
-    help="Labelled faces, as --val people:FACES before all others: TAR over all pairs, rank-1 and TPIR.",
-)
-@click.option(
-    "--impostors",
-    type=_FILE,
-    help="Faces of many others for --val-people: TAR at thresholds that their pairs set, which then decides.",
-)
-@_choice(
-    "--decides",
-    usual="by the set",
-    metavar="FIGURE",
-    help="Figure of the first set by which the best epoch is told.",
-)
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    is_eager=True,
-    type=rk.OutputPath(".onnx", ".pt", ".pth", ".safetensors"),
-    help="File to write.",
-)
-@_choice(
-    "--task",
-    type=click.Choice(TASKS),
-    help="What the student's output is: found out, and said, unless given.",
-)
-@click.option("--student-input", metavar="PRESET", help=f"What the student expects, required: {CHOICES}.")
-@click.option(
+@_option("--task", type=click.Choice(TASKS))
+@_option("--student-input", metavar="PRESET", help=f"What the student expects, required: {CHOICES}.")
+@_option(
     "--teacher-input",
-    "teacher_inputs",
     metavar="PRESET",
     multiple=True,
     help="What the teacher expects, required; again for more.",
 )
-@click.option(
-    "--student-output",
-    metavar="NAME",
-    help="Output of the student to train, where several could be it.",
-)
-@click.option(
-    "--teacher-output",
-    "teacher_outputs",
-    metavar="NAME",
-    multiple=True,
-    help="That of the teacher; again for more.",
-)
-@click.option(
-    "--include",
-    metavar="PATTERN",
-    multiple=True,
-    help="Train and expand only these layers or weights; may be repeated.",
-)
-@click.option(
-    "--exclude",
-    metavar="PATTERN",
-    multiple=True,
-    help="Leave these layers or weights as they are; may be repeated.",
-)
+@_option("--student-output", metavar="NAME")
+@_option("--teacher-output", metavar="NAME", multiple=True)
+@_option("--include", metavar="PATTERN", multiple=True)
+@_option("--exclude", metavar="PATTERN", multiple=True)
 @click.option(
     "--config",
-    "choices_file",
+    "config_file",
     type=_FILE,
-    help="JSON of choices, as --json prints them. An option that is given wins; the rest stays as the file has it.",
+    help="YAML or JSON file of what is not given here: any of these options by name, and all that 'reparam-kit config' "
+    "lists. An option that is given wins, key by key.",
 )
-@_choice(
+@click.option(
+    "--set",
+    "changes",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one key of what --config says, such as adversary.lr=1e-3 or stages.0.losses.pairs=0.2; again for "
+    "more.",
+)
+@click.option(
+    "--save-config",
+    type=rk.OutputPath(".yaml", ".yml", ".json"),
+    help="File to write, first of all, from which --config has this run again.",
+)
+@click.option(
+    "--trust-config",
+    "trusted",
+    is_flag=True,
+    help="Let --config name code that is run: factories, files to import, a .pt to unpickle.",
+)
+@_option(
     "--block",
     help="What a convolution is expanded to: a preset, an expression, or 'plain' to train it as it is.",
 )
-@_choice("--norm", help="Norm of the branches.")
-@click.option(
-    "--restore-bn",
-    is_flag=True,
-    default=None,
-    help="Train with a BatchNorm behind the convolutions whose own was folded away; try higher rates with it.",
-)
-@_choice("--combine", type=click.Choice(COMBINES), help="What several teachers become.")
+@_option("--norm")
+@_option("--restore-bn/--no-restore-bn")
+@_option("--combine", type=click.Choice(COMBINES))
 @click.option(
     "--loss",
     "losses",
@@ -168,129 +148,74 @@ class _Losses(click.Option):
     cls=_Losses,
     help="What is minimised in all stages; again for more. Losses that --config names stay.",
 )
-@click.option(
-    "--import",
-    "imports",
-    metavar="FILE",
-    type=_FILE,
-    multiple=True,
-    help="Run a Python file of yours first, which defines losses or judges; it can do anything.",
-)
-@_choice(
-    "--epochs",
-    usual=f"what --budget allows, of logits {CLASSIFY.epochs}",
-    type=int,
-    help="Passes over the images in the first stage, distillation.",
-)
-@_choice("--steps", usual="one pass over the images", type=int, help="Steps in an epoch.")
-@_choice(
+@_option("--import", place="imports", metavar="FILE", type=_FILE, multiple=True)
+@_option("--epochs", usual=f"what --budget allows, of logits {CLASSIFY.epochs}", type=int)
+@_option("--steps", usual="one pass over the images", type=int)
+@_option("--images", type=int)
+@_option(
     "--budget",
     usual="60m, unless --epochs or --config say how long",
     metavar="TIME",
-    callback=lambda ctx, param, value: None if value is None else minutes(value),
+    callback=lambda ctx, param, value: value and minutes(value),
     help="Time for the whole run, such as 90s, 45m or 8h.",
 )
-@click.option(
+@_option(
     "--auto/--no-auto",
-    default=None,
     help="Look for rate, restored BatchNorms and losses by short runs that --val judges, in a quarter of --budget. "
     "[default: where there is a --val, and none of them is given]",
 )
-@_choice(
+@click.option(
     "--refine-epochs",
-    usual="no second stage",
+    show_default="no second stage",
     type=int,
     help="Passes of a second stage, adversarial refinement.",
 )
-@_choice(
+@click.option(
     "--adversarial",
-    usual=REFINE.losses["adversarial"],
+    show_default=str(REFINE.losses["adversarial"]),
     type=float,
     help="Weight of the discriminator in the second stage.",
 )
-@_choice(
+@_option(
     "--margin",
-    usual=Margin.kind,
+    place="margin.kind",
     type=click.Choice(MARGINS),
     help="Margin of the losses 'margin' and 'centres'.",
 )
+@_option("--keep-gallery", type=float, is_flag=False, flag_value=1.0)
 @click.option(
-    "--keep-gallery",
-    type=float,
-    is_flag=False,
-    flag_value=1.0,
-    help="Keep new embeddings comparable with stored ones of STUDENT; a weight, 1 if none is given.",
-)
-@click.option(
-    "--augment",
+    "--augment/--no-augment",
     "augmented",
-    is_flag=True,
+    default=None,
     help="Show some images cropped, in other colours, in low resolution or partly covered.",
 )
-@_choice(
-    "--views",
-    metavar="original|live|K",
-    help="What the teacher sees: the unchanged image, each image as the student sees it, or K stored views of each.",
-)
-@_choice(
+@_option("--views", metavar="original|live|K")
+@_option(
     "--batch-size",
     usual=", of logits ".join(f"{USUAL[task].batch_size}" for task in ("embeddings", "logits")),
     type=int,
-    help="Images a step.",
 )
-@_choice("--accumulate", type=int, help="Batches a step.")
-@_choice(
-    "--lr",
-    usual=", of logits ".join(f"{USUAL[task].lr:g}" for task in ("embeddings", "logits")),
-    type=float,
-    help="Peak learning rate.",
+@_option("--accumulate", type=int)
+@_option(
+    "--lr", usual=", of logits ".join(f"{USUAL[task].lr:g}" for task in ("embeddings", "logits")), type=float
 )
-@_choice("--ema", type=float, help="Decay of a running average of the weights; 0 for none.")
-@click.option("--bf16", is_flag=True, default=None, help="Run the student in bfloat16.")
-@click.option(
-    "--compile", "compiled", is_flag=True, default=None, help="Run the student through torch.compile."
-)
-@_choice("--seed", type=int, help="Decides all that is random.")
-@_choice("--workers", type=int, help="Processes that decode images.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where to train: auto (CUDA, else MPS, else the CPU), cuda:1, ...",
-)
-@click.option(
+@_option("--ema", type=float)
+@_option("--bf16/--no-bf16")
+@_option("--compile/--no-compile")
+@_option("--seed", type=int)
+@_option("--workers", type=int)
+@_option("--device")
+@_option(
     "--work",
     type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "search.json", "arms")),
     callback=_beside(".work"),
-    help="Folder of the checkpoint and the teacher's embeddings; the same command again goes on from there. "
-    "[default: OUTPUT.work]",
+    usual="OUTPUT.work",
 )
-@click.option(
-    "--log-to",
-    metavar="NAME[:PLACE]",
-    multiple=True,
-    help="Log the run to tensorboard (FOLDER, or OUTPUT.logs), csv (a table, or OUTPUT.csv), wandb (PROJECT) or mlflow "
-    "(URI); again for more.",
-)
-@click.option(
-    "--report",
-    "page",
-    type=rk.OutputPath(".html", ".htm"),
-    callback=_beside(".html"),
-    help="HTML page to write of the run. [default: OUTPUT.html]",
-)
-@click.option("--latency", is_flag=True, help="Measure how long either file takes, run in turn.")
-@click.option(
-    "--show-images",
-    is_flag=True,
-    help="Show on the page the images of --val that changed sides; only where they are yours to show.",
-)
-@click.option(
-    "--compare",
-    "compared",
-    is_flag=True,
-    help="Also train the controls (fine-tuning, distillation with and without branches) and print the ablation.",
-)
+@_option("--log-to", metavar="NAME[:PLACE]", multiple=True)
+@_option("--report", type=rk.OutputPath(".html", ".htm"), callback=_beside(".html"), usual="OUTPUT.html")
+@_option("--latency/--no-latency")
+@_option("--show-images/--no-show-images")
+@_option("--compare/--no-compare")
 @click.option(
     "--seeds", show_default="3", type=click.IntRange(1, 1000), help="Runs of each arm of --compare."
 )
@@ -301,49 +226,22 @@ class _Losses(click.Option):
     multiple=True,
     help="Learning rates of --compare to choose from; again for more. [default: --lr over 3, --lr, --lr times 3]",
 )
-@click.option(
-    "--weights",
-    type=_FILE,
-    help="State dict for package.module:factory or a .onnx: .safetensors, .pt or .pth.",
-)
-@click.option(
-    "--outputs",
-    multiple=True,
-    metavar="NAME",
-    help="Train STUDENT, an .onnx file, up to this value within it, whatever lies behind; again for more.",
-)
-@click.option(
-    "--float",
-    type=_FILE,
-    metavar="FILE.onnx",
-    help="The float file that STUDENT was quantised from: integers start where they were before they were rounded.",
-)
-@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@_option("--weights", type=_FILE)
+@_option("--outputs", multiple=True, metavar="NAME")
+@_option("--float", type=_FILE, metavar="FILE.onnx")
+@_option("--unsafe-load", is_flag=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(
-    student: str,
-    teachers: tuple[str, ...],
-    teacher_weights: tuple[Path, ...],
-    data: Path,
-    val: tuple[Path, ...],
-    people: Path | None,
-    impostors: Path | None,
-    output: Path,
-    device: str,
-    work: Path,
-    log_to: tuple[str, ...],
-    page: Path,
-    latency: bool,
-    show_images: bool,
-    compared: bool,
+    told: Told,
+    config_file: Path | None,
+    changes: tuple[str, ...],
+    trusted: bool,
+    save_config: Path | None,
+    compare: bool | None,
     seeds: int | None,
     rates: tuple[float, ...],
-    weights: Path | None,
-    unsafe_load: bool,
-    outputs: tuple[str, ...],
-    float: Path | None,
     as_json: bool,
-    **choices: Any,
+    **given: Any,
 ) -> None:
     """Train STUDENT, expanded, to give the embeddings of a stronger teacher, and fold it back.
 
@@ -352,23 +250,32 @@ def tsmr(
 
     Started by torchrun, the processes share the images of each step: --batch-size is that of one of them.
     """
-    config = chosen(**choices)
-    arms = ablation(compared, seeds, rates)
+    own = {name: given.pop(name) for name in OWN if name in given}
+    for path in own["imports"]:
+        rk.import_file(path)
+    run = _run(own, told, chosen(told, **given), ablation(told.own().get("compare"), compare, seeds, rates))
     from recipes.tsmr.distributed import Processes, launched
     from recipes.tsmr.improvement import improve
     from recipes.tsmr.progress import warnings_shown
     from recipes.tsmr.rendering.show import show
 
-    with launched(device) as place:
+    with launched(run.device) as place:
         first = Processes.current().rank == 0
         with warnings_shown(first):
-            improved = improve(
-                student, teachers, data, output, val=judged(val, people, impostors), config=config, work=work,
-                report=page, log_to=log_to, weights=weights, unsafe=unsafe_load, outputs=outputs,
-                float=float, teacher_weights=teacher_weights, device=place, latency=latency, show_images=show_images,
-                ablation=arms, progress=True,
-            )  # fmt: skip
+            if save_config is not None and first:
+                run.save(save_config)
+            improved = improve(**{**run.arguments, "device": place}, progress=True)
     if as_json and first:
         click.echo(json.dumps(improved.to_json(), indent=2))
     elif first:
-        show(improved, student)
+        show(improved, run.student)
+
+
+def _run(own: dict[str, Any], told: Told, config: TSMRConfig, arms: Ablation | None) -> Run:
+    """Return the run, of which what is written beside the output unless said otherwise is left open."""
+    output = own["output"]
+    for name, ending in (("work", ".work"), ("report", ".html")):
+        if own[name] == output.with_name(output.name + ending):
+            own[name] = None
+    given = {name: value for name, value in own.items() if value is not None}
+    return Run(**{**given, "teacher": one_or_all(own["teacher"])}, config=config, compare=arms)

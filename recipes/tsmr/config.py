@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from recipes.faces import InputPreset, input_preset
 from recipes.faces.embedding.inputs import all_presets
@@ -28,14 +28,13 @@ from recipes.tsmr.choices import (
     Patterns,
     Positive,
     Rate,
-    Rates,
     Seed,
-    Seeds,
     Share,
     Shares,
     Steps,
     TaskName,
     Taught,
+    Unit,
     Weight,
     Workers,
 )
@@ -44,6 +43,7 @@ from recipes.tsmr.stages import LOSSES, USUAL, Plan, Stage
 from reparam_kit import InputError
 
 _GALLERY = "gallery"
+_PLAIN = "plain"  # no block, in a file or on a command line, which may have no word for None
 
 
 @dataclass(frozen=True)
@@ -51,67 +51,71 @@ class TSMRConfig(Choices):
     """The choices of a run.
 
     Attributes:
-        task: what the student's output is: "embeddings", of which angles count; "logits", a number for each class; or
-            "maps" ``[N, C, H, W]``. "auto": found out before training, said, and reported.
-        block: what each convolution is expanded to, as in ``rk.expand``; None trains the net as it is, the
-            control that any gain from a block has to be compared with.
-        norm: what each branch passes before the sum, as in ``rk.expand``.
-        restore_bn: train with a BatchNorm behind the convolutions whose own was folded away (``rk.restore_bn``).
-        include: patterns (as in fnmatch) of the weights to train, by the name of a parameter, of its layer, or of its
-            tensor in the ONNX file. What is not chosen stays as it is: it is not expanded, and the statistics of a
-            BatchNorm do not move. None: all.
-        exclude: patterns of those to leave as they are.
-        student_input: input preset of the student (``recipes.faces.input_preset``): a name, a formula, or an
-            ``InputPreset``, of which the formula is kept. A wrong one raises no error and costs accuracy, so the
-            command line has no default for it.
-        teacher_input: input preset of the teacher; a tuple gives one to each of several teachers.
-        student_output: name of the student's output to train, see ``embedding`` of ``recipes.faces.Embedder``. None:
-            one alone can be it.
-        teacher_output: that of the teacher; a tuple gives one to each of several teachers.
-        combine: what several teachers' embeddings become: "concat", one long embedding whose similarities are the mean
-            of theirs, or "mean", the average after each is turned onto the first. Logits and maps are averaged.
+        task: what the student's output is: found out, and said, unless given. "embeddings", of which angles count;
+            "logits", a number for each class; or "maps" ``[N, C, H, W]``.
+        block: what each convolution is expanded to: a preset or an expression, as in ``rk.expand``. None, or
+            "plain": the net is trained as it is, the control that any gain from a block has to be compared with.
+        norm: norm of the branches, which each passes before the sum, as in ``rk.expand``.
+        restore_bn: train with a BatchNorm behind the convolutions whose own was folded away (``rk.restore_bn``); try
+            higher rates with it.
+        include: train and expand only the layers or weights that these patterns match (as in fnmatch). They match the
+            name of a parameter, of its layer, or of its tensor in the ONNX file. What is not chosen stays as it is: it
+            is not expanded, and the statistics of a BatchNorm do not move. None: all.
+        exclude: leave the layers or weights that these patterns match as they are.
+        student_input: input preset of the student, by name or formula, see ``recipes.faces.input_preset``. An
+            ``InputPreset`` may be given, of which the formula is kept. A wrong one raises no error and costs
+            accuracy, so the command line has no default for it.
+        teacher_input: input preset of the teacher, or a list with one for each of several teachers.
+        student_output: output of the student to train, where several could be it. See ``embedding`` of
+            ``recipes.faces.Embedder``. None: one alone can be it.
+        teacher_output: output of the teacher to learn from, or a list with one for each of several teachers. None: one
+            alone can be it.
+        combine: what several teachers' embeddings become. "concat": one long embedding whose similarities are the mean
+            of theirs; "mean": the average after each is turned onto the first. Logits and maps are averaged.
         stages: what is trained for, in this order. None: the usual stages of the task, see ``recipes.tsmr.stages``.
         epochs: passes over the images in the first of the usual stages. None: as many as ``budget`` has room for, or
             as ``stages`` say.
-        budget: minutes that the whole run may take: they decide how long the first stage is and on how many of the
+        budget: minutes that the whole run may take. They decide how long the first stage is and on how many of the
             images is trained, see ``recipes.tsmr.search``. None: 60 for embeddings, where neither ``epochs`` nor
             ``steps`` nor ``stages`` are given; else the stages are as long as they say.
         auto: look for learning rate, restored BatchNorms and the usual losses by short runs, of which a judge takes the
             best, in a quarter of ``budget``. None: where there is a judge and nothing of these, nor the length, is
             chosen.
         temperature: that of the losses "kl" and "dist", by which all logits are divided.
-        margin: the margin softmax.
-        adversary: the discriminator.
-        attack: the adversarial images.
+        margin: the margin softmax of the losses "margin" and "centres".
+        adversary: the discriminator of the loss "adversarial".
+        attack: the adversarial images of the loss "perturbed".
         augment: random changes of the images; none unless asked for.
-        views: what the teacher sees: "original", the image and its mirror image, of which its answers are stored;
-            "live", each image as the student sees it, at the cost of running the teacher in every step; or a number K,
-            the views of the first K epochs, of which its answers are stored, and which later epochs show again.
-        keep_gallery: weight, in every stage that gives it none, of the loss "gallery": staying comparable to
-            embeddings of the model as it was. 0 lets them go.
-        batch_size: images a step and process. The images left over at the end of an epoch are not used in it. None:
-            the usual number of the task.
+        views: what the teacher sees: the unchanged image, each image as the student sees it, or K stored views of each.
+            "original": the image and its mirror image, of which its answers are stored; "live": each image as the
+            student sees it, at the cost of running the teacher in every step; a number K: the views of the first K
+            epochs, of which its answers are stored, and which later epochs show again.
+        keep_gallery: weight of staying comparable with embeddings of the model as it was. It is that of the loss
+            "gallery" in every stage that gives it none; 0 lets them go.
+        batch_size: images in a step of one process. The images left over at the end of an epoch are not used in
+            it. None: the usual number of the task.
         accumulate: batches whose gradients are averaged for one step.
-        steps: in an epoch. None: one pass over the images; of a stream (an ``IterableDataset``), as many as its length
-            has.
+        steps: length of an epoch. None: one pass over the images; of a stream (an ``IterableDataset``), as many as its
+            length has.
+        images: train on so many of them, at most, drawn at random by ``seed``. None: all, or as many as
+            ``budget`` has time for.
         lr: peak learning rate of AdamW. None: the usual one of the task.
         weight_decay: decoupled weight decay of kernels; scales, biases, norms and PReLU slopes have none.
-        warmup: part of a stage's steps over which the rate rises linearly from 0; after it, it falls to 0 as a
+        warmup: part of a stage's steps over which the rate rises linearly from 0. After it, it falls to 0 as a
             half cosine.
         clip: largest norm of the gradient of all parameters together.
-        shares: of the way from the deployed weights to the trained ones, which are judged beside both ends, see
+        shares: parts of the way from the deployed weights to the trained ones that are judged beside both ends. See
             ``recipes.tsmr.averaging``; ``()``: only the ends.
-        share: of that way, which is returned where nothing judges. None: the usual one of the task; 1 where stages or
+        share: part of that way that is gone where nothing judges. None: the usual one of the task; 1 where stages or
             a rate are chosen.
-        ema: decay of the running average of the weights that is judged and returned; 0 takes the weights
-            themselves.
+        ema: decay of a running average of the weights, which is judged and returned; 0: none.
         bf16: run the student in bfloat16 where autocast does; embeddings and losses stay float32.
         compile: run the student through ``torch.compile``.
-        flip: show half of the images mirrored, each with what the teacher says of the mirrored image: another pass of
-            the teacher.
-        decides: name of the figure by which the first judge tells the best epoch; None: the judge's own.
+        flip: show half of the images mirrored. Each is learnt with what the teacher says of the mirrored image: another
+            pass of the teacher.
+        decides: figure of the first judge by which the best epoch is told. None: the judge's own.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.
-        workers: processes that decode images; 0 decodes in the training process. Does not change the result.
+        workers: processes that decode images; 0: the training process does. Does not change the result.
 
     Raises:
         InputError: a value cannot be used.
@@ -145,12 +149,13 @@ class TSMRConfig(Choices):
     augment: Augment = Augment()
     views: Taught = "original"
     keep_gallery: Weight = 0.0
-    batch_size: Limit = None
-    accumulate: Count = 1
+    batch_size: Annotated[Limit, Unit("images")] = None
+    accumulate: Annotated[Count, Unit("batches")] = 1
     steps: Steps = None
+    images: Annotated[Passes, Unit("images")] = None
     lr: Rate = None
     weight_decay: Weight = 0.05
-    warmup: PartBelowOne = 0.1
+    warmup: Annotated[PartBelowOne, Unit("of the stage")] = 0.1
     clip: Positive = 5.0
     shares: Shares = (0.3, 0.5, 0.7)
     share: Share = None
@@ -163,6 +168,8 @@ class TSMRConfig(Choices):
     workers: Workers = 0
 
     def __post_init__(self) -> None:
+        if self.block == _PLAIN:
+            object.__setattr__(self, "block", None)
         object.__setattr__(self, "student_input", _as_text(self.student_input))
         object.__setattr__(self, "teacher_input", _as_text(self.teacher_input))
         super().__post_init__()
@@ -272,8 +279,8 @@ class TSMRConfig(Choices):
         return tuple(name for name in LOSSES if name in used)
 
     def to_json(self) -> dict[str, Any]:
-        """Return every choice by name, with the version of this class as ``version``."""
-        return {"version": self.VERSION, **asdict(self)}
+        """Return every choice by name, with the version of this class as ``version``. What is None is left open."""
+        return {"version": self.VERSION, **asdict(self), "block": self.block or _PLAIN}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TSMRConfig:
@@ -287,7 +294,9 @@ class TSMRConfig(Choices):
         values = dict(values)
         version = values.pop("version", cls.VERSION)
         if version != cls.VERSION:
-            raise ChoiceError(f"choices of version {version!r}; this is version {cls.VERSION}")
+            raise ChoiceError(
+                f"choices of version {version!r}; this is version {cls.VERSION}", unknown="version"
+            )
         cls.refuse_unknown(values)
         return cls(**values)
 
@@ -301,23 +310,3 @@ def _as_text(preset: Any) -> Any:
     if not isinstance(preset, InputPreset):
         return preset
     return preset.name if preset in all_presets() else preset.formula
-
-
-@dataclass(frozen=True)
-class Ablation(Choices):
-    """What the controls of a run are trained with, see ``compare``.
-
-    Attributes:
-        seeds: each arm has a run for each.
-        rates: learning rates, of which each arm takes its best. None: a third of that of the run, itself, and three
-            times it.
-
-    Raises:
-        InputError: a value cannot be used.
-
-    >>> Ablation(seeds=(0, 1), rates=(1e-4, 3e-4)).seeds
-    (0, 1)
-    """
-
-    seeds: Seeds = (0, 1, 2)
-    rates: Rates = None

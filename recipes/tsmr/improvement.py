@@ -15,9 +15,10 @@ import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.ablation import RefuseOthers, compare
 from recipes.tsmr.arguments import require_kinds
-from recipes.tsmr.config import Ablation, TSMRConfig
+from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.improved import Improved, Verification
+from recipes.tsmr.parts import Ablation
 from recipes.tsmr.places import hold_apart, paths_of
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.provenance import FileFacts, Provenance, unnamed

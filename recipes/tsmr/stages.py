@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
-from recipes.tsmr.choices import ChoiceError, Choices, Count, Positive, Weight, made_items
+from recipes.tsmr.choices import ChoiceError, Choices, Count, Positive, Unit, Weight, made_items
 from reparam_kit import InputError, Registry, suggestion
 
 LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.losses")
@@ -33,7 +33,7 @@ class Stage(Choices):
     {'cosine': 1.0}
     """
 
-    epochs: Count = 5
+    epochs: Annotated[Count, Unit("epochs")] = 5
     rate: Positive = 1.0
     losses: dict[str, Weight] = field(default_factory=dict, hash=False)
 
@@ -56,7 +56,7 @@ class Stage(Choices):
             try:
                 _ = LOSSES[name]
             except InputError as error:
-                raise ChoiceError(str(error), "losses") from error
+                raise ChoiceError(str(error), "losses", unknown=name) from error
         given = self.losses | made_items(Weight, weights)
         object.__setattr__(self, "losses", {name: weight for name, weight in given.items() if weight})
         if not self.losses:
@@ -70,7 +70,8 @@ class Stage(Choices):
             if name not in {*choices, *_USUAL} and name not in (known := list(LOSSES)):
                 raise ChoiceError(
                     f"Stage has no choice or loss {name!r} (a loss of one's own is known once its module is imported): "
-                    f"{suggestion(str(name), [*choices, *known], 'names')}"
+                    f"{suggestion(str(name), [*choices, *known], 'names')}",
+                    unknown=str(name),
                 )
 
 

@@ -215,7 +215,7 @@ DATA = {
     "{w}/faces.rec --val {w}/large.bin": "the student takes images of 8 x 8 .*, and the validation images are 16",
     "{w}/faces.rec --compare": r"\(--compare\) judges its arms on val \(--val\)",
     "{w}/faces.rec -o nowhere/out.onnx": "nowhere.* (cannot be made|does not exist)",
-    "{w}/faces.rec --config nowhere.json": "nowhere.json: no such file; name a JSON file",
+    "{w}/faces.rec --config nowhere.json": "nowhere.json: no such file; name a file of choices",
     "{w}/faces.rec --config {w}/text.json": "text.json is no JSON that can be read",
     "{w}/faces.rec --config {w}/name.json": "has no choice 'bloc': did you mean 'block'",
     "{w}/faces.rec --config {w}/version.json": "choices of version 99",

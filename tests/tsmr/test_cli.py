@@ -117,7 +117,10 @@ def test_a_file_of_choices_is_what_json_prints(command: list[str], tmp_path: Pat
         (["--loss", "cosin=1"], "there is no loss 'cosin' .*did you mean 'cosine'"),
         (["--loss", "cosine=much"], "'much' is no number"),
         (["--compare"], r"\(--compare\) judges its arms on val \(--val\), which is not given"),
-        (["--config", "missing.json"], "missing.json: no such file; name a JSON file of choices"),
+        (
+            ["--config", "missing.json"],
+            r"missing.json: no such file; name a file of choices \(.yaml or .json\)",
+        ),
         (["--loss", "cosine="], "'' is no number"),
         (["--loss", "cosine=nan"], r"stages\[0\].losses.cosine=nan must be"),
         (["--loss", "cosine=1", "--loss", "cosine=2"], "cosine has a weight already"),

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from any_choices import configs
 from hypothesis import given
-from hypothesis import strategies as st
 
 from recipes.tsmr import Adversary, Attack, Augment, Margin, Stage, TSMRConfig
 from reparam_kit import InputError
@@ -28,7 +28,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "kind": ["arcfac", 1, None, True, ["arcface"]],
         "size": [*NUMBERS, 1.5],
         "scale": [*NUMBERS, 0.0],
-        "classes": [*WHOLE, 1],
+        "classes": [*(number for number in WHOLE if number != 0), 0.0, False, 1],
     },
     Adversary: {
         "hidden": [*WHOLE, None, 10**9],
@@ -59,6 +59,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "batch_size": [*(number for number in WHOLE if number is not None), 1],
         "accumulate": [*WHOLE, None],
         "steps": WHOLE,
+        "images": WHOLE,
         "epochs": WHOLE,
         "budget": [*(number for number in NUMBERS if number is not None), 0, 0.0],
         "auto": [flag for flag in FLAGS if flag is not None],
@@ -134,6 +135,13 @@ def test_the_line_says_what_is_wanted(kind: Any, choices: dict[str, Any], says: 
         kind(**choices)
 
 
+def test_what_is_none_has_a_word_for_files_that_have_none() -> None:
+    config = TSMRConfig(block="plain", margin=Margin(classes=0))
+    assert (config.block, config.margin.classes) == (None, None)
+    assert config == TSMRConfig(block=None)
+    assert config.to_json()["block"] == "plain"
+
+
 @pytest.mark.parametrize("lr", [np.float64(2e-4), np.float32(2e-4), torch.tensor(2e-4)])
 def test_a_number_of_another_library_is_a_number(lr: Any) -> None:
     config = TSMRConfig(lr=lr)
@@ -156,30 +164,6 @@ def test_it_is_frozen_and_comes_back_from_json() -> None:
     written = config.to_json()
     assert written["version"] == TSMRConfig.VERSION
     assert TSMRConfig.from_json(json.loads(json.dumps(written))) == config
-
-
-weights = st.floats(0, 1e6)
-positive = st.floats(1e-6, 1e6)
-share = st.floats(0, 1)
-part = st.floats(0, 1, exclude_max=True)
-stages = st.builds(
-    Stage, epochs=st.integers(1, 99), rate=positive, cosine=positive, mse=weights, hard=weights
-)
-configs = st.builds(
-    TSMRConfig,
-    block=st.sampled_from(["dbb", None, "conv(k) + conv(1)"]),
-    teacher_input=st.sampled_from(["raw", ("raw", "insightface")]),
-    stages=st.lists(stages, min_size=1, max_size=3),
-    margin=st.builds(Margin, scale=positive, classes=st.none() | st.integers(2, 99)),
-    adversary=st.builds(Adversary, hidden=st.integers(1, 999), warmup=share),
-    attack=st.builds(Attack, radius=positive),
-    augment=st.builds(Augment, crop=share, occlusion=share),
-    batch_size=st.integers(2, 999),
-    lr=positive,
-    ema=part,
-    seed=st.integers(0, 2**63 - 1),
-    flip=st.booleans(),
-)
 
 
 @given(configs)

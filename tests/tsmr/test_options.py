@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from inspect import signature
 from pathlib import Path
@@ -13,9 +12,10 @@ import pytest
 
 from recipes.tsmr import Margin, Stage, TSMRConfig
 from recipes.tsmr.cli import tsmr
-from recipes.tsmr.options import chosen, read_choices
+from recipes.tsmr.options import chosen
+from recipes.tsmr.run import OWN
 from recipes.tsmr.stages import LOSSES
-from reparam_kit import InputError
+from reparam_kit import InputError, import_file
 
 PRESETS = {"student_input": "raw", "teacher_input": "raw"}
 STAGES = [
@@ -30,8 +30,10 @@ def options(file: Path | None, *args: str) -> TSMRConfig:
     given = [] if file is None else ["--config", str(file)]
     needed = ["s.onnx", "--teacher", "t.onnx", "--data", "d", "-o", "o.onnx"]
     params = tsmr.make_context("tsmr", [*needed, *given, *args]).params
-    own = signature(tsmr.callback).parameters  # all else are choices
-    return chosen(**{name: value for name, value in params.items() if name not in own})
+    for path in params["imports"]:
+        import_file(path)
+    others = {*signature(tsmr.callback).parameters, *OWN} - {"told"}
+    return chosen(**{name: value for name, value in params.items() if name not in others})
 
 
 def written(tmp_path: Path, values: Any) -> Path:
@@ -138,30 +140,3 @@ def test_the_line_names_the_file_and_the_place(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         options(file)
     assert str(caught.value) == f"{file}: stages[1].mse='much' must be a number, zero or positive"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "[]", "3", "null", '"x"', "{", '{"lr": 1,}', '{"lr": NaN}', '{"lr": -Infinity}', "[" * 10**5,
-     '{"a":' * 10**5, '{"lr": 1, "lr": 2}', '{"stages": [{"epochs": 1, "epochs": 1}]}', "// a comment\n{}",
-     '{"seed": ' + "9" * 10**4 + "}", "\ud800", "{} {}", "lr: 1"],
-)  # fmt: skip
-def test_a_file_that_is_no_object_of_json_takes_one_line(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "choices.json"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(InputError) as caught:
-        read_choices(path)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_mark_of_the_byte_order_is_no_fault(tmp_path: Path) -> None:
-    path = tmp_path / "choices.json"
-    path.write_text('{"lr": 1}', encoding="utf-8-sig")
-    assert read_choices(path) == {"lr": 1}
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "choices.json")
-    with pytest.raises(InputError, match="a pipe"):
-        read_choices(tmp_path / "choices.json")

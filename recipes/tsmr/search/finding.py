@@ -21,6 +21,7 @@ from recipes.tsmr.search.trials import FEWEST, ROUNDS, SHARE, Rank, Rounds, plan
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback, ProgressBar
 from recipes.tsmr.training.trainer import DivergedError
+from reparam_kit import InputError
 
 _PACED = 4  # steps by which is told how many images a second are trained on
 _MARGIN = 0.9  # of the time that is left, which is planned with: the machine may be slower later
@@ -39,10 +40,13 @@ def find(
         progress: is told what is tried and chosen.
     """
     given = start.given
-    config, told = given.config, given.processes.told
+    config, told, there = given.config, given.processes.told, len(given.views)
+    if config.images is not None and isinstance(given.views.images, Stream):
+        raise InputError("images: how many of a stream are trained on, steps says")
     wanted = asked.open and not asked.timed if asked.auto is None else asked.auto
     searched = bool(wanted and given.judges and config.task == "embeddings")
     if budget is None and not searched:
+        start.take(drawn(given.views, min(config.images or there, there), config))
         return Found()
     origin = {**start.origin(), "budget": budget and budget.seconds}
     found = told(lambda: read_found(cache, origin))
@@ -54,7 +58,8 @@ def find(
         told(lambda: write_found(cache, origin, found))
     else:
         start.take(drawn(given.views, found.images, config))
-    start.settle(found.settle(config))
+    settled = found.settle(config)
+    start.settle(settled if found.images == there else replace(settled, images=found.images))
     return found
 
 
@@ -67,15 +72,16 @@ class _Finding:
     def affordable(self) -> int:
         """Return how many images there is time to ask the nets about."""
         given, budget, there = self._start.given, self._budget, len(self._start.given.views)
+        most = min(self._config.images or there, there)
         if budget is None or isinstance(given.views.images, Stream):
-            return there
+            return most
         nets = [teacher.embed for teacher in given.teachers]
         if "old" in needs(self._config):
             nets.append(of_deployed(given.model, self._config))
-        images = affordable(given.views, nets, self._config, budget, self._processes)
-        if images < there:
+        images = min(affordable(given.views, nets, self._config, budget, self._processes), most)
+        if images < most:
             self._progress.say(
-                f"in {budget.seconds / 60:.3g} minutes (--budget) the nets cannot be asked about {there:,} images: "
+                f"in {budget.seconds / 60:.3g} minutes (--budget) the nets cannot be asked about {most:,} images: "
                 f"{images:,} of them, drawn at random, are trained on"
             )
         return images
