@@ -13,16 +13,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
+from rich.progress import ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
 
 from reparam_kit import printable
 
 _LOGGER = logging.getLogger("recipes.progress")  # of all that is said, whether it is shown or not
+_TEXTS = 76  # characters beside a bar, most often
 _EVERY = 30.0  # seconds without a line, where there is no bar
 
 _LABELS: ContextVar[tuple[str, ...]] = ContextVar("labels", default=())
@@ -63,13 +66,32 @@ def memory() -> str:
     """Return how much memory was in use at most: of the device where that is CUDA, else of this process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return f"{decimal(torch.cuda.max_memory_allocated())} of GPU memory"
+        return f"GPU memory {decimal(torch.cuda.max_memory_allocated())}"
     try:
         import resource
     except ImportError:  # Windows does not say
         return ""
     unit = 1 if sys.platform == "darwin" else 1024
-    return f"{decimal(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)} of memory"
+    return f"memory {decimal(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)}"
+
+
+class _Line(ProgressColumn):
+    """A bar with its texts as one column: in a narrow terminal the end of the line is cut off, and no other part."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self._width = min(max(console.width - _TEXTS, 4), 24)
+        self._piece = "\u2501" if console.encoding.startswith("utf") else "="
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            bar, done = Text(), f"{task.completed:,.0f} images"
+        else:
+            full = round(self._width * task.percentage / 100)
+            bar = Text(self._piece * full, "bar.complete")
+            bar.append(self._piece * (self._width - full), "bar.back")
+            done = f"{task.percentage:.0f}%"
+        return Text.assemble(task.description, " ", bar, f" {done} {task.fields['state']}")
 
 
 class Pass:
@@ -100,14 +122,8 @@ class Pass:
         self._start = time.monotonic() - seconds
         self._bars: Bars | None = None
         if not progress.silent and live():
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(16),
-                TextColumn("{task.percentage:.0f}%" if total else "{task.completed}"),
-                TextColumn("{task.fields[state]}", markup=False),
-            )
             console = Console(stderr=True, highlight=False, force_terminal=True)
-            self._bars = Bars(*columns, console=console, transient=True)
+            self._bars = Bars(_Line(console), console=console, transient=True)
             self._bar = self._bars.add_task(printable(under_labels(name)), total=total, state="")
             self._bars.start()
 
@@ -122,7 +138,7 @@ class Pass:
         self.note = note or self.note
         if self._bars is not None:
             self._bars.update(self._bar, advance=images, state=self.state())
-        elif time.monotonic() - self._progress.told >= _EVERY:
+        elif time.monotonic() - Progress.told >= _EVERY:
             of = "" if self._total is None else f" of {self._total:,}"
             self._progress.say(f"{self.name}: {self.done:,}{of} images, {self.state()}")
 
@@ -139,7 +155,7 @@ class Pass:
                 each = self._each or self._total / self.rate
                 yield f"of the run {shown_time(left + self._further * each)}"
         if self._progress.until is not None:
-            yield f"{shown_time(self._progress.until - time.monotonic())} of --budget left"
+            yield f"budget left {shown_time(self._progress.until - time.monotonic())}"
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -148,8 +164,9 @@ class Pass:
 
 
 def shown_time(seconds: float) -> str:
-    """Return a duration as text, such as ``1:05:00``."""
-    return str(timedelta(seconds=max(round(seconds), 0)))
+    """Return a duration as text, such as ``05:00`` or ``1:05:00``."""
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes:02}:{rest:02}"
 
 
 class Progress:
@@ -157,17 +174,18 @@ class Progress:
 
     Attributes:
         until: when the time of the run is over, by ``time.monotonic()``; None where it has no end.
-        told: when the last line was, by the same clock.
+        told: when the last line was, by the same clock, of whichever: all are on one stderr.
     """
+
+    told = time.monotonic()
 
     def __init__(self, silent: bool = False) -> None:
         self.silent = silent
         self.until: float | None = None
-        self.told = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line of its own."""
-        self.told = time.monotonic()
+        Progress.told = time.monotonic()
         _LOGGER.info(under_labels(line))
         if not self.silent:
             tell(under_labels(line))

@@ -46,6 +46,7 @@ def test_a_bar_moves_in_a_terminal_alone(
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten seconds pass between any two looks at it."""
     ticks = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(Progress, "told", 0.0)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 
@@ -63,8 +64,8 @@ def test_in_a_log_file_a_pass_is_a_plain_line_now_and_then(
     *lines, last = err.splitlines()
     assert 5 < len(lines) < 100
     for line in lines:
-        pace = r"teacher \[bold\]: \d+ of 1,000 images, \d+ images/s, ETA \d:\d\d:\d\d"
-        left = r"\d:\d\d:\d\d of --budget left, \d+\.\d [kMG]B of memory, cosine 0.5"
+        pace = r"teacher \[bold\]: \d+ of 1,000 images, \d+ images/s, ETA \d\d:\d\d"
+        left = r"budget left \d:\d\d:\d\d, memory \d+\.\d [kMG]B, cosine 0.5"
         assert re.fullmatch(rf"{STAMP}trial 1 of 2: {pace}, {left}", line), line
     assert re.fullmatch(rf"{STAMP}trial 1 of 2: teacher \[bold\]: 1,000 images, \d+ images/s", last)
     assert not {"\r", "\x1b"} & set(err)
@@ -111,9 +112,7 @@ def test_in_a_terminal_a_bar_moves_and_goes(tmp_path: Path) -> None:
             break
     os.close(main)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", said.decode())
-    assert re.search(
-        r"run 1 of 2: epoch 1/1 .*%  ?\d+ images/s, ETA 0:00:0\d, \S+ MB of memory, cosine 0.5", text
-    )
+    assert re.search(r"run 1 of 2: epoch 1/1 .*%  ?\d+ images/s, ETA 00:0\d, memory \S+ MB, cosine 0.5", text)
     assert re.search(r"\rrun 1 of 2: epoch 1/1: 100 images, \d+ images/s\r\n$", text)
 
 
@@ -140,3 +139,23 @@ def test_what_embeds_images_shows_it_within_a_run() -> None:
     with shown.shown():
         assert watching(asked=False) is shown
     assert not watching(asked=True).silent
+
+
+def test_in_a_narrow_terminal_the_end_of_the_line_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "live", lambda: True)
+    for name, value in {"COLUMNS": "80", "TERM": "xterm", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for total, start in (
+        (1000, "epoch 1/3 [x] \u2501\u2501\u2501\u2501 50% "),
+        (None, "epoch 1/3 [x]  500 images "),
+    ):
+        task = Progress().begin("epoch 1/3 [x]", total)
+        assert task._bars is not None
+        task.advance(500, "a note " * 20)
+        task.stop()
+        with task._bars.console.capture() as shown:
+            task._bars.console.print(task._bars.make_tasks_table(task._bars.tasks))
+        (line,) = shown.get().splitlines()
+        assert line.startswith(start), line
+        assert len(line) <= 80
+        assert line.endswith("\u2026")

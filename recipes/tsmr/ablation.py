@@ -137,7 +137,9 @@ def compare(
     def run(name: str, arm: TSMRConfig, on: Images, by: Judge, checkpoint: str, of: str) -> Verdict:
         label = f"run {next(number)} of {len(arms(config)) * runs_of}, {name}, lr {arm.plan.lr:.3g}, {of}"
         with shown.shown(), labelled(label):
-            return train_arm(model, teacher, on, by, arm, folder, checkpoint, progress, teacher_weights)
+            found = train_arm(model, teacher, on, by, arm, folder, checkpoint, progress, teacher_weights)
+            shown.say(f"{found.decides} {found.deciding.shown()} on {found.subject}")
+        return found
 
     result = []
     for name, arm in arms(config).items():

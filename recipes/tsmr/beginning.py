@@ -167,7 +167,7 @@ def _judged(given: Ingredients[Any]) -> tuple[History, float]:
     config = given.config
     with labelled("judging the teacher"):
         scores = score_teachers(given.teachers, given.judges[0])
-    with labelled("input presets"), as_file(given.model) as runs:
+    with labelled("trying input presets"), as_file(given.model) as runs:
         inputs = compare_inputs(
             runs, given.judges[0], CHECKED, inputs=[config.student_input], embedding=config.student_output
         )

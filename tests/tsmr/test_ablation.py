@@ -90,6 +90,7 @@ def test_every_arm_gets_its_rate_and_its_seeds(
     ]
     assert [int(run[0]) for run in runs if run] == list(range(1, 17))
     assert [run[1] for run in runs[::4] if run] == [row.name for row in rows]
+    assert sum(": accuracy " in line for line in said) == 16
     assert [row.name for row in rows] == [FINE_TUNING, DISTILLATION, BRANCHES, TSMR]
     for row in rows:
         assert row.lr in row.rates

@@ -126,7 +126,7 @@ class ProgressBar(Callback):
 
     def _name(self, epoch: int) -> str:
         stages = len(self._config.plan.stages)
-        stage = f" (stage {self._config.place(epoch)[0] + 1} of {stages})" if stages > 1 else ""
+        stage = f", stage {self._config.place(epoch)[0] + 1}/{stages}" if stages > 1 else ""
         return f"epoch {epoch}/{self._config.total_epochs}{stage}"
 
 
