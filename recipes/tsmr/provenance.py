@@ -28,7 +28,6 @@ import torch
 import reparam_kit as rk
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
-_CHUNK = 1 << 20
 _PATIENCE = 10  # seconds for git
 _BEGINS = r"(?<![\w.~$/\\-])"  # where a path may begin
 _ABSOLUTE = re.compile(rf"{_BEGINS}/[^\s,:;='\"]+")
@@ -135,11 +134,8 @@ def _command() -> str:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import re
-from configparser import ConfigParser
 from dataclasses import replace
-from fnmatch import fnmatch
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import pytest
 from reports import compared, judged
 
-import recipes.tsmr.rendering.page as page
 from recipes.faces import Evaluation
 from recipes.faces.judging.verdict import Difference
 from recipes.tsmr import TSMRReport, write_report
@@ -420,16 +417,6 @@ def test_a_chart_leaves_out_points_that_fall_on_the_one_before() -> None:
     chart = Chart("line", Axis(0, 1), Axis(0, 1))
     chart.line([0, 1e-9, 1], [0, 1e-9, 1], "after")
     assert chart.marks[0].path == "M46 212L388 26"
-
-
-def test_the_files_of_the_page_are_packaged() -> None:
-    folder = Path(page.__file__).parent
-    setup = ConfigParser()
-    setup.read(folder.parents[3] / "setup.cfg")
-    patterns = setup["options.package_data"]["recipes.tsmr.rendering.page"].split(", ")
-    files = [path.name for path in folder.iterdir() if path.suffix not in (".py", "")]
-    assert len(files) == 3
-    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in files)
 
 
 def test_ticks_of_many_digits_have_the_room_that_they_need() -> None:
