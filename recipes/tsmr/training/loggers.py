@@ -151,7 +151,7 @@ class WandB(Logger, name="wandb"):
 
     def __init__(self, place: str = "") -> None:
         super().__init__(place)
-        with extra("wandb", "--log-to wandb needs it"):
+        with extra("wandb", "--log-to wandb needs wandb"):
             import wandb
         self._wandb = wandb
 
@@ -182,7 +182,7 @@ class MLflow(Logger, name="mlflow"):
 
     def __init__(self, place: str = "") -> None:
         super().__init__(place)
-        with extra("mlflow", "--log-to mlflow needs it"):
+        with extra("mlflow", "--log-to mlflow needs MLflow"):
             import mlflow
         self._mlflow = mlflow
 
