@@ -268,7 +268,8 @@ class TSMRReport:
         found = self.comparisons[0].deciding
         low, high = map(found.before.change, found.interval or ())
         return (
-            f"{self.told}: {self.before[0].subject}, {found.before.name} changes by {low} to {high} (95 %); "
+            f"{self.told}: {self.before[0].subject}, {found.before.name} changes by {low} to {high} (95 %), chance "
+            f"{found.chance_shown}; "
             f"{self.advice}"
         )
 

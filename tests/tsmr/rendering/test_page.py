@@ -215,6 +215,23 @@ def test_the_verdict_comes_first(
     assert ("→" in made.title) is (changed == {})  # a figure is news where it is no chance
 
 
+def test_an_exact_test_may_find_chance_where_the_interval_does_not(
+    report: TSMRReport, tmp_path: Path
+) -> None:
+    """McNemar's, of few images: the interval leaves out zero, and nothing may claim that it does not."""
+    one = replace(
+        SAME[0].deciding,
+        after=replace(SAME[0].deciding.after, value=0.99),
+        interval=(0.01, 0.04),
+        chance=0.125,
+    )
+    unsure = replace(report, comparisons=(replace(SAME[0], differences=(one,), examples="images"),))
+    assert "changes by +1.00 to +4.00 (95 %), chance 0.125" in unsure.unproven
+    made = written(unsure, tmp_path)
+    assert made.title == "No difference that these images could show"
+    assert "Grey is a difference that may be chance" in made.text
+
+
 def test_what_got_worse_is_told_at_the_top(report: TSMRReport, tmp_path: Path) -> None:
     made = written(replace(report, comparisons=(compared(judged(2.4), judged(1.8)),)), tmp_path)
     assert (
