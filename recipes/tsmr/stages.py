@@ -13,7 +13,7 @@ LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.
 """Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
 
 # Of the usual stages, which are made without a look-up: it would import torch.
-_USUAL = {"pairs", "neighbours", "gallery", "adversarial", "kl", "labels"}
+_USUAL = {"pairs", "gallery", "adversarial", "kl", "labels"}
 
 
 @dataclass(frozen=True, init=False)
@@ -75,7 +75,7 @@ class Stage(Choices):
                 )
 
 
-DISTIL = Stage(epochs=3, pairs=0.1, neighbours=0.1, gallery=1.0)
+DISTIL = Stage(epochs=3, pairs=0.1, gallery=0.5)
 REFINE = Stage(epochs=1, rate=0.5, losses=DISTIL.losses | {"adversarial": 0.005})
 CLASSIFY = Stage(epochs=10, kl=1.0, labels=1.0)
 
@@ -98,7 +98,7 @@ class Plan:
 
 
 USUAL: dict[str, Plan] = {
-    "embeddings": Plan((DISTIL,), 1e-4, 128, 0.5),
+    "embeddings": Plan((DISTIL,), 2e-4, 128, 0.5),
     "logits": Plan((CLASSIFY,), 4e-3, 64, 1.0),
     "maps": Plan((), 1e-3, 64, 1.0),
 }

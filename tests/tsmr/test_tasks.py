@@ -144,7 +144,7 @@ def test_labels_that_are_none_are_said_and_left_out(caplog: pytest.LogCaptureFix
 
 def test_what_hangs_on_the_task_is_settled() -> None:
     faces = found()[0]
-    assert (faces.stages, faces.lr, faces.batch_size, faces.share) == ((DISTIL,), 1e-4, 128, 0.5)
+    assert (faces.stages, faces.lr, faces.batch_size, faces.share) == ((DISTIL,), 2e-4, 128, 0.5)
     labelled = found(labels=SHOWN)[0]
     assert (labelled.stages, labelled.batch_size, labelled.share) == ((CLASSIFY,), 64, 1)
     assert labelled.lr is not None

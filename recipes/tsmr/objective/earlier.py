@@ -1,32 +1,43 @@
-"""The embeddings of earlier batches, which losses compare those of a batch with."""
+"""What was last said of other images, which losses compare those of a batch with."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LENGTH = 4096  # embeddings: 10 MB of a 128-d student and a 512-d teacher
+from recipes.tsmr.targets.examples import Examples
+from recipes.tsmr.targets.targets import StoredTargets
+
+LENGTH = 32_768  # images: 84 MB of a 128-d student and a 512-d teacher
+_READ = 4096  # of them at once, before training
 
 
 class Earlier(nn.Module):
-    """The last embeddings of student and teacher, ``LENGTH`` at most, the latest first.
+    """The last embeddings that student and teacher gave of each of ``length`` images.
+
+    A cross-batch memory (Wang et al., CVPR 2020). A net that is deployed knows faces already and moves little, so it
+    need not begin empty: what was deployed has said something of every image. The pairs that decide a low error rate
+    are so rare that a batch has none; among all images there are some for each.
 
     Args:
         size: D, of the student's.
         teacher_size: T, of the teacher's.
+        length: as many images are remembered, ``LENGTH`` at most; the oldest make room for others.
     """
 
     _index: Tensor
     _student: Tensor
     _teacher: Tensor
 
-    def __init__(self, size: int, teacher_size: int) -> None:
+    def __init__(self, size: int, teacher_size: int, length: int) -> None:
         super().__init__()
-        self._filled = 0
-        self.register_buffer("_index", torch.zeros(LENGTH, dtype=torch.int64))
-        self.register_buffer("_student", torch.zeros(LENGTH, size))
-        self.register_buffer("_teacher", torch.zeros(LENGTH, teacher_size))
+        self._filled = self._next = 0
+        self._length = min(length, LENGTH)
+        self.register_buffer("_index", torch.zeros(self._length, dtype=torch.int64))
+        self.register_buffer("_student", torch.zeros(self._length, size))
+        self.register_buffer("_teacher", torch.zeros(self._length, teacher_size))
 
     @property
     def index(self) -> Tensor:
@@ -43,18 +54,39 @@ class Earlier(nn.Module):
         """Of length 1, float32 ``[Q, T]``."""
         return self._teacher[: self._filled]
 
+    @classmethod
+    def begin(cls, size: int, teacher_size: int, examples: Examples, seed: int) -> Earlier:
+        """Remember what the deployed model and the teachers say of images drawn at random, where that is stored;
+        where it is not, nothing yet.
+        """
+        if not isinstance(examples.old, StoredTargets):
+            return cls(size, teacher_size, LENGTH)
+        memory = cls(size, teacher_size, len(examples.views))
+        chosen = np.random.default_rng(seed).permutation(len(examples.views))[:LENGTH]
+        for index in np.array_split(chosen, -(-len(chosen) // _READ)):
+            memory.add(
+                torch.from_numpy(index), examples.old.originals(index), examples.targets.originals(index)
+            )
+        return memory
+
     @torch.no_grad()
     def add(self, index: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Take in a batch, ``[N]``, ``[N, D]`` and ``[N, T]``; the oldest make room."""
-        unit = F.normalize(student, dim=1)
-        for memory, rows in ((self._index, index), (self._student, unit), (self._teacher, teacher)):
-            memory.copy_(torch.cat([rows, memory])[:LENGTH])
-        self._filled = min(self._filled + len(student), LENGTH)
+        """Take in a batch, ``[N]``, ``[N, D]`` and ``[N, T]``."""
+        known = index[:, None] == self.index
+        new = ~known.any(dim=1)
+        places = (self._next + new.cumsum(0) - 1) % self._length
+        if self._filled:
+            places = torch.where(new, places, known.int().argmax(dim=1))
+        self._index[places] = index
+        self._student[places] = F.normalize(student, dim=1)
+        self._teacher[places] = teacher
+        self._next += int(new.sum())
+        self._filled = min(self._next, self._length)
 
     def get_extra_state(self) -> int:
-        """Return how many there are."""
-        return self._filled
+        """Return how many there have been."""
+        return self._next
 
     def set_extra_state(self, state: int) -> None:
-        """Go on with as many."""
-        self._filled = state
+        """Go on after as many."""
+        self._next, self._filled = state, min(state, self._length)

@@ -54,7 +54,7 @@ class Objective(nn.Module):
     def start(self, start: Start) -> None:
         """Start every loss."""
         if needs(self.config) & _EARLIER:
-            self.earlier = Earlier(start.size, start.teacher_size)
+            self.earlier = Earlier.begin(start.size, start.teacher_size, start.examples, self.config.seed)
         for name, loss in self.losses.items():
             loss.start(start)
             self._trained[name] = [p for p in loss.parameters() if p.requires_grad]

@@ -9,14 +9,18 @@ from torch.nn import functional as F
 from recipes.tsmr.objective.loss import Batch, Loss, Start
 from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
 
-_PULL, _PUSH = 0.4, 4.0  # steepness towards pairs of one person, and of two
+# Steepness towards pairs of one person, and of two. At 2 the many strangers that are near the margin count, and not the
+# nearest alone, of which some are mistakes of the teacher's.
+_PULL, _PUSH = 0.4, 2.0
 _TEMPERATURE = 0.5
+_MEASURED = 4096  # of those remembered, from which the spread of unrelated pairs is told
 
-_PAIRED = frozenset({"index", "teacher", "earlier_index", "earlier_student", "earlier_teacher"})
+# "old" begins the memory, and tells which pairs the deployed model confuses.
+_PAIRED = frozenset({"index", "teacher", "old", "earlier_index", "earlier_student", "earlier_teacher"})
 
 
 class _Pairs(Loss, task="embeddings"):
-    """Compares each image of a batch with the others and with those of earlier batches."""
+    """Compares each image of a batch with the others and with all that are remembered."""
 
     teacher: Spread
 
@@ -31,10 +35,12 @@ class _Pairs(Loss, task="embeddings"):
         student learns.
         """
         student = F.normalize(batch.student, dim=1)
-        ours = student @ torch.cat([student, batch.earlier_student]).T
-        theirs = self.teacher.standard(batch.teacher @ torch.cat([batch.teacher, batch.earlier_teacher]).T)
+        ours = torch.cat([student @ student.T, student @ batch.earlier_student.T], dim=1)
+        said = torch.cat([batch.teacher @ batch.teacher.T, batch.teacher @ batch.earlier_teacher.T], dim=1)
+        theirs = self.teacher.standard(said)
         two = batch.index[:, None] != torch.cat([batch.index, batch.earlier_index])
-        unrelated = ours.detach()[two & (theirs < DIFFERENT)]
+        few = slice(len(student) + _MEASURED)
+        unrelated = ours.detach()[:, few][two[:, few] & (theirs[:, few] < DIFFERENT)]
         if len(unrelated) > 1:
             ours = (ours - unrelated.mean()) / unrelated.std().clamp_min(1e-3)
         return ours, theirs, two
@@ -50,8 +56,10 @@ class NamedPairs(_Pairs, name="pairs", title="telling people apart as the teache
 
     def forward(self, batch: Batch) -> Tensor:
         ours, theirs, two = self.similarities(batch)
-        pull = _softplus_sum(_PULL * (MARGIN - ours), two & (theirs > ALIKE)) / _PULL
-        push = _softplus_sum(_PUSH * (ours - MARGIN), two & (theirs < DIFFERENT)) / _PUSH
+        alike, different = two & (theirs > ALIKE), two & (theirs < DIFFERENT)
+        few = alike.any(dim=0).nonzero().squeeze(1)  # that are of one person with any
+        pull = _softplus_sum(_PULL * (MARGIN - ours[:, few]), alike[:, few]) / _PULL
+        push = _softplus_sum(_PUSH * (ours - MARGIN), different) / _PUSH
         return (pull + push).mean()
 
 
@@ -72,5 +80,4 @@ class Neighbours(
 
 def _softplus_sum(values: Tensor, chosen: Tensor) -> Tensor:
     """Return ``log(1 + sum exp(values))`` over the ``chosen`` of each row."""
-    kept = values.masked_fill(~chosen, -torch.inf)
-    return torch.logsumexp(torch.cat([kept.new_zeros(len(kept), 1), kept], dim=1), dim=1)
+    return F.softplus(values.masked_fill(~chosen, torch.finfo(values.dtype).min).logsumexp(dim=1))

@@ -22,8 +22,8 @@ KEEP: dict[str, float] = dict(DISTIL.losses)
 LEARN: dict[str, float] = {name: w for name, w in KEEP.items() if name != "gallery"} | {"cosine": 1.0}
 
 CANDIDATES: tuple[dict[str, Any], ...] = (
-    {"lr": 1e-4, "restore_bn": False, "losses": KEEP},
-    {"lr": 3e-4, "restore_bn": False, "losses": KEEP},
+    {"lr": 2e-4, "restore_bn": False, "losses": KEEP},
+    {"lr": 6e-4, "restore_bn": False, "losses": KEEP},
     {"lr": 1e-3, "restore_bn": True, "losses": LEARN},
     {"lr": 3e-3, "restore_bn": True, "losses": LEARN},
 )

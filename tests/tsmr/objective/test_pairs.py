@@ -14,6 +14,7 @@ from recipes.tsmr import Batch, Start, TSMRConfig
 from recipes.tsmr.objective.earlier import LENGTH, Earlier
 from recipes.tsmr.objective.pairs import _PULL, _PUSH, _TEMPERATURE, NamedPairs, Neighbours
 from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
+from recipes.tsmr.targets.targets import StoredTargets
 
 
 def faces(images: int, size: int, seed: int) -> Tensor:
@@ -96,14 +97,47 @@ def test_a_student_that_says_what_the_teacher_says_is_better_than_another(kind: 
 
 
 def test_the_last_embeddings_are_remembered_and_the_oldest_forgotten() -> None:
-    memory = Earlier(4, 6)
+    memory = Earlier(4, 6, 1200)
     assert (len(memory.index), len(memory.student), len(memory.teacher)) == (0, 0, 0)
-    for start in range(0, LENGTH + 600, 300):
+    for start in range(0, 1800, 300):
         index = torch.arange(start, start + 300)
         memory.add(index, index[:, None] + torch.ones(300, 4), index[:, None].expand(300, 6).float())
-    assert len(memory.index) == LENGTH
+    assert sorted(memory.index.tolist()) == list(range(600, 1800))
     assert torch.equal(memory.teacher[:, 0].long(), memory.index)
-    torch.testing.assert_close(memory.student.norm(dim=1), torch.ones(LENGTH))
-    other = Earlier(4, 6)
+    torch.testing.assert_close(memory.student.norm(dim=1), torch.ones(1200))
+    other = Earlier(4, 6, 1200)
     other.load_state_dict(memory.state_dict())
+    for one in (memory, other):
+        one.add(torch.tensor([5]), torch.ones(1, 4), torch.ones(1, 6))
     assert torch.equal(other.index, memory.index)
+    assert 600 not in other.index
+
+
+def test_an_image_that_is_shown_again_takes_the_place_of_what_was_said_of_it() -> None:
+    memory = Earlier(4, 6, LENGTH)
+    memory.add(torch.arange(50), torch.eye(50)[:, :4] + 1, torch.zeros(50, 6))
+    memory.add(torch.tensor([60, 7, 49]), torch.tensor([[0.0, 0, 0, 2]] * 3), torch.ones(3, 6))
+    assert sorted(memory.index.tolist()) == [*range(50), 60]
+    for number in (60, 7, 49):
+        (at,) = (memory.index == number).nonzero()
+        assert memory.student[at].tolist() == [[0, 0, 0, 1]]
+        assert memory.teacher[at].tolist() == [[1] * 6]
+
+
+class Known:
+    """What two nets say of ten images."""
+
+    views = range(10)
+    old = StoredTargets([F.normalize(faces(10, 4, 2), dim=1)[:, None].half().numpy()], "concat")
+    targets = StoredTargets([F.normalize(faces(10, 6, 3), dim=1)[:, None].half().numpy()], "concat")
+
+
+def test_what_was_deployed_is_remembered_from_the_start() -> None:
+    known = cast("Any", Known())
+    memory = Earlier.begin(4, 6, known, seed=0)
+    assert sorted(memory.index.tolist()) == list(range(10))
+    index = memory.index.numpy()
+    torch.testing.assert_close(memory.student, F.normalize(known.old.originals(index), dim=1))
+    assert torch.equal(memory.teacher, known.targets.originals(index))
+    known.old = None  # of a stream, or with views="live"
+    assert not len(Earlier.begin(4, 6, known, seed=0).index)
