@@ -44,7 +44,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
     """By name: ``mobilefacenet``, 1.0 M parameters, and ``small``, 0.26 M."""
     large = faces / "models" / "mobilefacenet.onnx"
     return {
-        "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 1e-4, KEEP, False),
+        "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 2e-4, KEEP, False),
         "small": Student(work / "small.onnx", "insightface", ("train.rec",), 3e-3, LEARN, True),
     }
 
@@ -61,10 +61,8 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
     return {
         "fine-tuning": {**plain, "lr": student.rate / 3, "losses": {"margin": 1.0}},
         "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
-        "pairs alone": {**ours, "losses": {k: w for k, w in student.losses.items() if k != "neighbours"}},
-        "neighbours alone": {**ours, "losses": {k: w for k, w in student.losses.items() if k != "pairs"}},
-        "pairs + neighbours": ours,
-        "pairs + neighbours, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
+        "pairs": ours,
+        "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
         "+ dbb": {**ours, "block": "dbb"},
         "+ orepa": {**ours, "block": "orepa"},
         "+ dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},

@@ -144,7 +144,7 @@ class _Losses(click.Option):
     "losses",
     metavar="NAME=WEIGHT",
     multiple=True,
-    show_default="pairs=0.1, neighbours=0.1, gallery=1, of logits kl=1 and labels=1",
+    show_default="pairs=0.1, gallery=0.5, of logits kl=1 and labels=1",
     cls=_Losses,
     help="What is minimised in all stages; again for more. Losses that --config names stay.",
 )

@@ -43,8 +43,9 @@ class Batch:
         second: as ``student``, of a second view of the same images, mirrored and changed in another way.
         second_teacher: as ``teacher``, of the second view.
         index: number of each image in the data, int64 ``[N]``.
-        earlier_index, earlier_student, earlier_teacher: of earlier batches, ``[Q]``, ``[Q, D]`` and ``[Q, T]``, of
-            length 1 and without gradients; Q from 0 to 4,096.
+        earlier_index, earlier_student, earlier_teacher: what was last said of other images, and of these, ``[Q]``,
+            ``[Q, D]`` and ``[Q, T]``, of length 1 and without gradients; Q from 0 to 32,768. Where a loss needs "old" too,
+            and it is stored, they begin with it.
     """
 
     student: Tensor

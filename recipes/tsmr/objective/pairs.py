@@ -1,4 +1,4 @@
-"""Losses of pairs: which faces are of one person, and which are near each other, as the teacher says it."""
+"""The loss of pairs: which faces are of one person, as the teacher says it."""
 
 from __future__ import annotations
 
@@ -12,70 +12,54 @@ from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
 # Steepness towards pairs of one person, and of two. At 2 the many strangers that are near the margin count, and not the
 # nearest alone, of which some are mistakes of the teacher's.
 _PULL, _PUSH = 0.4, 2.0
-_TEMPERATURE = 0.5
 _MEASURED = 4096  # of those remembered, from which the spread of unrelated pairs is told
 
-# "old" begins the memory, and tells which pairs the deployed model confuses.
-_PAIRED = frozenset({"index", "teacher", "old", "earlier_index", "earlier_student", "earlier_teacher"})
 
+class NamedPairs(
+    Loss,
+    name="pairs",
+    title="telling people apart as the teacher does",
+    # "old" begins the memory, and tells which pairs the deployed model confuses.
+    needs={"index", "teacher", "old", "earlier_index", "earlier_student", "earlier_teacher"},
+    task="embeddings",
+):
+    """Pairs that the teacher calls one person are drawn above the student's own margin, those it calls two below.
 
-class _Pairs(Loss, task="embeddings"):
-    """Compares each image of a batch with the others and with all that are remembered."""
+    Multi-similarity loss (Wang et al., CVPR 2019, eq. 15) on the teacher's word in place of labels, of each image of a
+    batch with the others and with all that are remembered.
+    """
 
+    paired = True
     teacher: Spread
 
     def start(self, start: Start) -> None:
         self.teacher = Spread.of(start.sample.teacher)
 
-    def similarities(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Compare each image with every other, ``[N, N + Q]``: the student's and the teacher's, in units of
-        their spreads; and which are of two images and not of one.
+    def forward(self, batch: Batch) -> Tensor:
+        ours, alike, different = self.compared(batch)
+        few = alike.any(dim=0).nonzero().squeeze(1)  # that are of one person with any
+        pull = _softplus_sum(_PULL * (MARGIN - ours[:, few]), alike[:, few]) / _PULL
+        push = _softplus_sum(_PUSH * (ours - MARGIN), different) / _PUSH
+        return (pull + push).mean()
+
+    def compared(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Compare each image with every other, ``[N, N + Q]``: by the student, in units of its spread; and whether the
+        teacher calls them one person, or two.
 
         The spread of the student is that of the pairs which the teacher calls two people now: it narrows as a weak
         student learns.
         """
         student = F.normalize(batch.student, dim=1)
         ours = torch.cat([student @ student.T, student @ batch.earlier_student.T], dim=1)
-        said = torch.cat([batch.teacher @ batch.teacher.T, batch.teacher @ batch.earlier_teacher.T], dim=1)
-        theirs = self.teacher.standard(said)
-        two = batch.index[:, None] != torch.cat([batch.index, batch.earlier_index])
+        theirs = torch.cat([batch.teacher @ batch.teacher.T, batch.teacher @ batch.earlier_teacher.T], dim=1)
+        theirs = self.teacher.standard(theirs)
+        two_images = batch.index[:, None] != torch.cat([batch.index, batch.earlier_index])
+        alike, different = two_images & (theirs > ALIKE), two_images & (theirs < DIFFERENT)
         few = slice(len(student) + _MEASURED)
-        unrelated = ours.detach()[:, few][two[:, few] & (theirs[:, few] < DIFFERENT)]
+        unrelated = ours.detach()[:, few][different[:, few]]
         if len(unrelated) > 1:
             ours = (ours - unrelated.mean()) / unrelated.std().clamp_min(1e-3)
-        return ours, theirs, two
-
-
-class NamedPairs(_Pairs, name="pairs", title="telling people apart as the teacher does", needs=_PAIRED):
-    """Pairs that the teacher calls one person are drawn above the student's own margin, those it calls two below.
-
-    Multi-similarity loss (Wang et al., CVPR 2019, eq. 15) on the teacher's word in place of labels.
-    """
-
-    paired = True
-
-    def forward(self, batch: Batch) -> Tensor:
-        ours, theirs, two = self.similarities(batch)
-        alike, different = two & (theirs > ALIKE), two & (theirs < DIFFERENT)
-        few = alike.any(dim=0).nonzero().squeeze(1)  # that are of one person with any
-        pull = _softplus_sum(_PULL * (MARGIN - ours[:, few]), alike[:, few]) / _PULL
-        push = _softplus_sum(_PUSH * (ours - MARGIN), different) / _PUSH
-        return (pull + push).mean()
-
-
-class Neighbours(
-    _Pairs, name="neighbours", title="similarities to other faces, as a distribution", needs=_PAIRED
-):
-    """Cross entropy of the student's similarities to other faces against the teacher's, each as a distribution.
-
-    SEED (Fang et al., ICLR 2021, eq. 4), with one temperature in units of the two spreads.
-    """
-
-    def forward(self, batch: Batch) -> Tensor:
-        ours, theirs, two = self.similarities(batch)
-        wanted = (theirs / _TEMPERATURE).masked_fill(~two, -torch.inf).softmax(dim=1)
-        given = (ours / _TEMPERATURE).masked_fill(~two, -torch.inf).log_softmax(dim=1)
-        return F.kl_div(given.masked_fill(~two, 0), wanted, reduction="batchmean")
+        return ours, alike, different
 
 
 def _softplus_sum(values: Tensor, chosen: Tensor) -> Tensor:

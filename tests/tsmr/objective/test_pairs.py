@@ -1,4 +1,4 @@
-"""Losses of pairs, against their formulas one pair at a time."""
+"""The loss of pairs, against its formula one pair at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from recipes.tsmr import Batch, Start, TSMRConfig
 from recipes.tsmr.objective.earlier import LENGTH, Earlier
-from recipes.tsmr.objective.pairs import _PULL, _PUSH, _TEMPERATURE, NamedPairs, Neighbours
+from recipes.tsmr.objective.pairs import _PULL, _PUSH, NamedPairs
 from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
 from recipes.tsmr.targets.targets import StoredTargets
 
@@ -35,8 +35,8 @@ BATCH = Batch(
 )
 
 
-def started(kind: type[NamedPairs] | type[Neighbours]) -> NamedPairs | Neighbours:
-    loss = kind()
+def started() -> NamedPairs:
+    loss = NamedPairs()
     sample = Batch(STUDENT, teacher=TEACHER)
     loss.start(Start(16, 256, cast("Any", None), TSMRConfig(), torch.device("cpu"), sample))
     return loss
@@ -70,20 +70,11 @@ def test_pairs_are_named_by_the_teacher() -> None:
         named += len(one)
         wanted += (math.log1p(sum(one)) / _PULL + math.log1p(sum(two)) / _PUSH) / 12
     assert named >= 12
-    assert float(started(NamedPairs)(BATCH)) == pytest.approx(wanted, rel=1e-4)
+    assert float(started()(BATCH)) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_neighbours_are_a_distribution() -> None:
-    wanted = 0.0
-    for row in range(12):
-        ours, theirs = (torch.tensor(values) / _TEMPERATURE for values in zip(*pairs_of(row), strict=True))
-        wanted += float(F.kl_div(ours.log_softmax(0), theirs.softmax(0), reduction="sum")) / 12
-    assert float(started(Neighbours)(BATCH)) == pytest.approx(wanted, rel=1e-4)
-
-
-@pytest.mark.parametrize("kind", [NamedPairs, Neighbours])
-def test_a_student_that_says_what_the_teacher_says_is_better_than_another(kind: Any) -> None:
-    loss = started(kind)
+def test_a_student_that_says_what_the_teacher_says_is_better_than_another() -> None:
+    loss = started()
 
     def of(student: Tensor) -> float:
         earlier = F.normalize(student[8:], dim=1)
