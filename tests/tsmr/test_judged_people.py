@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from recipes.faces import PeopleJudge, write_records
 from recipes.tsmr import Callback, Stage, TSMRConfig, apply_tsmr, improve, write_report
-from recipes.tsmr.options import judged
 from recipes.tsmr.places import hold_apart
 from recipes.tsmr.rendering.show import show_report
+from recipes.tsmr.run import Run
 from reparam_kit import InputError
 
 from .conftest import SIZE, face_net, photograph
@@ -109,16 +109,13 @@ def test_a_run_without_a_judge_says_so(rec: Path, tmp_path: Path, caplog: pytest
 
 
 def test_impostors_belong_to_the_people() -> None:
-    assert judged((), None, None) is None
-    val = (Path("lfw.bin"), Path("people:b.rec"))
-    assert judged(val, Path("a.rec"), Path("i.rec")) == [
-        "people:a.rec,i.rec",
-        "lfw.bin",
-        "people:b.rec,i.rec",
-    ]
-    assert judged(val, Path("a.rec"), None) == ["people:a.rec", "lfw.bin", "people:b.rec"]
+    run = Run("deployed.onnx", "teacher.onnx", "train.rec", "better.onnx", val=("lfw.bin", "people:b.rec"))
+    assert replace(run, val=()).judges == []
+    mixed = replace(run, val_people="a.rec", impostors="i.rec")
+    assert mixed.judges == ["people:a.rec,i.rec", "lfw.bin", "people:b.rec,i.rec"]
+    assert replace(mixed, impostors=None).judges == ["people:a.rec", "lfw.bin", "people:b.rec"]
     with pytest.raises(InputError, match="--val-people, which is not given"):
-        judged(val[:1], None, Path("i.rec"))
+        _ = replace(mixed, val=("lfw.bin",), val_people=None).judges
 
 
 @pytest.mark.parametrize("output", ["a.rec", "b.rec"])

@@ -44,8 +44,8 @@ class Batch:
         second_teacher: as ``teacher``, of the second view.
         index: number of each image in the data, int64 ``[N]``.
         earlier_index, earlier_student, earlier_teacher: what was last said of other images, and of these, ``[Q]``,
-            ``[Q, D]`` and ``[Q, T]``, of length 1 and without gradients; Q from 0 to 32,768. Where a loss needs "old" too,
-            and it is stored, they begin with it.
+            ``[Q, D]`` and ``[Q, T]``, of length 1 and without gradients; Q up to 32,768. They begin with "old", where
+            a loss needs it and it is stored.
     """
 
     student: Tensor
