@@ -131,7 +131,8 @@ def apply_tsmr(
         kept = None if cache is None else Path(cache)
         folder = kept or Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         file = None if checkpoint is None else Path(checkpoint)
-        told = Callbacks([ProgressBar(shown), *_opened(loggers, processes)] if processes.rank == 0 else [])
+        logs = _opened(loggers, processes)
+        told = Callbacks([ProgressBar(shown), *logs] if processes.rank == 0 else [])
         report = None
         try:
             prepared = prepare(given, config, kept, folder, file, shown, begun)
