@@ -28,7 +28,7 @@ from benchmarks.faces.student import train_small
 from benchmarks.faces.summary import RESULT, write_summary
 from benchmarks.faces.throughput import measure
 from recipes.faces import FaceRecords
-from recipes.tsmr.options import minutes
+from recipes.tsmr.schema import minutes
 
 FACES = Path(__file__).parents[2].parent / "shared" / "faces"
 
@@ -80,7 +80,7 @@ def run_all(
 ) -> None:
     """Run what is missing; each adds its line to WORK/runs.jsonl."""
     work.mkdir(parents=True, exist_ok=True)
-    length: dict[str, Any] = {"steps": steps} if steps else {"budget": budget and minutes(budget)}
+    length: dict[str, Any] = {"steps": steps} if steps else {"budget": None if budget is None else minutes(budget)}
     for one in arms(students(work, faces)[name]) if arm == "all" else [arm]:
         for seed in map(int, seeds.split(",")):
             job = Job(name, one, seed)
