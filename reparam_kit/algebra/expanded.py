@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from reparam_kit.algebra.branch import NORMS, Branch, fit
@@ -116,11 +116,11 @@ class Expanded(Foldable, Composed):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.base._parameters.get("weight") is None:
             raise InputError(f"{self.site}: {_COMPUTED}")
+        if _is_symbol(args):
+            raise self.refused("torch.fx cannot trace into a sum of branches")
         if not NORMS[self.norm].runs:
             if not torch.compiler.is_compiling() and torch._C._is_tracing():
-                raise InputError(
-                    f"{self.site}: torch.jit cannot trace a sum of branches; trace the fold of it"
-                )
+                raise self.refused("torch.jit cannot trace a sum of branches")
             weight = kernel_of(self)
             weight = self._weight() if weight is None else weight
             out: Tensor = functional_call(self.base, {"weight": weight}, args, kwargs)
@@ -169,6 +169,11 @@ class Expanded(Foldable, Composed):
             assert plain.bias is not None
             overwrite(plain.bias, plain.bias.double() + total.bias)
         return None
+
+
+def _is_symbol(args: Any) -> bool:
+    """Return whether ``torch.fx`` traces into a layer. Of one that is the whole model, all arguments are one symbol."""
+    return isinstance(args, fx.Proxy) or (len(args) > 0 and isinstance(args[0], fx.Proxy))
 
 
 def _window(

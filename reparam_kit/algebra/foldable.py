@@ -29,6 +29,16 @@ class Foldable(StandIn):
             raise InputError(f"{self.site}: its weight is a sum; set the .weight of its .base, or fold first")
         super().__setattr__(name, value)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse, where ``torch.jit.script`` asks each module for what it is to compile: that would be the fold, which
+        trains as another model does.
+        """
+        raise self.refused("torch.jit.script cannot compile a sum of branches, or a restored BatchNorm")
+
+    def refused(self, reason: str) -> InputError:
+        """Return the error of a transform of torch that is for the fold alone."""
+        return InputError(f"{self.site or 'the layer'}: {reason}; fold the model first (rk.fold)")
+
     def changed(self) -> str | None:
         """Return what has been done to it since it was made, in words, that a fold could not hold; None: nothing."""
         raise NotImplementedError
