@@ -37,6 +37,7 @@ NO_EXAMPLE = {  # besides errors, which nobody makes
     "recipes.faces.Faces": RESULT,
     "recipes.faces.Judgements": RESULT,
     "recipes.faces.PeopleVerdict": RESULT,
+    "recipes.faces.Placement": RESULT,
     "recipes.tsmr.Arm": RESULT,
     "recipes.tsmr.Batch": GIVEN,
     "recipes.tsmr.EpochReport": RESULT,

@@ -28,7 +28,7 @@ INPUTS = {
     ("evaluate", "query"), ("evaluate", "gallery"), ("evaluate", "people"), ("evaluate", "impostors"),
     ("tsmr", "student"), ("tsmr", "val_people"), ("tsmr", "impostors"), ("tsmr", "teacher_weights"),
     ("tsmr", "teacher"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "config_file"), ("tsmr", "imports"),
-    ("faces align", "photos"), ("faces align", "detector"),
+    ("faces align", "photos"), ("faces align", "detector"), ("faces check", "data"), ("faces check", "model"),
     ("expand", "float"), ("tsmr", "float"), ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
     *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
 }  # fmt: skip

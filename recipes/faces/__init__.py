@@ -6,6 +6,7 @@
 - ``RecordFile(path)``, ``write_records(path, records)``: InsightFace RecordIO, read lazily and written
 - ``decode_image(data, where)``: an encoded image to uint8 ``[H, W, 3]`` RGB
 - ``align_faces(photos, output, detector)``: photos to aligned crops; ``Detector(path)`` finds the faces
+- ``find_placement(embedder, images)``: whether faces lie where a net expects them
 - ``read_pairs(path)``, ``write_pairs(path, pairs)``, ``PairSet``: pairs of images (``.bin``, lists, CFP)
 - ``read_templates(path)``, ``TemplateSet``: pairs of videos and templates (YTF, IJB-B, IJB-C)
 - ``read_set(path)``: either of them
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from recipes.faces.aligning.detector import Detector as Detector
     from recipes.faces.aligning.folder import Aligned as Aligned
     from recipes.faces.aligning.folder import align_faces as align_faces
+    from recipes.faces.aligning.placement import Placement as Placement
+    from recipes.faces.aligning.placement import find_placement as find_placement
     from recipes.faces.embedding.embedder import Embedder as Embedder
     from recipes.faces.embedding.inputs import InputPreset as InputPreset
     from recipes.faces.embedding.inputs import input_preset as input_preset

@@ -131,15 +131,13 @@ def evaluate(
     --input of its own, that is the last one.
     """
     from recipes.faces.judging.several import judge_models
-    from recipes.faces.options import candidates, judges
+    from recipes.faces.options import candidates, judges, misplaced
 
     models = models if against is None else (*models, against)
-    found = judge_models(
-        candidates(models, presets, outputs, weights, unsafe_load),
-        judges(roc=roc, **judged),
-        against=against,
-        roc=roc,
-    )
+    known, by = candidates(models, presets, outputs, weights, unsafe_load), judges(roc=roc, **judged)
+    found = judge_models(known, by, against=against, roc=roc)
+    for warning in misplaced(known[models[0]], by):
+        click.echo(rk.printable(f"reparam-kit: warning: {warning}"), err=True)
     if as_json:
         shown = found.to_json()
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))

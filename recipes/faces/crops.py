@@ -1,14 +1,16 @@
-"""``reparam-kit faces``: photos to aligned crops."""
+"""``reparam-kit faces``: photos to aligned crops, and whether crops are aligned."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import reparam_kit as rk
+from recipes.faces.embedding.inputs import CHOICES
 
 if TYPE_CHECKING:
     from recipes.faces.aligning.folder import Aligned
@@ -18,7 +20,7 @@ _SHOWN = 5
 
 @click.group()
 def faces() -> None:
-    """Make aligned crops of photos."""
+    """Make aligned crops of photos, or see whether crops are aligned."""
 
 
 @faces.command()
@@ -88,6 +90,36 @@ def align(
         click.echo(json.dumps(made.to_json(), indent=2))
     else:
         _show(made)
+
+
+@faces.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--model", required=True, type=click.Path(), help="The deployed net: .onnx or .pt.")
+@click.option("--input", "preset", metavar="PRESET", help=f"What it expects, required: {CHOICES}.")
+@click.option(
+    "--embedding", "output", metavar="NAME", help="Output that is the embedding, where several could be."
+)
+@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def check(
+    data: Path, model: str, preset: str | None, output: str | None, unsafe_load: bool, as_json: bool
+) -> None:
+    """See whether the crops of DATA are aligned as MODEL expects them. Exit status 1 if not.
+
+    DATA is a .rec file, a folder, a list, shards, or a verification set (.bin). No labels are needed: moved by some
+    pixels, a few dozen faces show whether the net would tell them apart better.
+    """
+    from recipes.faces.options import candidates, placement_of
+
+    outputs = () if output is None else (output,)
+    known = candidates((model,), () if preset is None else (preset,), outputs, None, unsafe_load)
+    found = placement_of(known[model], data)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        click.echo(rk.printable(f"{data}: {found}"))
+    if not found.aligned:
+        click.get_current_context().exit(1)
 
 
 def _show(made: Aligned) -> None:

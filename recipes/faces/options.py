@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import reparam_kit as rk
-from recipes.faces.embedding.inputs import CHOICES
+from recipes.faces.aligning.placement import Placement, find_placement
+from recipes.faces.embedding.embedder import Embedder
+from recipes.faces.embedding.inputs import CHOICES, input_preset
 from recipes.faces.judging.classes import ClassesJudge
 from recipes.faces.judging.judge import COMPARED, Judge
 from recipes.faces.judging.pairs import PairsJudge, read_set
 from recipes.faces.judging.people import PeopleJudge
+from recipes.faces.judging.placing import judged_placement
 from recipes.faces.judging.reading import read_judge
 from recipes.faces.judging.retrieval import RetrievalJudge
 from recipes.faces.judging.several import Candidate
+from recipes.faces.sets.datasets import read_faces
 
 _PARTS = (  # an option, what it is of, and what is said where that is missing
     ("roc", "pairs", "--roc draws the curves of --pairs, which is not given"),
@@ -111,6 +115,34 @@ def judges(
     if not found:
         raise rk.InputError(
             "nothing to judge by: give --pairs, --people, --classes, or --query and --gallery"
+        )
+    return found
+
+
+def misplaced(candidate: Candidate, judges: Mapping[str, Judge]) -> Iterator[str]:
+    """Yield a line for each judge whose faces lie elsewhere than the model expects them."""
+    embedder = Embedder(candidate.model, input_preset(candidate.input), embedding=candidate.embedding)
+    for name, judge in judges.items():
+        found = judged_placement(embedder, judge)
+        if found is not None and not found.aligned:
+            yield f"{name}: {found}"
+
+
+def placement_of(candidate: Candidate, data: Path) -> Placement:
+    """Find out where the faces of ``data`` lie, a verification set or what :func:`read_faces` opens.
+
+    Raises:
+        InputError: it cannot be read, or where they lie cannot be known.
+    """
+    embedder = Embedder(candidate.model, input_preset(candidate.input), embedding=candidate.embedding)
+    pairs = data.suffix.lower() == ".bin"
+    found = (
+        judged_placement(embedder, PairsJudge(data)) if pairs else find_placement(embedder, read_faces(data))
+    )
+    if found is None:
+        raise rk.InputError(
+            f"{data}: where the faces lie is seen on 16 square crops or more, of at least 96 pixels, of different "
+            "people, by a net that tells them apart"
         )
     return found
 

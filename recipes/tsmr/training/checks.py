@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from recipes.faces import Judge, Verdict, better_input, input_preset, item_image
+from recipes.faces import Embedder, Judge, Verdict, better_input, find_placement, input_preset, item_image
 from recipes.faces.embedding.signature import read_signature
+from recipes.faces.judging.placing import judged_placement, judges_faces
 from recipes.faces.judging.reading import Judged, read_judges
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
@@ -151,6 +152,17 @@ def warn_of_input(inputs: Mapping[str, Verdict], asked: str) -> None:
             f"the student does better with input {better!r} ({told(inputs[better])}) than with {asked!r} as asked for "
             f"({now}): training a model under another input than its own spoils it"
         )
+
+
+def warn_of_placement(student: Embedder, views: Views, judges: Sequence[Judge]) -> None:
+    """Say so where faces lie elsewhere in the images than the student expects them: it would learn their offset."""
+    if not all(map(judges_faces, judges)):
+        return
+    found = {"the training images": find_placement(student, views.images)}  # type: ignore[arg-type]
+    found |= {f"validation set {i}": judged_placement(student, judge) for i, judge in enumerate(judges, 1)}
+    for name, placement in found.items():
+        if placement is not None and not placement.aligned:
+            LOGGER.warning(f"{name}: {placement}")
 
 
 def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:
