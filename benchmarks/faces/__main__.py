@@ -80,7 +80,9 @@ def run_all(
 ) -> None:
     """Run what is missing; each adds its line to WORK/runs.jsonl."""
     work.mkdir(parents=True, exist_ok=True)
-    length: dict[str, Any] = {"steps": steps} if steps else {"budget": None if budget is None else minutes(budget)}
+    length: dict[str, Any] = (
+        {"steps": steps} if steps else {"budget": None if budget is None else minutes(budget)}
+    )
     for one in arms(students(work, faces)[name]) if arm == "all" else [arm]:
         for seed in map(int, seeds.split(",")):
             job = Job(name, one, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -110,6 +111,13 @@ def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
             raise
         raise InputError(
             f"a process that decodes images was ended ({first_line(error)}): give it more memory, or fewer workers"
+        ) from None
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if "pickle" not in str(error):
+            raise
+        raise InputError(
+            f"the dataset cannot be handed to processes that decode images ({first_line(error)}): define it at the top "
+            "of a module and open what it holds when it is first read, or take workers=0"
         ) from None
 
 

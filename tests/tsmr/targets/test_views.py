@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from multiprocessing import get_start_method, set_start_method
 from pathlib import Path
 
 import numpy as np
@@ -87,13 +89,34 @@ def test_what_a_worker_raises_is_one_line(workers: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
-    class Killed(Given):
-        def __getitem__(self, index: int):
-            if get_worker_info() is not None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__getitem__(index)
+class Killed(Given):
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
 
+
+@pytest.fixture
+def begun_anew() -> Iterator[None]:
+    """Processes begin anew, and not as copies of this one."""
+    before = get_start_method()
+    set_start_method("spawn", force=True)
+    yield
+    set_start_method(before, force=True)
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")  # torch says so, too
+@pytest.mark.usefixtures("begun_anew")
+def test_a_dataset_that_no_process_can_be_handed_is_told_in_one_line() -> None:
+    class Local(Given):
+        """Of a function: a process that begins anew does not know it."""
+
+    views = Views(Local([torch.zeros(3, 4, 4, dtype=torch.uint8)]))
+    with pytest.raises(InputError, match=r"cannot be handed to processes .*define it at the top of a module"):
+        list(views.batches([(0, False)], 1, 1))
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
     views = Views(Killed([torch.zeros(3, 4, 4, dtype=torch.uint8)]))
     with pytest.raises(InputError, match="a process that decodes images was ended"):
         list(views.batches([(0, False)], 1, 1))
