@@ -63,6 +63,9 @@ def _files() -> dict[str, bytes]:
             "others": others,
         }.items():
             write_records(folder / f"{name}.rec", records, (16, 16))
+        (folder / "run.yaml").write_text(
+            "{student: deployed.onnx, teacher: teacher.onnx, data: train.rec, output: better.onnx}"
+        )
         images = [picture(i // 2 if i % 4 < 2 else i, 16) for i in range(40)]
         write_pairs(folder / "lfw.bin", PairSet(images, np.arange(20) % 2 == 0))
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.iterdir()}

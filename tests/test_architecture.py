@@ -96,6 +96,7 @@ ROOMS = {
         "improvement",
         "options",
         "cli",
+        "config_cli",
     ],
 }
 PACKAGES = [*ROOMS, "recipes.demo"]

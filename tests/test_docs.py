@@ -60,7 +60,7 @@ def test_the_code_of_a_page_runs(page: Path, here: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("page", "line"), [(name(page), line) for page in TEXTS for line in commands(page)], ids=str
 )
-def test_a_command_parses(page: str, line: str) -> None:
+def test_a_command_parses(page: str, line: str, here: Path) -> None:
     words = shlex.split(line, comments=True)[1:]
     if words[0].startswith("-"):
         return

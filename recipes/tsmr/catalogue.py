@@ -45,6 +45,12 @@ class Key:
         return kinds(self.of)[self.name]
 
     @property
+    def whole(self) -> bool:
+        """Whether it has parts that are keys too."""
+        inner = structure(self.kind)
+        return is_dataclass(get_args(inner)[0] if get_origin(inner) is tuple else inner)
+
+    @property
     def required(self) -> bool:
         """Whether a run is none without it."""
         return self.default is MISSING or self.name in ("student_input", "teacher_input")

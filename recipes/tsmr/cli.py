@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import MISSING
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.options import ablation, chosen, one_or_all
 from recipes.tsmr.parts import Ablation
+from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.run import OWN, Run
 from recipes.tsmr.schema import minutes
 from recipes.tsmr.stages import CLASSIFY, LOSSES, REFINE, USUAL
@@ -253,7 +254,8 @@ def tsmr(
     own = {name: given.pop(name) for name in OWN if name in given}
     for path in own["imports"]:
         rk.import_file(path)
-    run = _run(own, told, chosen(told, **given), ablation(told.own().get("compare"), compare, seeds, rates))
+    filed = told.own()
+    run = _run(own, chosen(told, **given), ablation(filed.get("compare"), compare, seeds, rates))
     from recipes.tsmr.distributed import Processes, launched
     from recipes.tsmr.improvement import improve
     from recipes.tsmr.progress import warnings_shown
@@ -265,13 +267,26 @@ def tsmr(
             if save_config is not None and first:
                 run.save(save_config)
             improved = improve(**{**run.arguments, "device": place}, progress=True)
+            _warn_of_others(run, filed, improved.report.digests)
+        if run.imports and first:  # of which improve knows nothing
+            kept = improved.output.with_name(f"{improved.output.name}.yaml")
+            replace(run, config=improved.report.config, sha256=improved.report.digests).save(kept)
     if as_json and first:
         click.echo(json.dumps(improved.to_json(), indent=2))
     elif first:
         show(improved, run.student)
 
 
-def _run(own: dict[str, Any], told: Told, config: TSMRConfig, arms: Ablation | None) -> Run:
+def _warn_of_others(run: Run, filed: dict[str, Any], digests: dict[str, str]) -> None:
+    """Warn of what is another than it was when the file was written that a run is repeated by."""
+    for name, digest in filed.get("sha256", {}).items():
+        if getattr(run, name, None) == filed.get(name) and digests.get(name, digest) != digest:
+            LOGGER.warning(
+                f"{name} is another than it was when --config was written, by its sha256: so is the result"
+            )
+
+
+def _run(own: dict[str, Any], config: TSMRConfig, arms: Ablation | None) -> Run:
     """Return the run, of which what is written beside the output unless said otherwise is left open."""
     output = own["output"]
     for name, ending in (("work", ".work"), ("report", ".html")):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from recipes.tsmr.provenance import FileFacts, Provenance, unnamed
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.rendering.card import write_card
 from recipes.tsmr.rendering.page import write_report
+from recipes.tsmr.results import TSMRReport
+from recipes.tsmr.run import said
+from recipes.tsmr.settings import write_settings
 from recipes.tsmr.targets.teachers import Teacher, Weights
 from recipes.tsmr.targets.views import Images
 from recipes.tsmr.training.callbacks import Callback, Callbacks
@@ -85,10 +89,16 @@ def improve(
     print(improved.report.comparisons[0].deciding)
     ```
     """
+    asked = {
+        "student": student, "teacher": teachers, "data": data, "output": output, "val": val, "weights": weights,
+        "teacher_weights": teacher_weights, "outputs": outputs, "float": float, "report": report, "work": work,
+        "log_to": log_to, "latency": latency, "show_images": show_images, "unsafe_load": unsafe, "device": str(device),
+        "compare": None if ablation is None else asdict(ablation),
+    }  # fmt: skip
     output = Path(output)
     work = output.with_name(f"{output.name}.work") if work is None else Path(work)
     page = output.with_name(f"{output.name}.html") if report is None else Path(report)
-    card = output.with_name(f"{output.name}.md")
+    card, kept = (output.with_name(f"{output.name}{ending}") for ending in (".md", ".yaml"))
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
     told = [Callbacks(callbacks), *([Unjudged()] if val is None else [])]
@@ -98,8 +108,11 @@ def improve(
     read |= {"teacher_weights": teacher_weights, "float": float}
     require_kinds({"log_to": log_to})
     log_to = placed(log_to, output)
-    hold_apart(read, {"output": output, "work": work, "report": page, "card": card, **written(log_to)})
-    for path in (output, page, card):
+    hold_apart(
+        read,
+        {"output": output, "work": work, "report": page, "card": card, "choices": kept, **written(log_to)},
+    )
+    for path in (output, page, card, kept):
         rk.require_writable(path)
     went_in = _parts(
         student=student, weights=weights, float=float, teacher=teachers, images=data, validation=val
@@ -118,6 +131,7 @@ def improve(
         first = Processes.current().rank == 0
         if first:
             rk.save(rk.duplicate(result.model).cpu(), output)
+            _keep_choices(kept, asked, result.report)
         files = [*went_in, ("output", output)] if first else []
         made = Provenance.of(next(result.model.parameters()).device, _facts(files, page.parent))
         improved = Improved(output, page, card, result.model, result.report, made, sides=result.sides)
@@ -209,6 +223,26 @@ def _write_pages(improved: Improved) -> None:
             raise rk.ReparamError(
                 f"{improved.output} is written and good, but its page {path} is not: {rk.first_line(error)}"
             ) from error
+
+
+def _keep_choices(path: Path, asked: Mapping[str, Any], report: TSMRReport) -> None:
+    """Write what was in force; what is no text or path, a data set or a module, no file can say."""
+    own = {name: texts for name, value in asked.items() if (texts := _texts(value)) not in (None, [], False)}
+    head = f"What was in force. Again: reparam-kit tsmr --config {path.name}"
+    try:
+        write_settings(path, said({**own, "sha256": report.digests}, report.config), head)
+    except (OSError, ValueError) as error:
+        raise rk.ReparamError(
+            f"the choices of the run cannot be written to {path}: {rk.first_line(error)}"
+        ) from error
+
+
+def _texts(value: object) -> Any:
+    """Return a value as a file has it; None where it, or one of several, is neither text nor path nor plain."""
+    if isinstance(value, list | tuple):
+        several = [_texts(one) for one in value]
+        return None if None in several else several
+    return str(value) if isinstance(value, str | Path) else value if isinstance(value, bool | dict) else None
 
 
 def _write_page(improved: Improved) -> None:

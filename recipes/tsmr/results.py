@@ -235,6 +235,11 @@ class TSMRReport:
     trials: tuple[Trial, ...] = ()
 
     @property
+    def digests(self) -> dict[str, str]:
+        """Those of what the run was made from, by the names that a file of a run has for it."""
+        return {"student": self.student, "teacher": ",".join(self.teachers), "data": self.data}
+
+    @property
     def way(self) -> str:
         """How far the weights went, for a sentence about the epoch; empty where it is all the way."""
         return "" if self.share == 1 else f"{self.share:g} of the way to it from the deployed weights, "

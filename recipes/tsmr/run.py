@@ -50,11 +50,12 @@ class Run(Choices):
             mlflow (URI), each as NAME:PLACE.
         latency: measure how long either file takes, run in turn.
         show_images: show on the page the images of ``val`` that changed sides; only where they are yours to show.
-        device: where to train: auto (CUDA, else MPS, else the CPU), cuda:1, ...
+        device: where to train: auto (CUDA, else MPS, else the CPU), or one such as cuda:1.
         compare: train the controls too (fine-tuning, distillation with and without branches) and print the ablation.
         imports: Python files of yours to run first, which define losses or judges; they can do anything.
         unsafe_load: unpickle a .pt file, which can run code that it carries.
-        sha256: of what a run was made from, which its file says; a run that repeats it warns of what is another.
+        sha256: digests of student, teacher and data, which a run leaves in its file; where that is given back, another
+            one is warned of.
 
     Raises:
         InputError: a value cannot be used.

@@ -150,4 +150,6 @@ def read_run(path: str | Path, *, trusted: bool = False) -> Run:
     own = told.own()
     if missing := [key.place for key in keys() if key.default is MISSING and key.place not in own]:
         raise rk.InputError(f"{path} does not say: {', '.join(missing)}")
+    for file in own.get("imports", ()):
+        rk.import_file(file)
     return Run(**own, config=told.config())
