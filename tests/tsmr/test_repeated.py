@@ -55,7 +55,7 @@ def test_the_file_before_a_run_and_the_one_after_it_repeat_it(here: Path) -> Non
     ]
     first = run(*FILES, *choices, "-o", "a.onnx", "--save-config", "run.yaml", "--json")
     asked = read_run("run.yaml")
-    assert (asked.config.budget, asked.config.block, asked.config.adversary.lr) == (0.1, None, 1e-5)
+    assert (asked.config.budget, asked.config.block, asked.config.adversary.lr) == (0.05, None, 1e-5)
     kept = read_settings("a.onnx.yaml")
     assert {"stages", "steps", "lr", "seed"} <= kept.values.keys()
     assert kept.values["sha256"].keys() == {"student", "teacher", "data"}
