@@ -217,7 +217,7 @@ DATA = {
     "{w}/faces.rec -o nowhere/out.onnx": "nowhere.* (cannot be made|does not exist)",
     "{w}/faces.rec --config nowhere.json": "nowhere.json: no such file; name a file of choices",
     "{w}/faces.rec --config {w}/text.json": "text.json is no JSON that can be read",
-    "{w}/faces.rec --config {w}/name.json": "has no choice 'bloc': did you mean 'block'",
+    "{w}/faces.rec --config {w}/name.json": "there is no choice 'bloc': did you mean 'block'",
     "{w}/faces.rec --config {w}/version.json": "choices of version 99",
     "{w}/faces.rec --teacher-input raww": "there is no input preset 'raww' .*: did you mean 'raw'",
     "{w}/faces.rec --teacher {w}/teacher.onnx --teacher-input raw --teacher {w}/teacher.onnx": "for 3 teachers",

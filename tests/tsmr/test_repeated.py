@@ -43,7 +43,7 @@ FILES = ["s.onnx", "--teacher", "t.onnx", "--data", "d.rec", *INPUTS]
 def test_the_file_before_a_run_and_the_one_after_it_repeat_it(here: Path) -> None:
     choices = [
         "--budget",
-        "6s",
+        "3s",
         "--batch-size",
         "8",
         "--set",

@@ -27,7 +27,7 @@ runs = st.builds(
     Run,
     **dict.fromkeys(("student", "data", "output", "device"), paths),
     teacher=paths | st.lists(paths, min_size=1, max_size=2).map(tuple),
-    **dict.fromkeys(("val", "teacher_weights", "outputs", "imports", "log_to"), some),
+    **dict.fromkeys(("val", "teacher_weights", "outputs", "log_to"), some),
     **dict.fromkeys(("val_people", "impostors", "weights", "float", "report", "work"), st.none() | paths),
     compare=st.none() | st.builds(Ablation, seeds=st.just((0, 7)), rates=st.none() | st.just((1e-5, 3.0))),
     unsafe_load=st.booleans(),
