@@ -2,11 +2,11 @@
 
     python -m benchmarks.peers [-o FILE]
 
-Each way makes a trainable net of the ONNX file of MobileFaceNet or ResNet-18, exported with its BatchNorms folded away,
-takes a step of SGD with it, and writes an ONNX file. Said of it: how far the net's outputs are from those of the
-file before, how many of its tensors train, and whether what it writes is the deployed file but for weights.
-onnx2torch and onnx2pytorch, which need torchvision, write by ``torch.onnx.export``, with the options that the file was
-exported with.
+Each way makes a trainable net of the ONNX file of MobileFaceNet or ResNet-18 (BatchNorms folded away, opset 16, which
+is the newest that onnx2torch reads), takes a step of SGD with it, and writes an ONNX file. Said of it: how far the
+net's outputs are from those of the file before, how many of its tensors train, and whether what it writes is the
+deployed file but for weights. onnx2torch and onnx2pytorch, which need torchvision, write by ``torch.onnx.export``,
+with the options that the file was exported with.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def export(net: nn.Module, path: Path, images: Tensor) -> None:
     """Write ``net`` as the deployed file was written."""
     names = {"image": {0: "n"}, "out": {0: "n"}}
     torch.onnx.export(
-        net.eval(), (images[:1],), path, dynamo=False, input_names=["image"], output_names=["out"], dynamic_axes=names,
+        net.eval(), (images[:1],), path, dynamo=False, opset_version=16,
+        input_names=["image"], output_names=["out"], dynamic_axes=names,
     )  # fmt: skip
 
 

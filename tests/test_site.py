@@ -115,6 +115,13 @@ def test_a_command_within_a_group_has_a_section_and_one_that_cannot_be_loaded_is
         COMMANDS["reference"]()
 
 
+def test_the_page_of_a_run_fetches_nothing_and_names_no_place() -> None:
+    page = (DOCS / "demo.html").read_text()
+    assert re.findall(r"<script|<link|<iframe|(?:src|href)=\"(?!#|data:)|url\(", page) == []
+    assert re.findall(r"(?<![\w.<])/(?:root|home|tmp|work|Users|mnt)\b", page) == []
+    assert (DOCS / "demo.png").stat().st_size < 100_000
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built site; its warnings are errors."""

@@ -65,6 +65,10 @@ def _show(report: dict[str, Any], folder: Path) -> None:
             table.add_row(name, old, new, interval, best)
     proof = report["verification"]
     console = Console(highlight=False, markup=False)
+    stages = Table("stage", "epochs", f"{report['stages'][0]['figure']} by choose.bin", box=box.SIMPLE)
+    for stage in report["stages"]:
+        stages.add_row(stage["stage"], str(stage["epochs"]), f"{stage['value']:.2%}")
+    console.print(stages)
     console.print(table)
     changed = len(proof["structure"]["payloads"])
     console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from recipes.demo.identity import train_on_identities
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.faces import PairSet, PairsJudge, write_pairs, write_records
 from recipes.progress import Progress
-from recipes.tsmr import TSMRConfig, improve
+from recipes.tsmr import TSMRConfig, TSMRReport, improve
 from recipes.tsmr.stages import DISTIL, REFINE
 
 with rk.extra("faces", "the demo needs Pillow"):
@@ -56,7 +57,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demo into ``folder`` and return its figures, which are also written there as ``report.json``.
 
-    ``report.html`` beside it shows the distillation.
+    ``report.html`` beside it shows the run of both stages.
 
     Args:
         folder: made if needed; one that is not empty must hold an earlier demo, finished or not.
@@ -108,6 +109,7 @@ def run_demo(
     judge = PairsJudge(judging)
     verdicts = {path.stem: judge.judge(path) for path in (deployed, improved, teacher)}
     report |= {
+        "stages": _stages(found.report),
         "evaluation": {name: verdict.to_json() for name, verdict in verdicts.items()},
         "comparison": judge.compare(verdicts["deployed"], verdicts["improved"]).to_json(),
         "verification": found.verification and found.verification.to_json(),
@@ -115,6 +117,17 @@ def run_demo(
     }
     _write(report, folder)
     return report
+
+
+def _stages(run: TSMRReport) -> list[dict[str, Any]]:
+    """Return what the student was, as deployed and at the end of each stage, by the figure that chooses the epoch."""
+    names = ("as deployed", "distillation", "adversarial refinement")
+    ends = {0: run.before[0]} | {epoch.stage: epoch.validation[0] for epoch in run.epochs}
+    counts = Counter(epoch.stage for epoch in run.epochs)
+    return [
+        {"stage": names[stage], "epochs": counts[stage], "figure": end.decides, "value": end.deciding.value}
+        for stage, end in ends.items()
+    ]
 
 
 def _prepare(folder: Path) -> None:

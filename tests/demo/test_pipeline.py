@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import reparam_kit as rk
 from recipes.demo import pipeline
+from recipes.demo.cli import _show
 from recipes.demo.drawing import SIZE, draw
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.demo.pipeline import Effort, run_demo
@@ -45,6 +47,16 @@ def test_the_graph_stays_and_the_weights_do_not(finished: Path) -> None:
     assert set(report["evaluation"]) == {"deployed", "improved", "teacher"}
     assert report["provenance"]["files"]
     assert "latency" not in (finished / "report.html").read_text()
+
+
+def test_both_stages_are_told(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    stages = [(stage["stage"], stage["epochs"]) for stage in report["stages"]]
+    assert stages == [("as deployed", 0), ("distillation", 1), ("adversarial refinement", 1)]
+    _show(report, finished)
+    shown = capsys.readouterr().out
+    for stage in report["stages"]:
+        assert re.search(rf"{stage['stage']} +{stage['epochs']} +{stage['value']:.2%}", shown)
 
 
 def test_the_deployed_file_is_folded_as_deployed_files_are(finished: Path) -> None:
