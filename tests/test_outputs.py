@@ -30,7 +30,8 @@ INPUTS = {
     ("tsmr", "teacher"), ("tsmr", "data"), ("tsmr", "val"), ("tsmr", "config_file"), ("tsmr", "imports"),
     ("faces align", "photos"), ("faces align", "detector"), ("faces check", "data"), ("faces check", "model"),
     ("expand", "float"), ("tsmr", "float"), ("inspect", "import"), ("expand", "import"), ("evaluate", "import"),
-    *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "tsmr")),
+    ("inputs", "import"), ("inputs", "model"), ("inputs", "val"), ("inputs", "people"),
+    *((command, "weights") for command in ("inspect", "expand", "fold", "export", "evaluate", "inputs", "tsmr")),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@
 - ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
 - ``judge_models(candidates, judges)``, ``Candidate``, ``Judgements``: several models by several judges, compared
 - ``compare_inputs(model, judge)``: the figures under every input preset, the best first; ``better_input`` of them
+- ``find_input(model, judge)``, ``FoundInput``: which input preset a model wants, and whether that can be told
 - ``cross_evaluate(enrolled, probe, pairs)``: whether a new model recognises whom the old one enrolled
 - ``figures_table``, ``comparison_table``: verdicts and comparisons for a terminal
 - ``draw_roc(evaluations)``, ``save_roc(path, evaluations)``: ROC curves (needs the extra ``report``)
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
     from recipes.faces.judging.verdict import Comparison as Comparison
     from recipes.faces.judging.verdict import Figure as Figure
     from recipes.faces.judging.verdict import Verdict as Verdict
+    from recipes.faces.judging.wanted import FoundInput as FoundInput
+    from recipes.faces.judging.wanted import find_input as find_input
     from recipes.faces.records import Record as Record
     from recipes.faces.records import RecordFile as RecordFile
     from recipes.faces.records import write_records as write_records

@@ -1,4 +1,7 @@
-"""``reparam-kit evaluate``: the figures of one or more models by one or more judges, as tables, JSON or ROC plot."""
+"""``reparam-kit evaluate``: the figures of one or more models by one or more judges, as tables, JSON or ROC plot.
+
+``reparam-kit inputs``: which input preset a model wants.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,19 @@ from recipes.faces.embedding.inputs import CHOICES
 
 if TYPE_CHECKING:
     from recipes.faces.judging.several import Judgements
+    from recipes.faces.judging.wanted import FoundInput
+
+
+_imports = click.option(
+    "--import",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
+    expose_value=False,
+    is_eager=True,
+    callback=lambda ctx, param, files: [rk.import_file(file) for file in files],
+    help="Run a Python file of yours first, which defines judges; it can do anything.",
+)
 
 
 @click.command()
@@ -63,16 +79,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="A judge of another package, or of --import; again for more.",
 )
-@click.option(
-    "--import",
-    type=click.Path(),
-    multiple=True,
-    metavar="FILE",
-    expose_value=False,
-    is_eager=True,
-    callback=lambda ctx, param, files: [rk.import_file(file) for file in files],
-    help="Run a Python file of yours first, which defines judges; it can do anything.",
-)
+@_imports
 @click.option("--against", metavar="OTHER", help="Compare each MODEL with this one, example by example.")
 @click.option(
     "--input",
@@ -131,18 +138,89 @@ def evaluate(
     --input of its own, that is the last one.
     """
     from recipes.faces.judging.several import judge_models
-    from recipes.faces.options import candidates, judges, misplaced
+    from recipes.faces.options import candidates, judges, misplaced, warn_of_inputs
 
     models = models if against is None else (*models, against)
-    known, by = candidates(models, presets, outputs, weights, unsafe_load), judges(roc=roc, **judged)
-    found = judge_models(known, by, against=against, roc=roc)
-    for warning in misplaced(known[models[0]], by):
+    given = candidates(models, presets, outputs, weights, unsafe_load)
+    by = judges(roc=roc, **judged)
+    found = judge_models(given, by, against=against, roc=roc)
+    warn_of_inputs(given, by)
+    for warning in misplaced(given[models[0]], by):
         click.echo(rk.printable(f"reparam-kit: warning: {warning}"), err=True)
     if as_json:
         shown = found.to_json()
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))
     else:
         _show(found)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option(
+    "--val",
+    type=click.Path(),
+    metavar="SET",
+    help="Verification set, people:FACES, classes:FOLDER or retrieval:QUERY,GALLERY, as for tsmr.",
+)
+@click.option("--val-people", "people", type=click.Path(), help="Labelled faces, as --val people:FACES.")
+@_imports
+@click.option(
+    "--input",
+    "presets",
+    multiple=True,
+    metavar="PRESET",
+    help="A preset or formula to try besides; again for more.",
+)
+@click.option("--embedding", metavar="NAME", help="Output that is the embedding, where several could be.")
+@click.option(
+    "--examples",
+    type=click.IntRange(min=4),
+    default=300,
+    show_default=True,
+    help="Examples of the set to try on, such as pairs; more of them tell smaller differences.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory.")
+@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def inputs(
+    model: str,
+    val: str | None,
+    people: str | None,
+    presets: tuple[str, ...],
+    embedding: str | None,
+    examples: int,
+    weights: Path | None,
+    unsafe_load: bool,
+    as_json: bool,
+) -> None:
+    """Try MODEL with every input preset, and say which one it wants, or that this could not be told.
+
+    MODEL is a .onnx file, a .pt file, or package.module:factory with --weights FILE.
+
+    Presets are told apart by what separates best on few examples, of pairs and people d'. The best is what the model
+    wants where each other one is behind it by more than chance, on the same examples.
+    """
+    from recipes.faces.judging.wanted import find_input
+    from recipes.faces.options import loaded
+
+    if (val is None) == (people is None):
+        raise rk.InputError("give what judges the model: --val SET or --val-people FACES, and not both")
+    judge = f"people:{people}" if val is None else val
+    found = find_input(loaded(model, weights, unsafe_load), judge, examples, presets, embedding)
+    if as_json:
+        click.echo(json.dumps({"model": model, "set": judge, **found.to_json()}, indent=2))
+    else:
+        _show_inputs(found)
+
+
+def _show_inputs(found: FoundInput) -> None:
+    from rich.console import Console
+
+    from recipes.faces.judging.table import inputs_table
+
+    console = Console(markup=False, highlight=False)
+    console.print(inputs_table(found))
+    console.print(rk.printable(found.told()), soft_wrap=True)
 
 
 def _show(found: Judgements) -> None:

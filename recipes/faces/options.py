@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from recipes.faces.judging.placing import judged_placement
 from recipes.faces.judging.reading import read_judge
 from recipes.faces.judging.retrieval import RetrievalJudge
 from recipes.faces.judging.several import Candidate
+from recipes.faces.judging.wanted import input_warning
 from recipes.faces.sets.datasets import read_faces
+
+LOGGER = logging.getLogger(__name__)
 
 _PARTS = (  # an option, what it is of, and what is said where that is missing
     ("roc", "pairs", "--roc draws the curves of --pairs, which is not given"),
@@ -62,15 +66,27 @@ def candidates(
         raise rk.InputError(f"--weights is for package.module:factory, one of them; the models are {named}")
     each = [given * (len(models) if len(given) == 1 else 1) for given in (presets, outputs or (None,))]
     return {
-        model: Candidate(_loaded(model, weights, unsafe_load), preset, output)
+        model: Candidate(loaded(model, weights, unsafe_load), preset, output)
         for model, preset, output in zip(models, *each, strict=True)
     }
 
 
-def _loaded(model: str, weights: Path | None, unsafe_load: bool) -> Any:
+def loaded(model: str, weights: Path | None, unsafe_load: bool) -> Any:
+    """Load a model; an ``.onnx`` file stays a file."""
     if model.endswith(".onnx"):
         return model
     return rk.load(model, weights=weights if rk.is_factory(model) else None, unsafe=unsafe_load)
+
+
+def warn_of_inputs(models: Mapping[str, Candidate], found: Mapping[str, Judge]) -> None:
+    """Warn of each model that does better, by the first judge, with another input than its own."""
+    judge = next(iter(found.values()))
+    for name, model in models.items():
+        line = input_warning(name, model.model, judge, input_preset(model.input), model.embedding)
+        if line is not None:
+            LOGGER.warning(
+                "%s: a wrong input costs accuracy and no error; reparam-kit inputs tries them all", line
+            )
 
 
 def judges(

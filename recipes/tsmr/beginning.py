@@ -28,7 +28,7 @@ from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.passes import Net, refuse_constant
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.views import Views
-from recipes.tsmr.training.checks import CHECKED, score_teachers
+from recipes.tsmr.training.checks import CHECKED, score_teachers, warn_of_teacher_inputs
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.trainer import Trainer
 from reparam_kit import InputError, __version__, fingerprint
@@ -168,6 +168,7 @@ def _judged(given: Ingredients[Any]) -> tuple[History, float]:
     with labelled("judging the teacher"):
         scores = score_teachers(given.teachers, given.judges[0])
     with labelled("trying input presets"), as_file(given.model) as runs:
+        warn_of_teacher_inputs(given.teachers, given.judges[0])
         inputs = compare_inputs(
             runs, given.judges[0], CHECKED, inputs=[config.student_input], embedding=config.student_output
         )

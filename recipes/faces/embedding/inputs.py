@@ -124,6 +124,7 @@ _RGB = {
     "imagenet": "(x / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]",
     "insightface": "(x - 127.5) / 127.5",
     "raw": "x",
+    "unit": "x / 255",
 }
 CHOICES = (
     f"{', '.join(_RGB)}, each also with -bgr or, for nets that take greys, -grey, or a formula such as "
@@ -160,8 +161,8 @@ def _ordered(preset: InputPreset, ending: str) -> InputPreset:
 
 
 def input_preset(name: str | InputPreset) -> InputPreset:
-    """Find the preset of that name: ``imagenet``, ``insightface``, ``raw``, that of an installed package (entry points
-    ``reparam_kit.inputs``), or one of these with ``-bgr`` or ``-grey``; or one itself.
+    """Find the preset of that name: ``imagenet``, ``insightface``, ``raw``, ``unit``, that of an installed package
+    (entry points ``reparam_kit.inputs``), or one of these with ``-bgr`` or ``-grey``; or one itself.
 
     Any other is written as a formula of a pixel ``x`` in 0..255: ``"(x - 127.5) / 128"``,
     ``"(x / 255 - [0.5, 0.5, 0.4]) / 0.2"``. Lists are in RGB order; ``", bgr"`` at the end reverses the channels, and

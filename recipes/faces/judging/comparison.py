@@ -9,18 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from recipes.faces.embedding.embedder import Embedder
-from recipes.faces.embedding.inputs import InputPreset, all_presets, grey_presets, input_preset
+from recipes.faces.embedding.inputs import InputPreset, input_preset
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
 from recipes.faces.judging.judge import Judge, Model
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
 from recipes.faces.judging.protocols import similarity
 from recipes.faces.judging.reading import read_judge
 from recipes.faces.judging.verdict import Verdict
+from recipes.faces.judging.wanted import CLEARLY, judge_inputs, presets_for
 from recipes.faces.sets.pairs import PairSet, read_pairs
 from recipes.faces.sets.templates import TemplateSet
 from reparam_kit import InputError
-
-_CLEARLY = 1.02  # factor on the separation at which another input preset is called better
 
 
 def compare_inputs(
@@ -49,22 +48,14 @@ def compare_inputs(
 
     >>> found = compare_inputs("deployed.onnx", "lfw.bin")
     >>> sorted(found)
-    ['imagenet', 'imagenet-bgr', 'insightface', 'insightface-bgr', 'raw', 'raw-bgr']
+    ['imagenet', 'imagenet-bgr', 'insightface', 'insightface-bgr', 'raw', 'raw-bgr', 'unit', 'unit-bgr']
     """
     few = read_judge(judge).sample(limit)
-    results: dict[str, Verdict] = {}
     own = {preset.name: preset for preset in map(input_preset, inputs)}
-    usual = grey_presets() if any(preset.grey for preset in own.values()) else all_presets()
+    usual = presets_for(model, next((preset for preset in own.values() if preset.grey), None))
     # What is normalised already is the same under every preset.
     tried = own if own and not few.takes_presets() else {preset.name: preset for preset in usual} | own
-    for name, preset in tried.items():
-        try:
-            results[name] = few.judge(model, preset, embedding)
-        except InputError as error:
-            failure = error
-    if not results:
-        raise failure
-    return dict(sorted(results.items(), key=lambda item: item[1].separation.goodness, reverse=True))
+    return judge_inputs(model, few, list(tried.values()), embedding)[0]
 
 
 def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:
@@ -75,7 +66,7 @@ def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:
     None
     """
     best = max(inputs, key=lambda name: inputs[name].separation.goodness)
-    if asked in inputs and inputs[best].separation.goodness <= _CLEARLY * inputs[asked].separation.goodness:
+    if asked in inputs and inputs[best].separation.goodness <= CLEARLY * inputs[asked].separation.goodness:
         return None
     return best
 

@@ -160,6 +160,10 @@ class Judge(ABC):
         """Return a judge on about ``limit`` of the examples, for a quick look; the same one where that cannot be."""
         return self
 
+    def comparable(self) -> Judge:
+        """Return a judge like this one, whose verdicts can be compared; this one, unless a sample cannot."""
+        return self
+
     def decided_by(self, figure: str) -> Judge:
         """Return a judge like this one, by whose verdicts the figure of that name decides.
 

@@ -224,6 +224,12 @@ class PeopleJudge(Judge, name="people"):
         few.__dict__.pop("_left_out", None)
         return few
 
+    def comparable(self) -> PeopleJudge:
+        """Return this judge, with people drawn for intervals and comparisons."""
+        other = copy.copy(self)
+        other._bootstrap = self._bootstrap or COMPARED
+        return other
+
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
         """Return a judge that leaves out the pairs of impostors that ``teacher`` takes for one person, unless another
         does.

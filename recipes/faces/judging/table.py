@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Column, Table
 
 from recipes.faces.judging.verdict import Comparison, Difference, Figure, Verdict
+from recipes.faces.judging.wanted import FoundInput
 from reparam_kit import printable
 
 
@@ -51,6 +52,27 @@ def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
         if difference.value is not None:
             name = difference.before.name
             table.add_row(f"{name} *" if name == comparison.decides else name, *_cells(difference))
+    return table
+
+
+def inputs_table(found: FoundInput) -> Table:
+    """Return a row for each input preset, the best first: what decides, what separates, and the probability of chance.
+
+    >>> [column.header for column in inputs_table(find_input("deployed.onnx", "lfw.bin")).columns]
+    ['input', 'accuracy', "d'", 'chance']
+    """
+    best = found.verdicts[found.best]
+    names = list(dict.fromkeys((best.decides, best.separation.name)))
+    table = Table(
+        Column("input", no_wrap=True), *names, "chance",
+        box=box.SIMPLE, caption="chance: that the input is behind the first by chance alone", caption_justify="left",
+    )  # fmt: skip
+    for name, verdict in found.verdicts.items():
+        chance = found.chances.get(name)
+        shown = "" if chance is None else f"{chance:.3f}"
+        table.add_row(printable(name), *(verdict[one].shown() for one in names), shown)
+    for name in found.left_out:
+        table.add_row(printable(name), "no usable embedding")
     return table
 
 

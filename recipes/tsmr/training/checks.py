@@ -11,6 +11,7 @@ from recipes.faces import Embedder, Judge, Verdict, better_input, find_placement
 from recipes.faces.embedding.signature import read_signature
 from recipes.faces.judging.placing import judged_placement, judges_faces
 from recipes.faces.judging.reading import Judged, read_judges
+from recipes.faces.judging.wanted import better_told, in_short, input_warning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
@@ -18,6 +19,7 @@ from recipes.tsmr.targets.teachers import OpenedTeacher
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError, check_import
 
+_SPOILS = ": training a model under another input than its own spoils it"
 CHECKED = 300  # examples on which inputs and teachers are tried before training
 
 
@@ -112,7 +114,7 @@ def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Ver
         first = few.judge(*asked)
         if first.at_chance():
             raise InputError(
-                f"{teacher.name} scores at chance on the validation set ({told(first)}, input "
+                f"{teacher.name} scores at chance on the validation set ({in_short(first)}, input "
                 f"{teacher.embed.preset.name!r}): it is no teacher for these images, or the preset is wrong"
             )
         verdicts.append(first if few is judge else judge.judge(*asked))
@@ -137,21 +139,20 @@ def warn_of_teachers(
         )
 
 
-def told(verdict: Verdict) -> str:
-    """Return what decides, what separates, and on what: for messages."""
-    figures = dict.fromkeys((verdict.deciding, verdict.separation))
-    return f"{', '.join(f'{figure.name} {figure.shown()}' for figure in figures)}; {verdict.subject}"
-
-
 def warn_of_input(inputs: Mapping[str, Verdict], asked: str) -> None:
     """Say so, loudly, where the student does better with another input than the one ``asked`` for."""
     better = better_input(inputs, asked) if inputs else None
     if better is not None:
-        now = told(inputs[asked]) if asked in inputs else "no usable embedding"
-        LOGGER.warning(
-            f"the student does better with input {better!r} ({told(inputs[better])}) than with {asked!r} as asked for "
-            f"({now}): training a model under another input than its own spoils it"
-        )
+        LOGGER.warning(f"{better_told('the student', inputs, better, asked)}{_SPOILS}")
+
+
+def warn_of_teacher_inputs(teachers: Sequence[OpenedTeacher], judge: Judge) -> None:
+    """Say so as loudly where a teacher does better with another input than the one asked for."""
+    for teacher in teachers:
+        embed = teacher.embed
+        line = input_warning(teacher.name, embed.model, judge, embed.preset, embed.embedding)
+        if line is not None:
+            LOGGER.warning(f"{line}: what it says under another input than its own is worse")
 
 
 def warn_of_placement(student: Embedder, views: Views, judges: Sequence[Judge]) -> None:

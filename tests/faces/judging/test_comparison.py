@@ -148,5 +148,5 @@ def test_a_net_that_takes_greys_is_tried_with_greys(pairs: PairSet) -> None:
             return x.flatten(1)
 
     assert set(compare_inputs(Grey(), pairs, inputs=["x / 255, grey"])) == {
-        *("insightface-grey", "raw-grey", "x / 255, grey")
+        *("insightface-grey", "raw-grey", "unit-grey", "x / 255, grey")
     }
