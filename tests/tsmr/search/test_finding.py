@@ -98,10 +98,12 @@ def test_a_damaged_file_of_what_was_found_is_found_anew(searched: Any, tmp_path:
     first = searched(cache=tmp_path).report
     path = tmp_path / NAME
     whole = path.read_bytes()
-    path.write_bytes(whole.replace(b"0.0001", b"0.9001") if damage == "changed" else damage)
+    damaged = whole.replace(b"0.0002", b"0.9002") if damage == "changed" else damage
+    assert damaged != whole
+    path.write_bytes(damaged)
     report = searched(cache=tmp_path).report
     assert [t.choices for t in report.trials] == [t.choices for t in first.trials]
-    assert path.read_bytes() != (damage if damage != "changed" else b"")
+    assert path.read_bytes() != damaged
     assert json.loads(path.read_bytes())["found"]["choices"] == first.trials[0].choices
 
 
