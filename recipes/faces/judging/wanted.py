@@ -23,6 +23,7 @@ from reparam_kit import InputError
 
 CLEARLY = 1.02  # factor on the separation at which another input preset is called better
 _LEVEL = 0.05
+_GREY = "the images are grey, and cannot tell the order of the channels"
 _ROUNDED = 1.001  # factor on the separation that rounding may cost
 _LOOKED_AT = 16  # images, for colours
 _CAFFE = ("x - [123.68, 116.779, 103.939]", "x - [123.68, 116.779, 103.939], bgr")
@@ -91,7 +92,7 @@ class FoundInput:
             return f"the model wants {self.wanted!r} ({by})"
         names = ", ".join(map(repr, self.alike))
         if self.grey:
-            by += "; the images are grey, and cannot tell the order of the channels: try coloured ones"
+            by += f"; {_GREY}: try coloured ones"
         untested = None in (self.chances[name] for name in self.alike[1:])
         reason = "the judge does not compare" if untested else "they do not differ by more than chance"
         return f"could not tell between {names}: {reason} ({by})"
@@ -160,9 +161,9 @@ def input_warning(
 
     Nothing is said where the judge cannot take a quick look at ``limit`` of its examples.
 
-    >>> judge = PairsJudge("lfw.bin")
-    >>> print(input_warning("the model", "deployed.onnx", judge, input_preset("insightface")))
-    None
+    >>> line = input_warning("the model", "deployed.onnx", PairsJudge("lfw.bin"), input_preset("raw"))
+    >>> line is None or line.startswith("the model does better with input ")
+    True
     """
     few = judge.sample(limit).comparable()
     quick = type(judge).sample is not Judge.sample and not isinstance(
@@ -175,7 +176,10 @@ def input_warning(
     except InputError:  # the sample is too small, or the model at fault, which whoever judges all of it says
         return None
     better = found.better(asked.name)
-    return None if better is None else better_told(who, found.verdicts, better, asked.name)
+    if better is None:
+        return None
+    told = better_told(who, found.verdicts, better, asked.name)
+    return f"{told}; {_GREY}" if found.grey else told
 
 
 def better_told(who: str, verdicts: Mapping[str, Verdict], better: str, asked: str) -> str:

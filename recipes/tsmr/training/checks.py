@@ -113,9 +113,11 @@ def score_teachers(teachers: Sequence[OpenedTeacher], judge: Judge) -> tuple[Ver
         asked = (teacher.embed.model, teacher.embed.preset, teacher.embed.embedding)
         first = few.judge(*asked)
         if first.at_chance():
+            better = _better_input_of(teacher, judge)
             raise InputError(
                 f"{teacher.name} scores at chance on the validation set ({in_short(first)}, input "
                 f"{teacher.embed.preset.name!r}): it is no teacher for these images, or the preset is wrong"
+                f"{'' if better is None else f': {better}'}"
             )
         verdicts.append(first if few is judge else judge.judge(*asked))
     return tuple(verdicts)
@@ -149,8 +151,7 @@ def warn_of_input(inputs: Mapping[str, Verdict], asked: str) -> None:
 def warn_of_teacher_inputs(teachers: Sequence[OpenedTeacher], judge: Judge) -> None:
     """Say so as loudly where a teacher does better with another input than the one asked for."""
     for teacher in teachers:
-        embed = teacher.embed
-        line = input_warning(teacher.name, embed.model, judge, embed.preset, embed.embedding)
+        line = _better_input_of(teacher, judge)
         if line is not None:
             LOGGER.warning(f"{line}: what it says under another input than its own is worse")
 
@@ -164,6 +165,11 @@ def warn_of_placement(student: Embedder, views: Views, judges: Sequence[Judge]) 
     for name, placement in found.items():
         if placement is not None and not placement.aligned:
             LOGGER.warning(f"{name}: {placement}")
+
+
+def _better_input_of(teacher: OpenedTeacher, judge: Judge) -> str | None:
+    embed = teacher.embed
+    return input_warning(teacher.name, embed.model, judge, embed.preset, embed.embedding)
 
 
 def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:

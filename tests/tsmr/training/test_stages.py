@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,9 +14,11 @@ import torch
 from states import same, weights
 from torch import Tensor, nn
 
-from recipes.faces import Embedder, FaceRecords, PairSet, input_preset, read_pairs
+from recipes.faces import Embedder, FaceRecords, PairSet, PairsJudge, input_preset, read_pairs
 from recipes.tsmr import Adversary, Augment, Margin, Stage, TSMRConfig, apply_tsmr
 from recipes.tsmr.stages import LOSSES
+from recipes.tsmr.targets.teachers import OpenedTeacher
+from recipes.tsmr.training.checks import warn_of_teacher_inputs
 from recipes.tsmr.training.stage import StageRun
 from reparam_kit import InputError
 
@@ -202,6 +205,24 @@ def test_a_better_input_is_named_loudly(
     assert next(iter(report.inputs)) != "insightface-bgr"
     warned = "the student does better with input" in caplog.text
     assert warned == (asked == "insightface-bgr")
+
+
+def test_a_better_input_of_a_teacher_is_named_as_loudly(
+    rec: Path, bin_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = read_pairs(bin_file)
+    noisy = PairSet([_without_blue(image) for image in pairs.images], pairs.same)
+    better = "teacher 1 does better with input 'insightface' .* than with 'insightface-bgr' as asked for"
+    config = replace(CONFIG, teacher_input="insightface-bgr", stages=(Stage(1, cosine=1.0),))
+    with pytest.raises(InputError, match=f"teacher 1 scores at chance .*: {better}"):
+        apply_tsmr(Red(), Red(), rec, noisy, config)
+    embed = Embedder(Red(), input_preset("insightface-bgr"))
+    warn_of_teacher_inputs([OpenedTeacher(Red(), "teacher 1", embed)], PairsJudge(noisy))
+    assert re.search(better, caplog.text)
+    caplog.clear()
+    embed = Embedder(Red(), input_preset("insightface"))
+    warn_of_teacher_inputs([OpenedTeacher(Red(), "teacher 1", embed)], PairsJudge(noisy))
+    assert not caplog.text
 
 
 def _without_blue(image: bytes) -> bytes:
