@@ -24,7 +24,7 @@ from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import device_of
 from recipes.tsmr.objective.loss import SECOND
 from recipes.tsmr.stages import LOSSES
-from recipes.tsmr.targets.streams import open_views
+from recipes.tsmr.targets.streams import open_views, require_batch
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
@@ -103,6 +103,7 @@ def gather(
     judges = taught(judges, teachers[0])
     trained, others = choose_trained(model, views, config)
     config, task = settle(config, of_student(model, config), [each.embed for each in teachers], views, judges)
+    require_batch(views, config, processes)
     warn_of_import(model, views, config.student_input)
     return Ingredients(model, trained, others, teachers, views, judges, config, processes, task)
 

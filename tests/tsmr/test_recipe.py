@@ -157,7 +157,7 @@ def test_the_report_is_json(rec: Path, bin_file: Path, student: nn.Module, teach
     ("choices", "says"),
     [
         ({"lr": 1e-3}, r"with lr=0.003 \(now 0.001\):"),
-        ({"block": None, "seed": 4}, r"with block='dbb' \(now None\), seed=0 \(now 4\):"),
+        ({"block": None, "seed": 4}, r"with block='dbb' \(now 'plain'\), seed=0 \(now 4\):"),
         (
             {"stages": (Stage(epochs=3, mse=0.5),)},
             r"with stages\.0\.losses\.cosine=1\.0 \(now None\), stages\.0\.losses\.mse=None \(now 0\.5\):",

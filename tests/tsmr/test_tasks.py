@@ -14,7 +14,9 @@ from torch.utils.data import StackDataset
 
 from recipes.faces import ClassesJudge, Judge
 from recipes.tsmr import Stage, TSMRConfig
+from recipes.tsmr.distributed import Processes
 from recipes.tsmr.stages import CLASSIFY, DISTIL
+from recipes.tsmr.targets.streams import require_batch
 from recipes.tsmr.targets.views import Views
 from recipes.tsmr.tasks import settle
 from reparam_kit import InputError
@@ -140,6 +142,13 @@ def test_labels_that_are_none_are_said_and_left_out(caplog: pytest.LogCaptureFix
         "labels of the images are left out, unless a loss asks for them: image 0 has the label" in caplog.text
     )
     assert "labels" not in found(labels=boxes, task="logits")[0].losses
+
+
+def test_how_many_images_fill_a_batch_hangs_on_the_task() -> None:
+    views = Views(cast("Any", IMAGES[:70]))
+    require_batch(views, found(labels=SHOWN)[0], Processes())
+    with pytest.raises(InputError, match="70 training images do not fill a batch: lower batch_size=128"):
+        require_batch(views, found()[0], Processes())
 
 
 def test_what_hangs_on_the_task_is_settled() -> None:

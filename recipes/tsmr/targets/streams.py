@@ -35,16 +35,25 @@ def open_views(data: str | Path | Images, config: TSMRConfig, processes: Process
     """Open the training images; of a stream, its first ones.
 
     Raises:
-        InputError: they cannot be read, or do not fill a step.
+        InputError: they cannot be read, or there are none.
     """
     if isinstance(data, IterableDataset):
         return Views(Stream(data, config, processes))
     views = Views(read_faces(data) if isinstance(data, str | Path) else data)
-    if len(views) < config.plan.batch_size * config.accumulate * processes.count:
-        raise InputError(
-            f"{len(views)} training images do not fill a batch: lower batch_size={config.plan.batch_size}"
-        )
+    if not len(views):
+        raise InputError("there are no training images")
     return views
+
+
+def require_batch(views: Views, config: TSMRConfig, processes: Processes) -> None:
+    """Refuse images that do not fill a step; a stream tells when it ends."""
+    plan = config.plan
+    if (
+        isinstance(views.images, Stream)
+        or len(views) >= plan.batch_size * config.accumulate * processes.count
+    ):
+        return
+    raise InputError(f"{len(views)} training images do not fill a batch: lower batch_size={plan.batch_size}")
 
 
 class Stream(Dataset[Tensor]):
