@@ -187,7 +187,7 @@ def test_a_wrong_shape_or_budget(arguments: list[str], message: str) -> None:
             3,
             "none of the 2 layers",
         ),
-        (["expand", "{net}", "-o", "{out}.xyz"], 2, "choose .onnx, .pt or .safetensors"),
+        (["expand", "{net}", "-o", "{out}.xyz"], 2, "choose .onnx, .pt, .pth or .safetensors"),
         (["expand", "{net}", "-o", "{out}.onnx"], 2, "fold"),
         (["fold", "{net}", "-o", "{out}.onnx"], 3, "no expanded convolution"),
         (["verify", "{net}", "missing.onnx"], 2, "missing.onnx"),

@@ -172,8 +172,8 @@ def test_a_foreign_package_named_recipes_is_one_line(tmp_path: Path, text: str) 
     shown = elsewhere(tmp_path, "--help")
     assert shown.returncode == 0
     (warning,) = (line for line in shown.stderr.splitlines() if line != "1")
-    commands = "demo, evaluate, faces, tsmr"
-    assert warning.startswith(f"reparam-kit: warning: no command {commands}: recipes.demo.cli:demo ")
+    commands = "config, demo, evaluate, faces, inputs, tsmr"
+    assert warning.startswith(f"reparam-kit: warning: no command {commands}: recipes.tsmr.config_cli:config ")
     assert f"recipes is {init}, another one: install reparam-kit in an environment of its own" in warning
     assert "\n  inspect " in shown.stdout
     called = elsewhere(tmp_path, "tsmr", "--help")

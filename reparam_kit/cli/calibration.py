@@ -42,14 +42,19 @@ def read_calibration(path: str | None, preset: str | None, model: str) -> list[T
 
 
 def _read_images(path: str, preset: str) -> Tensor:
-    broken = []
+    """Ask every package that reads images, and tell what the first one says where none can."""
+    refused = []
     for point in entry_points(GROUP):
         try:
             read = load_point(point)
         except InputError as error:
-            broken.append(f"{point.value} cannot be loaded: {error}")
+            refused.append(f"{point.value} cannot be loaded: {error}; write {path} as a .npz of inputs")
             continue
-        images: Tensor = read(path, preset, _MOST)
-        return images
-    why = broken[0] if broken else "nothing that is installed reads images"
-    raise InputError(f"{why}; write {path} as a .npz of inputs")
+        try:
+            images: Tensor = read(path, preset, _MOST)
+            return images
+        except InputError as error:
+            refused.append(str(error))
+    raise InputError(
+        (refused or [f"nothing that is installed reads images; write {path} as a .npz of inputs"])[0]
+    )

@@ -122,7 +122,7 @@ def test_judges_take_them_too(wrap: Callable[[Tensor], Any], normalised: bool) -
         assert found == wanted
         assert isinstance(judge.identity(), str)
     assert set(compare_inputs(model, judges[0], inputs=["raw"])) == (
-        {"raw"} if normalised else {"insightface", "insightface-bgr", "raw", "raw-bgr"}
+        {"raw"} if normalised else {"insightface", "insightface-bgr", "raw", "raw-bgr", "unit", "unit-bgr"}
     )
     if wrap is WRAPPED["dicts"] and normalised:
         assert trained(data, 1, val=judges)

@@ -165,7 +165,7 @@ def test_command_prints_json(onnx_net, bin_file: Path) -> None:
     value = json.loads(out)
     wanted = evaluate(model, bin_file, "raw", True, 5, 4).to_json()
     assert value == json.loads(json.dumps({"model": str(model), "set": str(bin_file), **wanted}))
-    assert err == ""
+    assert "does better with input 'insightface-bgr'" in err  # besides, and not among the figures
 
 
 def test_command_prints_a_table(onnx_net, bin_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
