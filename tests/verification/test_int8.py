@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -129,11 +131,14 @@ def test_nothing_is_printed_or_left_silent(tmp_path: Path, capfd: pytest.Capture
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package that reads images."""
     code = "import torch\ndef read(path, preset, most):\n    return torch.ones(4, 3, 8, 8) * float(preset)\n"
     install(tmp_path, b"[reparam_kit.images]\nplug = plug.cli:read\n", code)
     monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "plug"]:
+        del sys.modules[name]  # other tests have a package of that name, too
 
 
 @pytest.mark.usefixtures("reader")
