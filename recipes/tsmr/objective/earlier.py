@@ -11,7 +11,6 @@ from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.targets import StoredTargets
 
 LENGTH = 32_768  # images: 84 MB of a 128-d student and a 512-d teacher
-_READ = 4096  # of them at once, before training
 
 
 class Earlier(nn.Module):
@@ -61,12 +60,12 @@ class Earlier(nn.Module):
         """
         if not isinstance(examples.old, StoredTargets):
             return cls(size, teacher_size, LENGTH)
-        memory = cls(size, teacher_size, len(examples.views))
         chosen = np.random.default_rng(seed).permutation(len(examples.views))[:LENGTH]
-        for index in np.array_split(chosen, -(-len(chosen) // _READ)):
-            memory.add(
-                torch.from_numpy(index), examples.old.originals(index), examples.targets.originals(index)
-            )
+        memory = cls(size, teacher_size, len(chosen))
+        memory._index.copy_(torch.from_numpy(chosen))
+        memory._student.copy_(F.normalize(examples.old.originals(chosen), dim=1))
+        memory._teacher.copy_(examples.targets.originals(chosen))
+        memory.set_extra_state(len(chosen))
         return memory
 
     @torch.no_grad()
