@@ -29,6 +29,12 @@ _imports = click.option(
     callback=lambda ctx, param, files: [rk.import_file(file) for file in files],
     help="Run a Python file of yours first, which defines judges; it can do anything.",
 )
+_weights = click.option(
+    "--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory."
+)
+_unsafe_load = click.option(
+    "--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries."
+)
 
 
 @click.command()
@@ -113,8 +119,8 @@ _imports = click.option(
     "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images run at once."
 )
 @click.option("--roc", type=rk.OutputPath(".svg", ".png"), help="Write the ROC curves to this .svg or .png.")
-@click.option("--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory.")
-@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@_weights
+@_unsafe_load
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of a table: a list for several models."
 )
@@ -138,15 +144,14 @@ def evaluate(
     --input of its own, that is the last one.
     """
     from recipes.faces.judging.several import judge_models
-    from recipes.faces.options import candidates, judges, misplaced, warn_of_inputs
+    from recipes.faces.options import candidates, judges, warn_of_inputs, warn_of_placement
 
     models = models if against is None else (*models, against)
     given = candidates(models, presets, outputs, weights, unsafe_load)
     by = judges(roc=roc, **judged)
     found = judge_models(given, by, against=against, roc=roc)
     warn_of_inputs(given, by)
-    for warning in misplaced(given[models[0]], by):
-        click.echo(rk.printable(f"reparam-kit: warning: {warning}"), err=True)
+    warn_of_placement(given[models[0]], by)
     if as_json:
         shown = found.to_json()
         click.echo(json.dumps(shown if len(shown) > 1 else shown[0], indent=2))
@@ -179,8 +184,8 @@ def evaluate(
     show_default=True,
     help="Examples of the set to try on, such as pairs; more of them tell smaller differences.",
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory.")
-@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@_weights
+@_unsafe_load
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inputs(
     model: str,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +135,13 @@ def judges(
     return found
 
 
-def misplaced(candidate: Candidate, judges: Mapping[str, Judge]) -> Iterator[str]:
-    """Yield a line for each judge whose faces lie elsewhere than the model expects them."""
+def warn_of_placement(candidate: Candidate, judges: Mapping[str, Judge]) -> None:
+    """Warn of each judge whose faces lie elsewhere than the model expects them."""
     embedder = Embedder(candidate.model, input_preset(candidate.input), embedding=candidate.embedding)
     for name, judge in judges.items():
         found = judged_placement(embedder, judge)
         if found is not None and not found.aligned:
-            yield f"{name}: {found}"
+            LOGGER.warning("%s: %s", name, found)
 
 
 def placement_of(candidate: Candidate, data: Path) -> Placement:

@@ -142,6 +142,12 @@ def _output(*suffixes: str) -> Callable[[_Command], _Command]:
     return click.option("-o", "--output", required=True, type=kind, metavar="OUT", help="File to write.")
 
 
+def _shapes(help: str) -> Callable[[_Command], _Command]:
+    return click.option(
+        "--shape", "shapes", multiple=True, metavar="NAME=SIZES", callback=values.shapes, help=help
+    )
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Machine-readable result on standard output.")
 
 
@@ -242,14 +248,9 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     metavar="FILE.npz",
     help="Run on these: an array for each input.  [default: noise]",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=SIZES",
-    callback=values.shapes,
-    help="Sizes of an input for the noise, such as x=1,3,24,94, where A leaves them open; may be repeated.  "
-    "[default: found by trying]",
+@_shapes(
+    "Sizes of an input for the noise, such as x=1,3,24,94, where A leaves them open; may be repeated.  "
+    "[default: found by trying]"
 )
 @click.option(
     "--calibration",
@@ -316,14 +317,9 @@ def diff(a: str, b: str, as_json: bool) -> None:
     metavar="ORIGINAL",
     help="The .onnx that this architecture was exported to: write that with the weights of MODEL.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=SIZES",
-    callback=values.shapes,
-    help="Name and sizes of an input, such as x=1,3,112,112; once for each, in order.  [default: those of the file "
-    "that MODEL came from, or what it says of itself]",
+@_shapes(
+    "Name and sizes of an input, such as x=1,3,112,112; once for each, in order.  [default: those of the file "
+    "that MODEL came from, or what it says of itself]"
 )
 @click.option(
     "--dynamic",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from wanting import Wants
 
 from recipes.faces import (
     Embedder,
@@ -33,21 +34,6 @@ def pairs(pictures, encode) -> PairSet:
         noisy = np.clip(image + random.normal(0, 60, image.shape), 0, 255).astype(np.uint8)
         images += [image, noisy if same[i] else pictures(1, seed=100 + i)[0]]
     return PairSet([encode(image) for image in images], same)
-
-
-class Wants(nn.Module):
-    """Embeds well what one preset gives, and other input the worse the further it is from that."""
-
-    def __init__(self, preset: str) -> None:
-        super().__init__()
-        self.preset = input_preset(preset)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.preset.mean, self.preset.std))
-        x = x.flip(1) if self.preset.bgr else x
-        pixels = (x * std + mean - 127.5) / 60
-        # Red counts most, so that the order of the channels matters, and the range is limited.
-        return (torch.tanh(pixels) * torch.tensor([4.0, 1.0, 0.2]).view(3, 1, 1)).flatten(1)
 
 
 @pytest.mark.parametrize("wanted", ["imagenet", "insightface", "raw", "raw-bgr", "insightface-bgr"])

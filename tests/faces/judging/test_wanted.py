@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
+from wanting import Wants
 
 from recipes.faces import (
     ClassesJudge,
@@ -52,21 +53,6 @@ def some_pairs(encode: Callable[..., bytes]) -> Callable[..., PairSet]:
         return PairSet([images[i] for pair in chosen for i in pair], same)
 
     return make
-
-
-class Wants(nn.Module):
-    """Embeds as it should under ``preset`` alone: a range of pixels, and another weight of each colour."""
-
-    def __init__(self, preset: str) -> None:
-        super().__init__()
-        self.preset = input_preset(preset)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.preset.mean, self.preset.std))
-        x = x.flip(1) if self.preset.bgr else x
-        return (
-            torch.tanh((x * std + mean - 127.5) / 60) * torch.tensor([4.0, 1.0, 0.2]).view(3, 1, 1)
-        ).flatten(1)
 
 
 class Items(torch.utils.data.Dataset[Any]):
