@@ -23,7 +23,7 @@ MOST_PASSES = 30
 """Over the images, at most: a set that is shown more often teaches itself."""
 
 _ASKED = 0.35  # of the time, at most, in which nets are asked about the images
-_TIMED = 16  # images on which a net is timed
+_TIMED = 32  # images on which a net is timed
 _JUDGED = 0.15  # of the training, at most, in which epochs are judged
 _MOST_EPOCHS = 10  # that are judged
 
@@ -54,22 +54,22 @@ class Budget:
 
 
 def affordable(
-    views: Views, nets: Sequence[Embedder], config: TSMRConfig, budget: Budget, processes: Processes
+    views: Views, nets: Sequence[Embedder], config: TSMRConfig, seconds: float, processes: Processes
 ) -> int:
-    """Return about how many images all ``nets`` can be asked in a third of the time; at most those there are."""
+    """Return about how many images all ``nets`` can be asked in a third of ``seconds``; at most those there are."""
     columns = len(Showing.of(views, config).columns)
     if not columns:
         return len(views)
     few = views.first(_TIMED)
 
     def room() -> int:
-        seconds = 0.0
+        taken = 0.0
         for net in nets:
             net(few[:1])  # the first call prepares
             start = time.perf_counter()
             net(few)
-            seconds += time.perf_counter() - start
-        return int(_ASKED * budget.left * processes.count / (columns * seconds / len(few)))
+            taken += time.perf_counter() - start
+        return int(_ASKED * max(seconds, 0.0) * processes.count / (columns * taken / len(few)))
 
     fewest = config.plan.batch_size * config.accumulate * processes.count
     return min(max(processes.told(room), fewest), len(views))

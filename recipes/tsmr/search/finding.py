@@ -78,7 +78,10 @@ class _Finding:
         nets = [teacher.embed for teacher in given.teachers]
         if "old" in needs(self._config):
             nets.append(of_deployed(given.model, self._config))
-        images = min(affordable(given.views, nets, self._config, budget, self._processes), most)
+        self._start.history()  # judges student and teachers first, which tells what judging takes
+        images = min(
+            affordable(given.views, nets, self._config, self._unjudged(budget), self._processes), most
+        )
         if images < most:
             self._progress.say(
                 f"in {budget.seconds / 60:.3g} minutes (--budget) the nets cannot be asked about {most:,} images: "
@@ -99,17 +102,18 @@ class _Finding:
         """Return it with epochs and steps for which there is time; the trials that were run tell how fast it goes."""
         config = found.settle(self._config)
         rate = next((trial.rate for trial in found.trials), 0.0) or self._pace
-        judging = self._start.judging
-        ends = len(config.shares) + 1 if judging else 0
-        seconds = _MARGIN * budget.left - ends * judging
-        images = len(self._start.given.views)
-        config = lasting(config, images, rate, seconds, judging, self._processes)
+        images, judging = len(self._start.given.views), self._start.judging
+        config = lasting(config, images, rate, self._unjudged(budget), judging, self._processes)
         epochs, steps = config.plan.stages[0].epochs, config.steps or 0
         self._progress.say(
             f"until {budget.seconds / 60:.3g} minutes (--budget) are over: {config.total_epochs} epochs of {steps} "
             f"steps, {config.total_epochs * steps * self._size:,} images at {rate:.0f} images/s"
         )
         return replace(found, epochs=epochs, steps=steps)
+
+    def _unjudged(self, budget: Budget) -> float:
+        """Return the seconds that are left to plan with before the shares of the way are judged, and the last model."""
+        return _MARGIN * budget.left - (len(self._config.shares) + 1) * self._start.judging
 
     @property
     def _size(self) -> int:

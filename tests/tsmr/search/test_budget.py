@@ -75,14 +75,14 @@ class Slow:
 
 def test_nets_are_asked_in_a_third_of_the_time() -> None:
     views = Views([torch.full((3, 2, 2), i, dtype=torch.uint8) for i in range(100)])
-    budget = Budget(4.0, time.monotonic())
-    most = affordable(views, [Slow(0.02), Slow(0.02)], CONFIG, budget, ALONE)  # type: ignore[list-item]
+    most = affordable(views, [Slow(0.02), Slow(0.02)], CONFIG, 4.0, ALONE)  # type: ignore[list-item]
     assert 10 <= most <= 36
     some = drawn(views, most, CONFIG)
     assert isinstance(some.images, Part)
     assert len(np.unique(some.images.chosen)) == most == len(some)
     assert drawn(views, 100, CONFIG) is views
-    assert affordable(views, [Slow(1e-5)], CONFIG, budget, ALONE) == 100  # type: ignore[list-item]
+    assert affordable(views, [Slow(1e-5)], CONFIG, 4.0, ALONE) == 100  # type: ignore[list-item]
+    assert affordable(views, [Slow(1e-3)], CONFIG, -1.0, ALONE) == 10  # type: ignore[list-item]
 
 
 @given(

@@ -13,7 +13,7 @@ import torch
 from states import same, weights
 from torch import nn
 
-from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr
+from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr, beginning
 from recipes.tsmr.search import finding
 from recipes.tsmr.search.stored import NAME
 from recipes.tsmr.search.trials import CANDIDATES, ROUNDS
@@ -190,3 +190,21 @@ def test_without_a_judge_the_usual_run_stops_half_way(
 def test_what_contradicts_is_a_line(choices: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         TSMRConfig(**choices)
+
+
+def test_what_judging_will_take_is_not_planned_with(
+    rec: Path, bin_file: Path, student: nn.Module, teacher: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nets are asked about the images in a share of what is left without the judging of three models at the end."""
+    judged, asked = beginning._judged, []
+    monkeypatch.setattr(beginning, "_judged", lambda given: (judged(given)[0], 10.0))
+
+    def affordable(views: Any, nets: Any, config: Any, seconds: float, processes: Any) -> int:
+        asked.append(seconds)
+        return len(views)
+
+    monkeypatch.setattr(finding, "affordable", affordable)
+    config = TSMRConfig(block=None, batch_size=8, budget=1.0, auto=False, shares=(0.5, 1.0), steps=None)
+    monkeypatch.setattr(finding, "lasting", lambda config, *args: replace(config, steps=1))
+    apply_tsmr(student, teacher, rec, bin_file, config)
+    assert 20 < asked[0] <= 0.9 * 60 - 3 * 10
