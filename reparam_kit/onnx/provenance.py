@@ -136,7 +136,8 @@ class Grid:
     def nearest(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return the nearest level for each of ``values``, also beyond the first and the last."""
         with np.errstate(all="ignore"):
-            at = values.astype(self.division) / self.scale.astype(self.division)
+            scale = self.scale.astype(self.division)
+            at = values.astype(self.division) / np.where(scale == 0, np.finfo(scale.dtype).tiny, scale)
             return np.asarray(np.rint(at) + self.zero.astype(np.float64))
 
     def combined(self, operator: str, constant: NDArray[Any]) -> Grid | None:

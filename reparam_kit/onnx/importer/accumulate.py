@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.onnx.importer.batch import Function, Images, Planned, Rule, rule
-from reparam_kit.onnx.importer.levels import along, at_level, reads
+from reparam_kit.onnx.importer.levels import along, at_level, divisor, reads
 from reparam_kit.onnx.importer.rounded import Rounded, levels_on_grid
 from reparam_kit.onnx.importer.rules import beside, elementwise, first, product_of_two
 
@@ -86,6 +86,11 @@ def requantised(
     return at_level(at, 0 if zero is None else zero.to(at.dtype).reshape(()), dtype)
 
 
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a / b``, finite also where ``b`` is the scale of a result that has one level."""
+    return (a / divisor(b)).nan_to_num()
+
+
 def rescaled(sums: Tensor, factor: Tensor, axis: int | None) -> Tensor:
     """Return ``sums * factor``: the numbers that they stand for."""
     return sums.to(factor.dtype) * _broadcastable(factor, sums, axis)
@@ -116,5 +121,6 @@ def _broadcast(at: int) -> Rule:
 reads(centred, requantised, rescaled, conv_sums, matmul_sums)
 rule(_broadcast(2), centred, rescaled)
 rule(_broadcast(4), requantised)
+rule(elementwise, ratio)
 rule(first, conv_sums)
 rule(product_of_two, matmul_sums)

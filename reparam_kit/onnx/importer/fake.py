@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reparam_kit.onnx.importer.batch import rule
+from reparam_kit.onnx.importer.levels import divisor
 from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import ends
 
@@ -33,12 +34,13 @@ def fake_quantised(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.d
 class _FakeQuantised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, shift: Tensor, first: int, last: int) -> Tensor:
+        by = divisor(step)
         numbers = x.to(step.dtype).contiguous()
         value, outside = torch.empty_like(numbers), torch.empty_like(numbers, dtype=torch.bool)
         length = _AT_ONCE if x.is_cpu else max(x.numel(), 1)
         parts = (torch.split(tensor.view(-1), length) for tensor in (numbers, value, outside))
         for part, level, beyond in zip(*parts, strict=True):
-            torch.div(part, step, out=level).round_().add_(shift)
+            torch.div(part, by, out=level).round_().add_(shift)
             nearest = level.clamp(first, last)
             torch.ne(level, nearest, out=beyond)
             torch.sub(nearest, shift, out=level).mul_(step)

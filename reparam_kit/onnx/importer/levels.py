@@ -93,6 +93,13 @@ def along(setting: Tensor, x: Tensor, axis: int | None, block: int | None) -> Te
     return setting.reshape([-1 if dim == axis else 1 for dim in range(x.dim())])
 
 
+def divisor(scale: Tensor) -> Tensor:
+    """Return ``scale``, with the least normal number for 0, to which small ones are rounded in half: all levels are 0
+    there, and 0 / 0 would be no level and no gradient.
+    """
+    return torch.where(scale == 0, torch.finfo(scale.dtype).tiny, scale)
+
+
 def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
     """Return ``shift`` plus the nearest integer for each entry of ``at``, as levels of ``dtype``; ties go to the even
     one.

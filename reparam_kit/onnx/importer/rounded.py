@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reparam_kit.onnx.importer.levels import straight_through
+from reparam_kit.onnx.importer.levels import divisor, straight_through
 from reparam_kit.onnx.importer.values import Constant
 from reparam_kit.onnx.provenance import FakeGrid, Source
 
@@ -151,13 +151,13 @@ def levels_on_grid(
 ) -> Tensor:
     """Return the levels that :func:`on_grid` goes to, less the zero, with the gradient of ``x / scale``."""
     level, outside = _nearest(x, scale, zero, first, last, division)
-    return straight_through(x / scale.to(x.dtype), level.to(x.dtype), outside)
+    return straight_through(x / divisor(scale.to(x.dtype)), level.to(x.dtype), outside)
 
 
 def _nearest(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Return the nearest levels, less the zero, and of what a level beyond the first or the last is nearest."""
-    nearest = torch.round(x.detach().to(division) / scale.to(division)) + zero
+    nearest = torch.round(x.detach().to(division) / divisor(scale.to(division))) + zero
     level = nearest.clamp(first, last)
     return level - zero, level != nearest

@@ -20,11 +20,12 @@ from reparam_kit.onnx.importer.accumulate import (
     centred,
     conv_sums,
     matmul_sums,
+    ratio,
     requantised,
     rescaled,
 )
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import at_level, stand_for
+from reparam_kit.onnx.importer.levels import at_level, divisor, stand_for
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.conv import Kinds, convolved
 from reparam_kit.onnx.importer.ops.quantize import as_weight
@@ -49,7 +50,7 @@ def q_linear_conv(op: Op) -> Value:
     scale = op.call(torch.mul, op[1], op[4])
     x, back = channels_second(op, _centred(op, 0, 2))
     sums = _conv(op, x, (3, 5, op[4]), (8, scale))
-    return back(_requantised(op, sums, op.call(torch.div, scale, op[6]), 7, axis=1))
+    return back(_requantised(op, sums, op.call(ratio, scale, op[6]), 7, axis=1))
 
 
 @operator("QLinearMatMul", since=10)
@@ -57,7 +58,7 @@ def q_linear_matmul(op: Op) -> Value:
     """Take a, scale, zero, b, scale, zero, the result's scale and zero."""
     scale = op.call(torch.mul, op[1], op[4])
     sums = _matmul(op, _centred(op, 0, 2), (3, 5, op[4]))
-    return _requantised(op, sums, op.call(torch.div, scale, op[6]), 7)
+    return _requantised(op, sums, op.call(ratio, scale, op[6]), 7)
 
 
 @operator("QGemm", domain=MICROSOFT)
@@ -73,7 +74,7 @@ def q_gemm(op: Op) -> Value:
     sums = _matmul(op, a, (3, 5, op[4]), (6, scale), flip=op.flag("transB"))
     if op.get(7) is None:
         return op.call(rescaled, sums, scale, None)
-    return _requantised(op, sums, op.call(torch.div, scale, op[7]), 8)
+    return _requantised(op, sums, op.call(ratio, scale, op[7]), 8)
 
 
 @operator("ConvInteger", since=10)
@@ -222,7 +223,7 @@ def dynamic_scale(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 def dynamic_zero(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return the level of zero."""
     least, _ = _span(x, dims)
-    return torch.round((0 - least / dynamic_scale(x, dims)).clamp(0, 255)).to(torch.uint8)
+    return torch.round((0 - least / divisor(dynamic_scale(x, dims))).clamp(0, 255)).to(torch.uint8)
 
 
 def _span(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -232,7 +233,7 @@ def _span(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     """Return the nearest of 256 levels for each of ``x``."""
-    return at_level(x / scale, zero.to(x.dtype), torch.uint8)
+    return at_level(x / divisor(scale), zero.to(x.dtype), torch.uint8)
 
 
 rule(along_axes(1), dynamic_scale, dynamic_zero)

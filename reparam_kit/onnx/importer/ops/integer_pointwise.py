@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reparam_kit.errors import UnsupportedError
-from reparam_kit.onnx.importer.accumulate import centred, requantised, rescaled
+from reparam_kit.onnx.importer.accumulate import centred, ratio, requantised, rescaled
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import at_level, reads
+from reparam_kit.onnx.importer.levels import at_level, divisor, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.integer import MICROSOFT, channels_second
 from reparam_kit.onnx.importer.ops.quantize import levels
@@ -35,7 +35,7 @@ from reparam_kit.onnx.importer.values import Value
 def q_linear_add(op: Op) -> Value:
     """Take a and b."""
     a, b = (op.call(centred, op[index], None, None) for index in (0, 3))
-    factors = (op.call(torch.div, op[index], op[6]) for index in (1, 4))
+    factors = (op.call(ratio, op[index], op[6]) for index in (1, 4))
     zeros, dtype = (op.get(index) for index in (2, 5, 7)), op.dtype(0)
     return op.levels(sum_of_levels, a, b, *factors, *zeros, dtype, dtype=dtype)
 
@@ -44,7 +44,7 @@ def q_linear_add(op: Op) -> Value:
 def q_linear_mul(op: Op) -> Value:
     """Take a and b."""
     a, b = (op.call(centred, op[index], op.get(index + 2), None) for index in (0, 3))
-    factor = op.call(torch.div, op.call(torch.mul, op[1], op[4]), op[6])
+    factor = op.call(ratio, op.call(torch.mul, op[1], op[4]), op[6])
     return _shifted(op, op.call(rescaled, op.call(torch.mul, a, b), factor, None), 7)
 
 
@@ -91,7 +91,7 @@ def q_linear_average(op: Op) -> Value:
         raise UnsupportedError(f"dilations {window.dilation} are not supported")
     x, back = channels_second(op, _numbers(op, 0))
     y = op.call(average_in_order, x, window, op.flag("count_include_pad"))
-    return back(_shifted(op, op.call(torch.div, y, op[3]), 4))
+    return back(_shifted(op, op.call(ratio, y, op[3]), 4))
 
 
 @operator("QLinearSoftmax", domain=MICROSOFT)
@@ -158,7 +158,7 @@ def global_average(
 ) -> Tensor:
     """Return the levels, less their zero, summed over all but the first two dimensions, as levels of the mean."""
     sums = x.double().flatten(2).sum(-1).reshape(*x.shape[:2], *[1] * (x.dim() - 2))
-    return requantised(sums, scale / (to_scale * math.prod(x.shape[2:])), zero, dtype, None)
+    return requantised(sums, ratio(scale, to_scale * math.prod(x.shape[2:])), zero, dtype, None)
 
 
 def average_in_order(x: Tensor, window: Window, include_pad: bool) -> Tensor:
@@ -195,7 +195,7 @@ def softmax_of_levels(
     most = max(0.0, math.log(torch.finfo(torch.float32).max / count) - 5)
     powers = torch.exp((x - x.amax(dims, keepdim=True)).double() * scale + most).to(scale.dtype)
     shares = powers.double() / powers.sum(dims, keepdim=True)  # their products might be infinite
-    at = (shares * torch.floor(1 / to_scale)).to(scale.dtype)
+    at = (shares * torch.floor(1 / divisor(to_scale))).to(scale.dtype)
     return at_level(at, 0 if zero is None else zero.to(at.dtype), dtype)
 
 
