@@ -113,13 +113,24 @@ class Grid:
     """What the integers of a quantised tensor stand for: ``(level - zero) * scale``.
 
     ``scale`` (floating point) and ``zero`` (integers) broadcast to the ONNX tensor. ``ends`` are the first and the last
-    level. ``division`` is the type in which a number is divided by the scale to find its level.
+    level. ``division`` is the type in which a number is divided by the scale to find its level. Grids of the same
+    numbers are equal, so that integers which two nodes dequantise alike are one weight.
     """
 
     scale: NDArray[Any]
     zero: NDArray[Any]
     ends: tuple[int, int]
     division: str = "float64"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Grid) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def _content(self) -> tuple[object, ...]:
+        arrays = ((x.shape, x.dtype, x.tobytes()) for x in map(np.asarray, (self.scale, self.zero)))
+        return type(self), *arrays, self.ends, self.division
 
     def values(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Return what the levels ``stored`` stand for, in the dtype of the scale."""
