@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import onnxruntime
 import torch
-from onnx import GraphProto
+from onnx import GraphProto, ModelProto
 from torch import Tensor
 
 from reparam_kit.errors import InputError, first_line, suggestion
@@ -33,6 +34,8 @@ TYPES = {
 
 # What the arrays of an archive may unpack to: so much, or so many times its size.
 _UNPACKED, _TIMES_PACKED = 2**28, 20
+_LEVELS = onnxruntime.GraphOptimizationLevel
+_Providers = list["str | tuple[str, dict[str, int]]"]
 
 
 def open_session(
@@ -55,28 +58,45 @@ def open_session(
     >>> [entry.name for entry in open_session("deployed.onnx").get_inputs()]
     ['x']
     """
-    path = Path(path)
-    payload = read_file(path, "an .onnx file")
-    files = external_files(all_tensors(parse_onnx(payload, str(path))), path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.add_session_config_entry(
-        "session.load_model_format", "ONNX"
-    )  # not the one that the content suggests
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
-    model = path if files else payload
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=_providers(cuda))
-    except Exception as error:  # onnxruntime's errors have no base class of their own
-        raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
+    options.graph_optimization_level = _LEVELS.ORT_ENABLE_ALL if optimised else _LEVELS.ORT_DISABLE_ALL
+    session = _open(Path(path), options, _providers(cuda))
     if cuda is not None and "CUDAExecutionProvider" not in session.get_providers():
         raise InputError(f"onnxruntime cannot run {path} on CUDA: it does not find CUDA's libraries")
     return session
 
 
-def _providers(cuda: int | None) -> list[str | tuple[str, dict[str, int]]]:
+def fused(path: str | Path) -> ModelProto:
+    """Return the net with what quantisers fuse before they quantise, such as a BatchNorm into its convolution.
+
+    Raises:
+        InputError: as :func:`open_session`.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = _LEVELS.ORT_ENABLE_BASIC
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "fused.onnx")
+        _open(Path(path), options, _providers(None))
+        return parse_onnx(Path(options.optimized_model_filepath).read_bytes(), str(path))
+
+
+def _open(
+    path: Path, options: onnxruntime.SessionOptions, providers: _Providers
+) -> onnxruntime.InferenceSession:
+    payload = read_file(path, "an .onnx file")
+    files = external_files(all_tensors(parse_onnx(payload, str(path))), path)
+    options.log_severity_level = 4
+    options.add_session_config_entry(
+        "session.load_model_format", "ONNX"
+    )  # not the one that the content suggests
+    try:
+        return onnxruntime.InferenceSession(path if files else payload, options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise InputError(f"onnxruntime cannot load {path}: {_line(error)}") from error
+
+
+def _providers(cuda: int | None) -> _Providers:
     on_cuda = [] if cuda is None else [("CUDAExecutionProvider", {"device_id": cuda})]
     return [*on_cuda, "CPUExecutionProvider"]
 

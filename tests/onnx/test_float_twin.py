@@ -74,6 +74,30 @@ def test_weights_start_at_the_numbers_of_the_twin(tmp_path: Path) -> None:
     assert (tmp_path / "new.onnx").read_bytes() == path.read_bytes()
 
 
+def test_the_twin_may_have_what_the_quantiser_fused(tmp_path: Path) -> None:
+    """Such as BatchNorms, which quantisers are given a file without."""
+    path, twin, numbers = files(tmp_path)
+    factor, shift = random.uniform(0.5, 2, 4).astype(np.float32), random.standard_normal(4).astype(np.float32)
+    apart = {
+        **numbers,
+        "w": numbers["w"] / factor.reshape(-1, 1, 1, 1),
+        "b": (numbers["b"] - shift) / factor,
+        "factor": factor,
+        "shift": shift,
+        "mean": np.zeros(4, np.float32),
+        "var": np.full(4, 1 - 1e-5, np.float32),
+    }
+    norm = "v = Conv (x, w, b) c = BatchNormalization (v, factor, shift, mean, var)"
+    write(twin, FLOAT.replace("c = Conv (x, w, b)", norm), apart)
+    model = load_model(path, float=twin)
+    tensors = {model.meta["onnx"].tensors[name].key.name: p for name, p in model.named_parameters()}
+    scale = integers(path)["s1"].reshape(-1, 1, 1, 1)
+    inside = np.abs(numbers["w"] / scale) < 127
+    found = tensors["q1"].detach().numpy()
+    np.testing.assert_allclose(found[inside], numbers["w"][inside], rtol=1e-5)
+    assert not np.isin(tensors["q2"].detach(), integers(path)["q2"] * integers(path)["s2"]).all()
+
+
 def test_a_number_that_the_quantiser_rounded_otherwise_starts_at_the_edge(tmp_path: Path) -> None:
     """As quantisers do that correct a bias, or learn how to round."""
     path, twin, _ = files(tmp_path)

@@ -80,7 +80,7 @@ def import_onnx(
     payload = read_file(path, "an .onnx file")
     model = import_file(read_onnx(path, payload), payload, path, outputs)
     if float is not None:
-        start_at(model, read_onnx(float), str(float))
+        start_at(model, float)
     train_only(model, include, exclude)
     return model
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import fx
 
 from reparam_kit.errors import InputError, printable
 from reparam_kit.onnx.provenance import FakeGrid, Grid, Provenance
-from reparam_kit.onnx.weights import OnnxFile, weights
+from reparam_kit.onnx.weights import OnnxFile, read_onnx, weights
 
 _log = logging.getLogger(__name__)
 
@@ -26,15 +28,16 @@ _ALIKE = 0.95  # share of a weight's levels that those of the twin must be at mo
 _Arrays = Mapping[tuple[int, ...], list[NDArray[Any]]]
 
 
-def start_at(model: fx.GraphModule, twin: OnnxFile, name: str) -> None:
-    """Let the weights of ``model`` that its file stores as integers start at the numbers of ``twin``, in place.
+def start_at(model: fx.GraphModule, name: str | Path) -> None:
+    """Let the weights of ``model`` that its file stores as integers start at the numbers of the float net, in place.
 
     A number that would be rounded to another level than the file has goes to the nearest that is not: the model
     computes what it did before. A weight that the twin does not have stays at its levels, which a warning says.
 
     Raises:
-        InputError: the file stores no weights as integers, or the twin has none of them.
+        InputError: the file stores no weights as integers, or the twin has none of them or cannot be read.
     """
+    twin = read_onnx(name)
     provenance: Provenance = model.meta["onnx"]
     parameters = dict(model.named_parameters())
     quantised = {
@@ -44,12 +47,7 @@ def start_at(model: fx.GraphModule, twin: OnnxFile, name: str) -> None:
     }
     if not quantised:
         raise InputError(f"{provenance.path} stores no weights as integers, so that it takes no float twin")
-    arrays: dict[tuple[int, ...], list[NDArray[Any]]] = defaultdict(list)
-    for tensor in weights(twin.model).values():
-        array = twin.read(tensor).astype(np.float32)
-        for each in (array, array.T) if array.ndim == 2 else (array,):
-            arrays[each.shape].append(each)
-    missing = []
+    arrays, missing = _arrays(twin, name), []
     for key, (parameter, source) in quantised.items():
         levels = source.levels(source.to_onnx(parameter), parameter)[1]
         assert source.grid is not None
@@ -67,10 +65,25 @@ def start_at(model: fx.GraphModule, twin: OnnxFile, name: str) -> None:
     if missing:
         _log.warning(
             "%s has no weight that rounds to %s%s: they start at their integers",
-            printable(name),
+            printable(str(name)),
             printable(str(missing[0])),
             f" and {len(missing) - 1} more of {len(quantised)}" if missing[1:] else "",
         )
+
+
+def _arrays(twin: OnnxFile, path: str | Path) -> _Arrays:
+    """Return the weights of the twin, as it is and with what a quantiser fuses first, by their shapes."""
+    from reparam_kit.onnx.run import fused  # onnxruntime, which an import does without
+
+    files, arrays = [twin], defaultdict[tuple[int, ...], list[NDArray[Any]]](list)
+    with suppress(InputError):  # a file that onnxruntime does not know all of was quantised by others
+        files.append(OnnxFile(fused(path), {}))
+    for file in files:
+        for tensor in weights(file.model).values():
+            array = file.read(tensor).astype(np.float32)
+            for each in (array, array.T) if array.ndim == 2 else (array,):
+                arrays[each.shape].append(each)
+    return arrays
 
 
 def _nearest(grid: Grid, levels: NDArray[Any], arrays: _Arrays) -> NDArray[Any] | None:
