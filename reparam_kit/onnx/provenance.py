@@ -66,6 +66,33 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
+class Unpacked:
+    """Rows of ``count`` levels of ``bits`` bits, the first in the lowest bits of a byte.
+
+    ``shape`` is that of the bytes.
+    """
+
+    bits: int
+    count: int
+    shape: tuple[int, ...]
+
+    def values(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
+        """Return the levels."""
+        each = stored.astype(np.uint8)[..., None] >> self._shifts & (2**self.bits - 1)
+        return np.asarray(each.reshape(self.shape[0], -1)[:, : self.count])
+
+    def stored(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the bytes that hold the levels ``values``, NaN where one of them is."""
+        total = prod(self.shape[1:]) * len(self._shifts)
+        padded = np.pad(values.astype(np.float64), ((0, 0), (0, total - self.count)))
+        return np.asarray((padded.reshape(*self.shape, -1) * 2.0**self._shifts).sum(-1))
+
+    @property
+    def _shifts(self) -> NDArray[np.uint8]:
+        return np.arange(0, 8, self.bits, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
 class Narrowed:
     """Rounded to the numbers of a half type, ``dtype``, which are held in float32."""
 
@@ -213,7 +240,7 @@ class Source:
         Raises :class:`InputError` when its size is not that which the ONNX tensor gives.
         """
         with suppress(ValueError):  # which numpy raises for another number of dimensions
-            if tensor.numel() == prod(self.shape):
+            if tensor.numel() == self._entries:
                 return self._stored(_array(tensor))
         raise InputError(
             f"a tensor of shape {list(tensor.shape)} does not fit {self.key} "
@@ -246,6 +273,11 @@ class Source:
         """Return numbers of a grid in the layout of torch."""
         assert self.grid is not None
         return reduce(lambda v, step: step.values(v), self.steps[self.steps.index(self.grid) + 1 :], values)
+
+    @property
+    def _entries(self) -> int:
+        packed = next((step for step in self.steps if isinstance(step, Unpacked)), None)
+        return prod(self.shape) if packed is None else packed.shape[0] * packed.count
 
     def _held(self, stored: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
         """Return what was read from ``stored``, as ``tensor`` holds it."""

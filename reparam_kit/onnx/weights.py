@@ -55,6 +55,7 @@ _SETTINGS = {
     "QLinearConv": (1, 4, 6),
     "QLinearMatMul": (1, 4, 6),
     "QGemm": (1, 4, 7),
+    "MatMulNBits": (2, 3),
 }
 
 # Operator -> positions of its inputs whose integers are levels of a weight.
@@ -67,6 +68,7 @@ _WEIGHTS = {
     "MatMulInteger": (1,),
     "MatMulIntegerToFloat": (1,),
     "DynamicQuantizeMatMul": (1,),
+    "MatMulNBits": (1,),
 }
 
 # Operators that only arrange the numbers of their first input, or keep them in bounds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reparam_kit.onnx.importer.ops import (
     activation,
+    blockwise,
     constant,
     conv,
     elementwise,
