@@ -10,12 +10,15 @@ import onnx
 import pytest
 import torch
 from onnx_text import run, write
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from quantized import random, runtime
 
 from reparam_kit import count_integers, expand, fold, load, save
 from reparam_kit.errors import InputError, UnsupportedError
 from reparam_kit.onnx import import_onnx
+
+packer = pytest.importorskip(
+    "onnxruntime.quantization.matmul_nbits_quantizer", reason="before onnxruntime 1.22 under another name"
+)
 
 
 def quantised(folder: Path, columns: int = 45, **settings: Any) -> tuple[Path, Path]:
@@ -25,7 +28,7 @@ def quantised(folder: Path, columns: int = 45, **settings: Any) -> tuple[Path, P
         f"net (float[N,{columns}] x) => (float[N,4] y) {{ a = MatMul (x, w) r = Relu (a) y = MatMul (r, v) }}"
     )
     write(folder / "float.onnx", text, numbers, 'ir_version: 10, opset_import: ["" : 21]')
-    made = MatMulNBitsQuantizer(str(folder / "float.onnx"), **settings)
+    made = packer.MatMulNBitsQuantizer(str(folder / "float.onnx"), **settings)
     made.process()
     onnx.save(made.model.model, folder / "model.onnx")
     return folder / "model.onnx", folder / "float.onnx"
