@@ -50,7 +50,7 @@ def test_such_a_weight_is_trained(case: str, tmp_path: Path) -> None:
         if f" {name}," in nodes or f"({name}," in nodes or f" {name})" in nodes
     }
     model, x = load(path, f"net (float[N,4,9,9] x) => (float y) {{ {nodes} }}", used), torch.randn(2, 4, 9, 9)
-    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(model, x)[0], runtime(path, x), rtol=1e-4, atol=1e-4)
     [weight] = model.parameters()
     assert weight.requires_grad
     model.train()(x).square().sum().backward()
@@ -59,5 +59,5 @@ def test_such_a_weight_is_trained(case: str, tmp_path: Path) -> None:
     weight.data += 0.1 * weight.abs().max() * torch.randn(weight.shape)
     model.eval()
     write_back(model, new)
-    torch.testing.assert_close(run(model, x)[0], runtime(new, x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run(model, x)[0], runtime(new, x), rtol=1e-4, atol=1e-4)
     assert not runtime(new, x).equal(runtime(path, x))

@@ -6,7 +6,7 @@ the gradient that it would have on the levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import as_dtype, ends, leaves
 
 _KEY = "integers"
+_AT_ONCE = 2**15
 _PICKING: set[Callable[..., Any]] = set()
 _READING: set[Callable[..., Any]] = set()
 _PICKING_LAYERS = (
@@ -106,14 +107,43 @@ def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
 
     The gradient is that of ``at``, and zero where a level beyond the first or the last is nearest.
     """
-    nearest = torch.round(at.detach()) + shift
-    level = nearest.clamp(*ends(dtype))
-    return straight_through(at, level, level != nearest)
+    given = at.detach().contiguous()
+    level, inside = torch.empty_like(given), mask_for(given)
+    shared = isinstance(shift, Tensor) and shift.numel() > 1  # broadcasts to the whole
+    shift = shift.reshape(()) if isinstance(shift, Tensor) and not shared else shift
+    for part, result, mask in [(given, level, inside)] if shared else in_parts(given, level, inside):
+        result.copy_(settled(result.copy_(part), shift, *ends(dtype), mask))
+    return straight_through(at, level, inside)
 
 
-def straight_through(x: Tensor, value: Tensor, outside: Tensor) -> Tensor:
-    """Return ``value``, with the gradient of ``x``, and none where it is ``outside``."""
-    result: Tensor = _StraightThrough.apply(x, value, outside)  # type: ignore[no-untyped-call]
+def settled(at: Tensor, shift: Tensor | int, first: int, last: int, inside: Tensor) -> Tensor:
+    """Return ``shift`` plus the nearest integer, between ``first`` and ``last``, for each entry of ``at``, which is
+    overwritten; ``inside`` becomes 1, or 0 where one beyond is nearest.
+
+    Comparisons that give floating-point numbers take a fraction of the time of others.
+    """
+    nearest = at.round_().add_(shift)
+    level = nearest.clamp(first, last)
+    inside.copy_(nearest.eq_(level))
+    return level
+
+
+def mask_for(x: Tensor) -> Tensor:
+    """Return an empty mask for ``x``, of what numbers are multiplied by in little time and memory."""
+    return torch.empty_like(x, dtype=torch.int8, memory_format=torch.contiguous_format)
+
+
+def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield parts of contiguous tensors which, on a CPU, fit into its cache: cheap operations on large tensors take the
+    time of moving the numbers.
+    """
+    length = _AT_ONCE if tensors[0].is_cpu else max(tensors[0].numel(), 1)
+    yield from zip(*(torch.split(tensor.view(-1), length) for tensor in tensors), strict=True)
+
+
+def straight_through(x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+    """Return ``value``, with the gradient of ``x`` where ``inside`` is 1, and none where it is 0."""
+    result: Tensor = _StraightThrough.apply(x, value, inside)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -121,14 +151,18 @@ class _StraightThrough(torch.autograd.Function):
     """In as few passes over the numbers as can be."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, outside: Tensor) -> Tensor:
-        ctx.save_for_backward(outside)
+    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (outside,) = ctx.saved_tensors
-        return grads[0].masked_fill(outside, 0), None, None
+        (inside,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        passed = torch.empty_like(grad)
+        for part, given, mask in in_parts(passed, grad, inside):
+            part.copy_(mask).mul_(given)
+        return passed, None, None
 
 
 def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:

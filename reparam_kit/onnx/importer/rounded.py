@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reparam_kit.onnx.importer.levels import divisor, straight_through
+from reparam_kit.onnx.importer.levels import divisor, mask_for, settled, straight_through
 from reparam_kit.onnx.importer.values import Constant
 from reparam_kit.onnx.provenance import FakeGrid, Source
 
@@ -131,9 +131,15 @@ def _arranged(setting: NDArray[Any], source: Source, shape: tuple[int, ...]) -> 
     at = source.steps.index(grid)
     before, behind = (replace(source, steps=steps) for steps in (source.steps[:at], source.steps[at + 1 :]))
     there = before.values(np.broadcast_to(np.int8(0), source.shape)).shape
-    return torch.from_numpy(
+    arranged = torch.from_numpy(
         np.array(behind.values(np.broadcast_to(setting, there)), order="C").reshape(shape)
     )
+    for dim in range(
+        arranged.dim()
+    ):  # one number for all entries of a dimension is quicker, and broadcasts to them
+        one = arranged.narrow(dim, 0, 1) if arranged.shape[dim] else arranged
+        arranged = one if one.expand(arranged.shape).equal(arranged) else arranged
+    return arranged.clone()
 
 
 def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype) -> Tensor:
@@ -142,22 +148,22 @@ def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, divis
 
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """
-    level, outside = _nearest(x, scale, zero, first, last, division)
-    return straight_through(x, (level.to(scale.dtype) * scale).to(x.dtype), outside)
+    level, inside = _nearest(x, scale, zero, first, last, division)
+    return straight_through(x, (level.to(scale.dtype) * scale).to(x.dtype), inside)
 
 
 def levels_on_grid(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
 ) -> Tensor:
     """Return the levels that :func:`on_grid` goes to, less the zero, with the gradient of ``x / scale``."""
-    level, outside = _nearest(x, scale, zero, first, last, division)
-    return straight_through(x / divisor(scale.to(x.dtype)), level.to(x.dtype), outside)
+    level, inside = _nearest(x, scale, zero, first, last, division)
+    return straight_through(x / divisor(scale.to(x.dtype)), level.to(x.dtype), inside)
 
 
 def _nearest(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return the nearest levels, less the zero, and of what a level beyond the first or the last is nearest."""
-    nearest = torch.round(x.detach().to(division) / divisor(scale.to(division))) + zero
-    level = nearest.clamp(first, last)
-    return level - zero, level != nearest
+    """Return the nearest levels, less the zero, and of what no level beyond the first or the last is nearest."""
+    at = x.detach().to(division) / divisor(scale.to(division))
+    inside = mask_for(at)
+    return settled(at.contiguous(), zero, first, last, inside).sub_(zero), inside
