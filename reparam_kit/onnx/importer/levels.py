@@ -17,7 +17,7 @@ from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import as_dtype, ends, leaves
 
 _KEY = "integers"
-_AT_ONCE = 2**15
+_AT_ONCE = 2**16
 _PICKING: set[Callable[..., Any]] = set()
 _READING: set[Callable[..., Any]] = set()
 _PICKING_LAYERS = (

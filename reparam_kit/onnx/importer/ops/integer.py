@@ -215,20 +215,24 @@ def _scale_behind(op: Op) -> Constant | None:
 
 def dynamic_scale(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return the scale of 256 levels for the numbers along ``dims``, zero among them."""
-    least, greatest = _span(x, dims)
-    scale = (greatest - least) / 255
-    return torch.where(greatest == least, torch.ones_like(scale), scale)
+    return _scale(*_span(x, dims))
 
 
 def dynamic_zero(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return the level of zero."""
-    least, _ = _span(x, dims)
-    return torch.round((0 - least / divisor(dynamic_scale(x, dims))).clamp(0, 255)).to(torch.uint8)
+    least, greatest = _span(x, dims)
+    return torch.round((0 - least / divisor(_scale(least, greatest))).clamp(0, 255)).to(torch.uint8)
+
+
+def _scale(least: Tensor, greatest: Tensor) -> Tensor:
+    scale = (greatest - least) / 255
+    return torch.where(greatest == least, torch.ones_like(scale), scale)
 
 
 def _span(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     x = x.detach()  # as the levels stand for x, whatever their scale is, it takes no gradient
-    return x.amin(dims).clamp_max(0), x.amax(dims).clamp_min(0)
+    least, greatest = x.aminmax() if len(dims) == x.dim() else (x.amin(dims), x.amax(dims))
+    return least.clamp_max(0), greatest.clamp_min(0)
 
 
 def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
