@@ -275,7 +275,4 @@ class _Decoded:
         return len(self._pairs.images)
 
     def __iter__(self) -> Iterator[Tensor]:
-        names = self._pairs.names
-        for i in range(len(self)):
-            place = names[i] if names else f"{self._name}: image {i % 2} of pair {i // 2}"
-            yield item_image(self._pairs.images[i], place)
+        return (self._pairs.image(i, self._name) for i in range(len(self)))

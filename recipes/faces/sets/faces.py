@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from recipes.faces.images.decoding import decode_image, fit_image
 from recipes.faces.images.items import Items, item_label
+from recipes.faces.images.kept import Kept
 from reparam_kit import InputError
 
 
@@ -22,7 +23,7 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
     The label is -1 where the person is not known: where a negative number is stored, or is the name of the folder.
 
     All images have one size: the one asked for, to which others are centre-cropped and scaled (that aligns no face), or
-    else that of image 0.
+    else that of image 0. Where the pixels of all take at most 64 MiB, each image is decoded once.
 
     Args:
         size: height and width.
@@ -34,6 +35,7 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __init__(self, size: int | None) -> None:
         self._size = size
+        self._kept: Kept[npt.NDArray[np.uint8]] = Kept()
 
     @property
     @abstractmethod
@@ -57,16 +59,20 @@ class Faces(Dataset[tuple[torch.Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         data, label = self.encoded(index)
+        pixels = torch.from_numpy(self._kept.get(index, len(self), lambda: self._decoded(index, data)))
+        return pixels.permute(2, 0, 1).clone(memory_format=torch.contiguous_format), label, index
+
+    def _decoded(self, index: int, data: bytes) -> npt.NDArray[np.uint8]:
         pixels = decode_image(data, self.where(index))
         if self._size is not None:
-            pixels = fit_image(pixels, self._size)
-        elif index != 0 and pixels.shape != self._first_shape:
+            return fit_image(pixels, self._size)
+        if index != 0 and pixels.shape != self._first_shape:
             raise InputError(
                 f"{self.where(index)} has {pixels.shape[0]}x{pixels.shape[1]} pixels, and image 0 "
                 f"{self._first_shape[0]}x{self._first_shape[1]}: align the faces to one size, or give size= to crop "
                 "and scale them"
             )
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), label, index
+        return pixels
 
     @cached_property
     def _first_shape(self) -> tuple[int, ...]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from recipes.faces.images.items import Items
+from recipes.faces.images.items import Items, item_image
+from recipes.faces.images.kept import Kept
 from recipes.faces.sets.bins import read_bin
 from recipes.faces.sets.pair_lists import ListedPair, read_cfp, read_pair_list
 from reparam_kit import InputError, atomic_file, read_file, require_file
@@ -38,6 +40,7 @@ class PairSet:
     same: npt.NDArray[np.bool_]
     folds: npt.NDArray[np.int64] | None = None
     names: list[str] | None = None
+    _kept: Kept[Tensor] = field(default_factory=Kept, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.same) or len(self.images) != 2 * len(self.same):
@@ -47,6 +50,11 @@ class PairSet:
 
     def __len__(self) -> int:
         return len(self.same)
+
+    def image(self, index: int, name: str) -> Tensor:
+        """Return one of the 2N images, ``[C, H, W]``, not to be written to; messages call the set ``name``."""
+        where = self.names[index] if self.names else f"{name}: image {index % 2} of pair {index // 2}"
+        return self._kept.get(index, len(self.images), lambda: item_image(self.images[index], where))
 
     def sample(self, limit: int) -> PairSet:
         """Return at most ``limit`` of the pairs, spread evenly over the set, half of them genuine where it has
