@@ -32,6 +32,7 @@ Name = Annotated[str, Meta(min_length=1, description="a name")]
 Names = Annotated[
     str | Annotated[tuple[str, ...], Meta(min_length=1)], Meta(description="a name, or a list of names")
 ]
+Deciding = Annotated[Name | None, Meta(description="the name of a figure, or none")]
 Output = Annotated[Name | None, Meta(description="the name of an output, or none")]
 Outputs = Annotated[
     str | Annotated[tuple[str, ...], Meta(min_length=1)] | None,

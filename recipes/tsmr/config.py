@@ -14,6 +14,7 @@ from recipes.tsmr.choices import (
     Choices,
     Combine,
     Count,
+    Deciding,
     Flag,
     Limit,
     Maybe,
@@ -163,7 +164,7 @@ class TSMRConfig(Choices):
     bf16: Flag = False
     compile: Flag = False
     flip: Flag = False
-    decides: Output = None
+    decides: Deciding = None
     seed: Seed = 0
     workers: Workers = 0
 

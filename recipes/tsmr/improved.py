@@ -41,7 +41,7 @@ class Improved:
         report: the run.
         provenance: by what it was made.
         verification: ``rk.verify`` of the old file and the new one; None where they are not both ONNX files.
-        sides: the examples that changed sides, for the page, where they were asked for.
+        sides: the examples that changed sides, for the page; None: they were not asked for.
     """
 
     output: Path
@@ -51,7 +51,7 @@ class Improved:
     report: TSMRReport
     provenance: Provenance
     verification: Verification | None = None
-    sides: tuple[Sides, ...] = ()
+    sides: tuple[Sides, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON: those of the report, the files, verification and provenance, and how many examples
@@ -59,6 +59,8 @@ class Improved:
         """
         written = {"output": str(self.output), "page": str(self.page), "card": str(self.card)}
         verification = self.verification and self.verification.to_json()
-        sides = [{"subject": side.subject, "gained": side.gained, "lost": side.lost} for side in self.sides]
+        sides = [
+            {"subject": side.subject, "gained": side.gained, "lost": side.lost} for side in self.sides or ()
+        ]
         made = {"verification": verification, "provenance": self.provenance.to_json(), "sides": sides}
         return {**written, **made, **self.report.to_json()}

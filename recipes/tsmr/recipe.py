@@ -204,8 +204,8 @@ def prove(prepared: Prepared[Model], chosen: Chosen[Model], show_images: bool) -
         other_outputs=changed_outputs(model, chosen.model, given.others, _measured(given), config),
     )
     images = input_preset(config.student_input).prepare(given.views.first(_SHOWN)).cpu()
-    sides = changed_sides(given.judges, history.before, chosen.verdicts) if show_images else ()
-    return TSMRResult(chosen.model, report, images, tuple(sides))
+    sides = tuple(changed_sides(given.judges, history.before, chosen.verdicts)) if show_images else None
+    return TSMRResult(chosen.model, report, images, sides)
 
 
 def _gallery(

@@ -265,19 +265,6 @@ class TSMRReport:
             return ""
         return f"more {first.examples} to judge by, other images to train on or a better teacher would help"
 
-    @property
-    def unproven(self) -> str:
-        """Why the model that is returned cannot be called better, and what would help; empty where ``advice`` is."""
-        if not self.advice:
-            return ""
-        found = self.comparisons[0].deciding
-        low, high = map(found.before.change, found.interval or ())
-        return (
-            f"{self.told}: {self.before[0].subject}, {found.before.name} changes by {low} to {high} (95 %), chance "
-            f"{found.chance_shown}; "
-            f"{self.advice}"
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, the fields by their names."""
 
@@ -309,10 +296,10 @@ class TSMRResult(Generic[Model]):
 
     Attributes:
         images: a few of those that it was trained on, as it takes them: float32 ``[N, C, H, W]``, on the CPU.
-        sides: the examples that changed sides, of each judge, where they were asked for.
+        sides: the examples that changed sides, of each judge that has some to show; None: they were not asked for.
     """
 
     model: Model
     report: TSMRReport
     images: Tensor
-    sides: tuple[Sides, ...] = ()
+    sides: tuple[Sides, ...] | None = None

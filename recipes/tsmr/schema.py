@@ -67,8 +67,8 @@ def as_written(kind: Any, value: Any) -> Any:
 
 
 def minutes(text: str) -> float | str:
-    """Return how many minutes a time such as ``90s``, ``45m`` or ``8h`` has; what is no time as it is."""
-    number, unit = text[:-1], text[-1:]
+    """Return how many minutes a time such as ``90s``, ``45m``, ``8h`` or ``45`` has; what is no time as it is."""
+    number, unit = (text, "m") if text[-1:].isdigit() else (text[:-1], text[-1:])
     try:
         return float(number) * {"s": 1 / 60, "m": 1, "h": 60}[unit]
     except (ValueError, KeyError):

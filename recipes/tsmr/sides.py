@@ -28,7 +28,7 @@ class Sides:
 
     Attributes:
         subject: what it judged.
-        examples: what it calls what it judged by.
+        examples: what it calls what came out right or wrong.
         gained, lost: how many became right, and how many wrong.
         right, wrong: the images of the first of either, uint8 ``[C, H, W]``, one or more of each example.
     """
@@ -54,7 +54,7 @@ def changed_sides(
         if ours is not None and theirs is not None and judge.example(0):
             gained, lost = (np.flatnonzero(moved) for moved in (theirs & ~ours, ours & ~theirs))
             right, wrong = (tuple(_shown(judge, numbers[:_SHOWN].tolist())) for numbers in (gained, lost))
-            yield Sides(old.subject, judge.examples, len(gained), len(lost), right, wrong)
+            yield Sides(old.subject, judge.asked or judge.examples, len(gained), len(lost), right, wrong)
 
 
 def _shown(judge: Judge, numbers: Sequence[int]) -> Iterator[Example]:

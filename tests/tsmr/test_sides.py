@@ -9,7 +9,7 @@ import torch
 from reports import made_report
 from torch import Tensor, nn
 
-from recipes.faces import ClassesJudge, PairSet, PairsJudge, PeopleJudge
+from recipes.faces import ClassesJudge, PairSet, PairsJudge, PeopleJudge, RetrievalJudge
 from recipes.tsmr import write_report
 from recipes.tsmr.sides import changed_sides
 
@@ -43,19 +43,41 @@ def test_pairs_that_changed_sides_are_shown_with_both_images() -> None:
     for verdict in verdicts:
         object.__setattr__(verdict, "threshold", 0.5)
     (found,) = changed_sides([judge], verdicts[:1], verdicts[1:])
-    shown = [[int(one[0, 0, 0]) for one in example] for example in (*found.right, *found.wrong)]
     assert (found.gained, found.lost, found.examples) == (4, 2, "pairs")
-    assert shown == [[2, 3], [6, 7], [2, 3], [6, 7], [0, 1], [0, 1]]
+    assert colours(found.right + found.wrong) == [[2, 3], [6, 7], [2, 3], [6, 7], [0, 1], [0, 1]]
 
 
-def test_images_of_classes_are_shown_and_judges_of_all_pairs_know_of_none() -> None:
+def colours(examples: tuple[tuple[Tensor, ...], ...]) -> list[list[int]]:
+    return [[int(one[0, 0, 0]) for one in example] for example in examples]
+
+
+def test_images_of_classes_are_shown() -> None:
     photos = [(image(n), n % 2) for n in range(8)]
     before, after = Told([0, 1.5] * 4), Told([0, 1.5] * 3 + [1.5, 0])  # logits: cosine, sine
-    judges = [ClassesJudge(photos, outputs="logits"), PeopleJudge(photos, bootstrap=20)]
-    old, new = ([judge.judge(net, "raw") for judge in judges] for net in (before, after))
-    (found,) = changed_sides(judges, old, new)
-    assert (found.gained, found.lost) == (0, 2)
-    assert [int(example[0][0, 0, 0]) for example in found.wrong] == [6, 7]
+    judge = ClassesJudge(photos, outputs="logits")
+    (found,) = changed_sides([judge], [judge.judge(before, "raw")], [judge.judge(after, "raw")])
+    assert (found.gained, found.lost, found.examples) == (0, 2, "images")
+    assert colours(found.wrong) == [[6], [7]]
+
+
+def test_searches_of_people_are_shown_with_the_image_in_the_gallery() -> None:
+    """Image 0 is of nobody known; 1, 3, 5 are one person, 2, 4, 6 another, the first of each the gallery."""
+    photos = [(image(n), -1 if n == 0 else n % 2) for n in range(7)]
+    before, after = Told([9, 0, 1.5, 0, 1.5, 1.5, 0]), Told([9, 0, 1.5, 1.5, 1.5, 0, 0])
+    judge = PeopleJudge(photos, bootstrap=20)
+    (found,) = changed_sides([judge], [judge.judge(before, "raw")], [judge.judge(after, "raw")])
+    assert (found.gained, found.lost, found.examples) == (1, 1, "searches")
+    assert (colours(found.right), colours(found.wrong)) == ([[5, 1]], [[3, 1]])
+
+
+def test_queries_of_retrieval_are_shown_with_a_right_image() -> None:
+    """Query 0 has no image of its person; 1 is found by the deployed net, 2 by the new one."""
+    query, gallery = [(image(0), 9), (image(1), 1), (image(2), 2)], [(image(3), 1), (image(4), 2)]
+    before, after = Told([0, 0, 0, 0, 1.5]), Told([0, 1.5, 1.5, 0, 1.5])
+    judge = RetrievalJudge(query, gallery)
+    (found,) = changed_sides([judge], [judge.judge(before, "raw")], [judge.judge(after, "raw")])
+    assert (found.gained, found.lost, found.examples) == (1, 1, "queries")
+    assert (colours(found.right), colours(found.wrong)) == ([[2, 4]], [[1, 3]])
 
 
 def test_a_page_holds_the_images_that_it_is_given_and_none_else(tmp_path: Path) -> None:
@@ -69,6 +91,10 @@ def test_a_page_holds_the_images_that_it_is_given_and_none_else(tmp_path: Path) 
     assert "<img" not in text
     assert "img-src" not in text
     assert "--show-images" in text
+    write_report(report, tmp_path / "asked.html", sides=[])
+    text = (tmp_path / "asked.html").read_text()
+    assert "--show-images" not in text
+    assert "No images are shown" in text
     some = [none.__class__("20 pairs", "pairs", 30, 0, ((image(1), image(2)),), ())]
     write_report(report, tmp_path / "with.html", sides=some)
     text = (tmp_path / "with.html").read_text()

@@ -136,7 +136,7 @@ def test_a_loss_of_a_usual_stage_is_changed_alone(loss: str) -> None:
     [
         ("auto: off", {"auto": False}), ("bf16: yes", {"bf16": True}), ("flip: 'On'", {"flip": True}),
         ("lr: none", {"lr": None}), ("lr: 1e-4", {"lr": 1e-4}), ("budget: 45m", {"budget": 45.0}),
-        ("budget: 30", {"budget": 30.0}),
+        ("budget: 30", {"budget": 30.0}), ("budget: '30'", {"budget": 30.0}),
         ("include: conv1", {"include": ("conv1",)}), ("views: live", {"views": "live"}),
         ("student_output: 683", {"student_output": "683"}), ("block: plain", {"block": None}),
         ("block: null", {"block": None}),

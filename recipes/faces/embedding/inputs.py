@@ -189,4 +189,4 @@ def input_preset(name: str | InputPreset) -> InputPreset:
     try:
         return PRESETS[name]
     except InputError as error:
-        raise InputError(f"{error}; or write a formula such as '(x - 127.5) / 128'") from error
+        raise InputError(f"{error} (or write a formula such as '(x - 127.5) / 128')") from error

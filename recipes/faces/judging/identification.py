@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,12 +33,24 @@ class Searches:
         people: whose image each is, int64 ``[M]``.
         strangers: similarity of each image of the set to the most alike person but its own, falling, float64 ``[N]``.
         stranger_people: whose image each of these is, int64 ``[N]``.
+        found: whether each searched image's person came first, in the order of the set, bool ``[M]``.
     """
 
     scores: Floats
     people: Ints
     strangers: Floats
     stranger_people: Ints
+    found: npt.NDArray[np.bool_]
+
+
+def parted(people: Ints) -> tuple[Ints, Ints]:
+    """Return which images are the gallery, the first one of each person, and which are searched in it.
+
+    Args:
+        people: whose image each is, int64 ``[N]``.
+    """
+    _, first = np.unique(people, return_index=True)
+    return first, np.delete(np.arange(len(people)), first)
 
 
 def search(rows: Tensor, people: Ints) -> Searches:
@@ -50,10 +63,10 @@ def search(rows: Tensor, people: Ints) -> Searches:
     Raises:
         InputError: no person has two images, or there is one person alone.
     """
-    known, first = np.unique(people, return_index=True)
-    if len(known) < 2 or len(known) == len(people):
+    first, searched = parted(people)
+    if len(first) < 2 or not len(searched):
         raise InputError(
-            f"identification needs two people, and one with two images: {len(people)} images show {len(known)} people"
+            f"identification needs two people, and one with two images: {len(people)} images show {len(first)} people"
         )
     gallery = rows[torch.from_numpy(first)]
     own, best_other = np.empty(len(rows)), np.empty(len(rows))
@@ -63,9 +76,12 @@ def search(rows: Tensor, people: Ints) -> Searches:
         at = torch.from_numpy(people[start : start + block])[:, None]
         own[start : start + block] = found.gather(1, at)[:, 0]
         best_other[start : start + block] = found.scatter(1, at, LOWEST).amax(dim=1)
-    scores = np.delete(np.where(own > best_other, own, LOWEST), first)
+    found_first = (own > best_other)[searched]
+    scores = np.where(found_first, own[searched], LOWEST)
     rising, falling = np.argsort(scores, kind="stable"), np.argsort(-best_other, kind="stable")
-    return Searches(scores[rising], np.delete(people, first)[rising], best_other[falling], people[falling])
+    return Searches(
+        scores[rising], people[searched][rising], best_other[falling], people[falling], found_first
+    )
 
 
 def rank_one(searches: Searches, times: Floats | None = None) -> float:

@@ -51,7 +51,8 @@ class Judge(ABC):
     """Judges models on data that it holds.
 
     ``class Steady(Judge, name="steady")`` names a kind of judge; ``--val steady:PATH`` and ``--judge steady:PATH`` then
-    find it. ``examples`` is what its outcomes are of, in the words of a comparison.
+    find it. ``examples`` is what its outcomes are of, in the words of a comparison, and ``asked`` what :meth:`right` is
+    of, where that is something else.
 
     >>> class Steady(Judge):
     ...     def judge(self, model, input="insightface", embedding=None):
@@ -63,6 +64,7 @@ class Judge(ABC):
 
     name: ClassVar[str] = ""
     examples: ClassVar[str] = "examples"
+    asked: ClassVar[str] = ""
 
     def __init_subclass__(cls, name: str = "", **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -135,7 +137,7 @@ class Judge(ABC):
         return found if found.dtype == np.bool_ else None
 
     def example(self, number: int) -> Sequence[Item]:
-        """Return the images of an example, by its number among the outcomes; none where it has none to be shown."""
+        """Return the images of an example, by its number in :meth:`right`; none where it has none to be shown."""
         return []
 
     def outputs(self, size: int) -> Literal["embeddings", "logits"] | None:

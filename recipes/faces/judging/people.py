@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -17,17 +18,18 @@ from torch import Tensor, nn
 
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
-from recipes.faces.images.items import Items
+from recipes.faces.images.items import Item, Items
 from recipes.faces.judging.all_pairs import Ints, alike_pairs, unit_rows
 from recipes.faces.judging.bootstrap import interval, probability_of_chance
 from recipes.faces.judging.evaluation import SEPARATION
+from recipes.faces.judging.identification import parted
 from recipes.faces.judging.judge import COMPARED, Judge, Model
 from recipes.faces.judging.portraits import Portraits, require_one_size, require_pairs
 from recipes.faces.judging.recognition import Asked, Recognition, shown_figure, sound_of
 from recipes.faces.judging.verdict import Comparison, Figure, Verdict, comparison, require_same
 from reparam_kit import InputError, fingerprint, onnx_fingerprint
 
-_DRAWN, _IMAGES, _LEFT_OUT = "drawn", "images of each person", "left out"
+_DRAWN, _IMAGES, _LEFT_OUT, _FOUND = "drawn", "images of each person", "left out", "came first"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,6 +127,7 @@ class PeopleJudge(Judge, name="people"):
     """
 
     examples = "people"
+    asked = "searches"
 
     def __init__(
         self,
@@ -185,6 +188,7 @@ class PeopleJudge(Judge, name="people"):
             outcomes={
                 _IMAGES: self._people.per_person,
                 _LEFT_OUT: left_out,
+                _FOUND: found.searches.found,
                 **({} if drawn is None else {_DRAWN: drawn.astype(np.float32)}),
             },
             subject=self._subject(asked),
@@ -210,6 +214,16 @@ class PeopleJudge(Judge, name="people"):
                     found[figure.name] = (interval(sound), probability_of_chance(sound))
         what = "people, and impostors apart from them," if self._others is not None else "people"
         return comparison(before, after, found, f"{what} drawn {self._bootstrap:,} times", self.examples)
+
+    def right(self, verdict: Verdict) -> npt.NDArray[np.bool_] | None:
+        """Return which searched images are found: their person comes first."""
+        return verdict.outcomes.get(_FOUND)
+
+    def example(self, number: int) -> Sequence[Item]:
+        """Return a searched image, and that of its person in the gallery."""
+        gallery, searched = parted(self._people.people)
+        image = searched[number]
+        return [self._people[int(one)] for one in (image, gallery[self._people.people[image]])]
 
     def images(self, count: int) -> list[npt.NDArray[np.uint8]]:
         """Return the first images of people."""

@@ -52,8 +52,12 @@ class Portraits:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def __getitem__(self, index: int) -> Tensor:
+        image = int(self.chosen[index])
+        return item_image(self.images[image], f"image {image}")
+
     def __iter__(self) -> Iterator[Tensor]:
-        return (item_image(self.images[int(i)], f"image {i}") for i in self.chosen)
+        return map(self.__getitem__, range(len(self)))
 
     @property
     def per_person(self) -> Ints:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -170,6 +171,19 @@ class RetrievalJudge(Judge, name="retrieval"):
             return np.zeros(len(self._whose), np.bool_)
         right: npt.NDArray[np.bool_] = self._counted(query) & (self._whose == self._who[query])
         return right
+
+    def right(self, verdict: Verdict) -> npt.NDArray[np.bool_]:
+        """Return which queries have a right image first."""
+        return np.asarray(verdict.outcomes["rank-1"])
+
+    def example(self, number: int) -> Sequence[Item]:
+        """Return a query that has a right image, and the first of these."""
+        query = self._answered[number]
+        return [self._query.image(query), self._gallery.image(int(np.argmax(self._right(query))))]
+
+    @cached_property
+    def _answered(self) -> list[int]:
+        return [i for i in range(len(self._query)) if self._right(i).any()]
 
     def images(self, count: int) -> Sequence[Item]:
         """Return the first queries."""

@@ -45,7 +45,7 @@ def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
     """
     shown = [Column(name, no_wrap=True) for name in ("difference", "95 %", "chance")]
     table = Table(
-        Column("", no_wrap=True), *map(printable, names), *shown,
+        Column("", no_wrap=True), *(Column(printable(name), overflow="fold") for name in names), *shown,
         box=box.SIMPLE, padding=(0, 1, 0, 0), caption=f"* decides: {comparison.told}", caption_justify="left",
     )  # fmt: skip
     for difference in comparison.differences:

@@ -149,7 +149,8 @@ def read_cfp(path: Path, images: Path | None) -> list[ListedPair]:
     folds = sorted(file.parent for file in split.glob("*/same.txt"))
     if not folds:
         raise InputError(
-            f"{path} is no folder of a verification set: CFP's has Protocol/Split/FP/01/same.txt"
+            f"{path} is no folder of a verification set: CFP's has Protocol/Split/FP/01/same.txt. To judge by a folder "
+            f"of labelled faces write people:{path} (evaluate: --people), of classes classes:{path}"
         )
     frontal = _cfp_images(protocol / "Pair_list_F.txt", images)
     second = _cfp_images(protocol / "Pair_list_P.txt", images) if split.name == "FP" else frontal

@@ -44,6 +44,9 @@ def show_report(report: TSMRReport) -> None:
         return
     for verdict, comparison in zip(report.before, report.comparisons, strict=True):
         console.print(verdict.subject, markup=False, highlight=False)
+        if not report.kept:
+            console.print(figures_table({"deployed": verdict}))
+            continue
         console.print(comparison_table(comparison, ("before", "after")))
         if comparison.worse():
             worse = "; ".join(difference.before.name for difference in comparison.worse())
@@ -57,10 +60,11 @@ def show_report(report: TSMRReport) -> None:
         )
     else:
         console.print(
-            f"none of {len(report.epochs)} epochs beat the student on this set: its weights are kept"
+            f"no epoch of {len(report.epochs)} beat the student on this set: its weights are kept",
+            soft_wrap=True,
         )
-    if report.unproven:
-        console.print(report.unproven, markup=False, highlight=False, soft_wrap=True)
+    if report.advice:
+        console.print(report.advice, markup=False, highlight=False, soft_wrap=True)
     for share, names in report.held_back.items():
         console.print(
             f"not taken: {share:g} of the way, {', '.join(names)} worse by more than chance", soft_wrap=True

@@ -84,7 +84,7 @@ class _Finding:
         )
         if images < most:
             self._progress.say(
-                f"in {budget.seconds / 60:.3g} minutes (--budget) the nets cannot be asked about {most:,} images: "
+                f"in {budget.seconds / 60:.3g} min (--budget) the nets cannot be asked about {most:,} images: "
                 f"{images:,} of them, drawn at random, are trained on"
             )
         return images
@@ -105,9 +105,12 @@ class _Finding:
         images, judging = len(self._start.given.views), self._start.judging
         config = lasting(config, images, rate, self._unjudged(budget), judging, self._processes)
         epochs, steps = config.plan.stages[0].epochs, config.steps or 0
+        time = f"{budget.seconds / 60:.3g} min (--budget)"
+        left = budget.left / 60
         self._progress.say(
-            f"until {budget.seconds / 60:.3g} minutes (--budget) are over: {config.total_epochs} epochs of {steps} "
-            f"steps, {config.total_epochs * steps * self._size:,} images at {rate:.0f} images/s"
+            (f"{left:.2g} of {time} are left" if left > 0 else f"{time} are over, and the least is trained")
+            + f": epochs {config.total_epochs}, steps in each {steps}, {config.total_epochs * steps * self._size:,} "
+            f"images at {rate:.0f} images/s"
         )
         return replace(found, epochs=epochs, steps=steps)
 
@@ -124,6 +127,7 @@ class _Finding:
     @cached_property
     def _pace(self) -> float:
         """How many images a second are trained on by the usual choices."""
+        self._progress.say(f"timing {_PACED} steps, by which it is told what there is time for")
         _, rate = self._start.trainer(short(self._config, _PACED)).run_epoch(1, Callback())
         return rate
 

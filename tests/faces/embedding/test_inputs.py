@@ -49,7 +49,7 @@ def test_presets(name: str, pixel: tuple[int, ...], wanted: tuple[float, ...], d
     [
         ("imagnet", "did you mean 'imagenet'"),
         ("insightface_bgr", "did you mean 'insightface-bgr'"),
-        ("xyz", "known names: imagenet, insightface, raw, unit; or write a formula"),
+        ("xyz", "known names: imagenet, insightface, raw, unit .or write a formula"),
     ],
 )
 def test_unknown(name: str, message: str) -> None:

@@ -40,7 +40,7 @@ def write_report(
     files: Mapping[str, str] | None = None,
     verification: Verification | None = None,
     provenance: Provenance | None = None,
-    sides: Sequence[Sides] = (),
+    sides: Sequence[Sides] | None = None,
 ) -> None:
     """Write ``report`` as an HTML page that holds all it shows; equal arguments give equal bytes.
 
@@ -52,7 +52,7 @@ def write_report(
         verification: ``rk.verify`` of the old file and the new one, for graph, sizes and, if it was asked for,
             latency.
         provenance: by what the run was made, files included.
-        sides: the examples that changed sides, whose images are shown.
+        sides: the examples that changed sides, whose images are shown; None: they were not asked for.
 
     Raises:
         InputError: ``path`` cannot be written.
