@@ -112,7 +112,9 @@ def test_in_a_terminal_a_bar_moves_and_goes(tmp_path: Path) -> None:
             break
     os.close(main)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", said.decode())
-    assert re.search(r"run 1 of 2: epoch 1/1 .*%  ?\d+ images/s, ETA 00:0\d, memory [\d.]+ [MG]B, cosine 0.5", text)
+    assert re.search(
+        r"run 1 of 2: epoch 1/1 .*%  ?\d+ images/s, ETA \d\d:\d\d, memory [\d.]+ [MG]B, cosine 0.5", text
+    )
     assert re.search(r"\rrun 1 of 2: epoch 1/1: 100 images, \d+ images/s\r\n$", text)
 
 

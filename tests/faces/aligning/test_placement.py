@@ -46,7 +46,7 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def crops(count: int = 24, seed: int = 0) -> Tensor:
+def crops(count: int = 16, seed: int = 0) -> Tensor:
     """Draw images of different people, uint8 ``[N, 3, 112, 112]``, aligned."""
     rng = np.random.default_rng(seed)
     own = rng.integers(0, 256, (count, 2, 7, 7)).repeat(16, axis=2).repeat(16, axis=3)
@@ -100,13 +100,13 @@ def test_images_are_moved_as_said_and_kept_where_they_are() -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [crops(15), crops()[..., :80, :80], crops()[..., :100], crops(1).expand(24, -1, -1, -1)],
+    [crops(15), crops()[..., :80, :80], crops()[..., :100], crops(1).expand(16, -1, -1, -1)],
     ids=["few", "small", "no squares", "one person"],
 )
 def test_where_nothing_can_be_known_nothing_is_said(embedder: Embedder, images: Tensor) -> None:
     found = find_placement(Embedder(Indifferent(), input_preset("raw")), list(images))
     assert found is None or found.aligned
-    if len(images) == 24 and images.shape[2:] == (112, 112):
+    if len(images) == 16 and images.shape[2:] == (112, 112):
         there = moved(images, 5 / SIDE, 0.0, 0.0)
         assert find_placement(embedder, list(there)) is None
         labelled = [(image, 7) for image in images]  # of one label no pair is of two people
@@ -137,13 +137,13 @@ def png(image: Tensor) -> np.ndarray:
 
 
 def test_the_faces_of_a_judge_and_the_command(tmp_path: Path, embedder: Embedder) -> None:
-    images = moved(crops(40), 0.0, 6 / SIDE, 0.0)
+    images = moved(crops(20), 0.0, 6 / SIDE, 0.0)
     folder = tmp_path / "crops"
     folder.mkdir()
     for number, image in enumerate(images):
         Image.fromarray(png(image)).save(folder / f"{number}.png")
     encoded = [path.read_bytes() for path in sorted(folder.iterdir())]
-    found = judged_placement(embedder, PairsJudge(PairSet(encoded, np.arange(20) % 2 == 0)))
+    found = judged_placement(embedder, PairsJudge(PairSet(encoded, np.arange(10) % 2 == 0)))
     assert found is not None
     assert found.down == pytest.approx(6, abs=1)
     asked = ["check", str(folder), "--model", str(embedder.model), "--input", "raw"]
