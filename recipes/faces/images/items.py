@@ -40,6 +40,7 @@ _WANTED = (
     "tensor [C, H, W], an array [H, W, C], a PIL image or a pathlib.Path"
 )
 _LARGEST = 1 << 62  # label
+_DIGITS = 18  # of one in bytes
 
 
 def item_image(item: Item, where: str) -> Tensor:
@@ -86,7 +87,9 @@ def item_label(item: Item, where: str) -> int:
         value = label.item() if math.prod(label.shape) == 1 else None
     elif label is None:
         return -1
-    if (isinstance(value, float) and value.is_integer()) or (isinstance(value, bytes) and value.isdigit()):
+    if (isinstance(value, float) and value.is_integer()) or (
+        isinstance(value, bytes) and value.isdigit() and len(value) <= _DIGITS
+    ):
         value = int(value)
     if isinstance(value, int) and abs(value) < _LARGEST:
         return int(value)

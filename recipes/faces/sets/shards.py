@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 """How names of tar files end that have to be unpacked first."""
 
-_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
+_RANGE = re.compile(r"\{([0-9]{1,18})\.\.([0-9]{1,18})\}")
 _LONGEST = 1 << 20  # bytes of a label
 _LARGEST = 1 << 29  # bytes of an image
 _MOST = 1_000_000  # shards

@@ -8,6 +8,7 @@ images needs the names and places alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -20,6 +21,7 @@ _PASSED = (b"5", b"g", b"K", b"V")  # folders, settings for all, names of links,
 _LINKS = (b"1", b"2", b"3", b"4", b"6")  # and devices and pipes
 _LONG_NAME, _PAX = b"L", b"x"
 _LONGEST = 1 << 16  # bytes of a name, with what stands beside it
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -112,12 +114,12 @@ def _told(kind: bytes, data: bytes) -> dict[str, str]:
     found, at = {}, 0
     while at < len(data):
         length, _, _ = data[at:].partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(data) - at:
+        if not _NUMBER.fullmatch(length.decode("latin1")) or not 0 < int(length) <= len(data) - at:
             break
         key, _, value = data[at + len(length) + 1 : at + int(length) - 1].partition(b"=")
         at += int(length)
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-    return {name: value for name, value in found.items() if name != "size" or value.isdigit()}
+    return {name: value for name, value in found.items() if name != "size" or _NUMBER.fullmatch(value)}
 
 
 def _require_plain(path: Path, kind: bytes, name: str, at: int, told: dict[str, str]) -> None:

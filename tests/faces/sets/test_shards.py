@@ -203,6 +203,24 @@ def test_other_files(make, says: str, name: str, tmp_path: Path) -> None:
         read_faces(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "record", [b"9" * 5000 + b" a=b\n", "13 size=\u00b2\n".encode(), b"5014 size=" + b"9" * 5003 + b"\n"]
+)
+def test_numbers_that_are_none_are_passed_over(record: bytes, tmp_path: Path) -> None:
+    header, file = tarfile.TarInfo("pax"), tarfile.TarInfo("a.png")
+    header.type, header.size, file.size = tarfile.XHDTYPE, len(record), 3
+    parts = [
+        header.tobuf(tarfile.USTAR_FORMAT),
+        record,
+        bytes(-len(record) % 512),
+        file.tobuf(),
+        b"abc",
+        bytes(509),
+    ]
+    (tmp_path / "a.tar").write_bytes(b"".join(parts) + bytes(1024))
+    assert [(member.name, member.size) for member in iterate_members(tmp_path / "a.tar")] == [("a.png", 3)]
+
+
 def test_folders_and_ranges_that_say_nothing(several: Path, encode, images) -> None:
     with pytest.raises(InputError, match=r"the range \{5..2\} counts from a number up"):
         read_faces(several / "s-{5..2}.tar")
