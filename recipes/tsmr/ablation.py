@@ -89,15 +89,19 @@ def train_arm(
     name: str,
     progress: bool = False,
     teacher_weights: Weights = None,
-) -> Verdict:
-    """Train one run, without choosing an epoch: its last one by ``judge``. Goes on from ``folder/name.pt``."""
+) -> tuple[Verdict, int]:
+    """Train one run, without choosing an epoch: its last one by ``judge``, and how many images it was shown. Goes on
+    from ``folder/name.pt``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{name.replace(' ', '')}-lr{config.plan.lr!r}-seed{config.seed}.pt"
     result = apply_tsmr(
         model, teacher, data, None, replace(config, decides=None, share=1.0),
         teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    return judge.judge(result.model, config.student_input, config.student_output)
+    plan, processes = result.report.config.plan, Processes.current().count
+    shown = result.report.curve[-1].step * plan.batch_size * config.accumulate * processes
+    return judge.judge(result.model, config.student_input, config.student_output), shown
 
 
 def compare(
@@ -134,11 +138,14 @@ def compare(
     runs_of = len(rates) + len(ablation.seeds)
     number, shown = count(1), Progress(silent=not progress or Processes.current().rank > 0)
 
-    def run(name: str, arm: TSMRConfig, on: Images, by: Judge, checkpoint: str, of: str) -> Verdict:
+    def run(
+        name: str, arm: TSMRConfig, on: Images, by: Judge, checkpoint: str, of: str
+    ) -> tuple[Verdict, int]:
         label = f"run {next(number)} of {len(arms(config)) * runs_of}, {name}, lr {arm.plan.lr:.3g}, {of}"
         with shown.shown(), labelled(label):
             found = train_arm(model, teacher, on, by, arm, folder, checkpoint, progress, teacher_weights)
-            shown.say(f"{found.decides} {found.deciding.shown()} on {found.subject}")
+            verdict, _ = found
+            shown.say(f"{verdict.decides} {verdict.deciding.shown()} on {verdict.subject}")
         return found
 
     result = []
@@ -147,7 +154,9 @@ def compare(
         for rate in rates:
             choice = replace(arm, lr=rate, seed=ablation.seeds[0])
             try:
-                tried[rate] = run(name, choice, part, on_held_out, f"{name}-held-out", "to choose the rate")
+                tried[rate], _ = run(
+                    name, choice, part, on_held_out, f"{name}-held-out", "to choose the rate"
+                )
             except DivergedError:
                 tried[rate] = None
         # All scores decide, not the few near a threshold: short runs differ little, and few people are held out.
@@ -160,6 +169,6 @@ def compare(
             for seed in ablation.seeds
         ]
         values = {rate: None if found is None else found.deciding.value for rate, found in tried.items()}
-        each = config.steps * config.plan.batch_size * config.accumulate if config.steps else len(images)  # type: ignore[arg-type]
-        result.append(Arm(name, values, lr, config.total_epochs * each, tuple(runs)))
+        verdicts, (images_of_each, *_) = zip(*runs, strict=True)
+        result.append(Arm(name, values, lr, images_of_each, verdicts))
     return tuple(result)

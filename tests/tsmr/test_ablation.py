@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +109,21 @@ def test_every_arm_gets_its_rate_and_its_seeds(
     )
     assert [row.deciding for row in again] == [row.deciding for row in rows]
     assert [point.stat().st_mtime_ns for point in sorted(tmp_path.glob("*.pt"))] == seen
+
+
+@pytest.mark.parametrize(("length", "images"), [({"images": 20}, 3 * 16), ({"steps": 4}, 3 * 4 * 8)])
+def test_an_arm_says_how_many_images_it_was_shown(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    tmp_path: Path,
+    length: Any,
+    images: int,
+) -> None:
+    ablation = Ablation((0,), (1e-3,))
+    rows = compare(student, teacher, rec, bin_file, replace(CONFIG, **length), tmp_path, ablation=ablation)
+    assert {row.images for row in rows} == {images}
 
 
 def test_a_spread_is_mean_and_deviation() -> None:
