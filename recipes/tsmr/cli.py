@@ -18,7 +18,7 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.options import ablation, chosen, one_or_all
 from recipes.tsmr.parts import Ablation
 from recipes.tsmr.progress import LOGGER
-from recipes.tsmr.run import OWN, Run
+from recipes.tsmr.run import HOLDS, OWN, Run
 from recipes.tsmr.schema import minutes
 from recipes.tsmr.stages import CLASSIFY, LOSSES, REFINE, USUAL
 from recipes.tsmr.told import Told
@@ -208,7 +208,7 @@ class _Losses(click.Option):
 @_option("--device")
 @_option(
     "--work",
-    type=rk.OutputPath(holds=("checkpoint.pt", "*.npy", "images-*.txt", "search.json", "arms")),
+    type=rk.OutputPath(holds=HOLDS["work"]),
     callback=_beside(".work"),
     usual="OUTPUT.work",
 )

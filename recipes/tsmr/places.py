@@ -12,14 +12,10 @@ from filelock import FileLock, Timeout
 import reparam_kit as rk
 from recipes.faces.judging.judge import JUDGES
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.run import HOLDS
 from recipes.tsmr.targets.identity import made_folder
 
 Place = str | Path | None
-
-_HOLDS = {  # what is written in the folders among the outputs
-    "cache": ("*.npy", "images-*.txt"),
-    "work": ("checkpoint.pt", "*.npy", "images-*.txt", "arms"),
-}
 
 
 def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place | rk.Output]) -> None:
@@ -36,7 +32,7 @@ def hold_apart(read: Mapping[str, Any], written: Mapping[str, Place | rk.Output]
     rk.hold_apart(
         [(name, path) for name, values in given.items() for value in values for path in paths_of(value)],
         {
-            name: path if isinstance(path, rk.Output) else rk.Output(Path(path), _HOLDS.get(name, ()))
+            name: path if isinstance(path, rk.Output) else rk.Output(Path(path), HOLDS.get(name, ()))
             for name, path in written.items()
             if path is not None
         },

@@ -23,6 +23,10 @@ Sources = Annotated[
 ]
 Names = Annotated[tuple[Name, ...], Meta(description="a list of names")]
 
+_KEPT = ("*.npy", "images-*.txt", "search.json")
+HOLDS = {"cache": _KEPT, "work": (*_KEPT, "checkpoint.pt", "arms")}
+"""Patterns of what is written into the folders of a run."""
+
 
 @dataclass(frozen=True)
 class Run(Choices):

@@ -117,7 +117,7 @@ class Told:
         for name in ("student", "teacher"):
             given = self._values.get(name)
             for text in given if isinstance(given, list) else [given]:
-                if isinstance(text, str) and ":" in text and not Path(text).exists():
+                if rk.is_factory(text):
                     raise rk.InputError(f"{self._source((name,))}: {name}={text!r} is code, which {_CODE}")
 
 
