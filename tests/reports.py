@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipes.faces import Comparison, Evaluation, PairSet, PairsJudge
+from recipes.faces import Comparison, Evaluation, FoundInput, PairSet, PairsJudge
 from recipes.faces.judging.evaluation import FARS, judge_scores
 from recipes.faces.judging.protocols import fold_numbers
 from recipes.tsmr import Arm, Stage, TSMRConfig, TSMRReport
@@ -45,7 +45,11 @@ def made_report() -> TSMRReport:
             Point(step, 1 + step // 5, 1e-3, terms, {"adversarial/accuracy": 0.6} if step > 4 else {})
             for step, terms in enumerate(losses, start=1)
         ),
-        inputs={name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},
+        inputs=FoundInput(
+            {name: judged(s, 300, input=name) for name, s in (("insightface", 2.0), ("raw", 1.0))},
+            chances={"raw": 0.001},
+            left_out={},
+        ),
         teacher_scores=(judged(3.0, 300), judged(2.9, 300)),
         before=(judged(1.8),),
         after=(validations[1],),

@@ -17,8 +17,7 @@
 - ``PairsJudge``, ``ClassesJudge``, ``RetrievalJudge``: the judges there are; ``read_judge(path)`` finds one
 - ``evaluate(model, pairs, input=...)``, ``Evaluation``: a model's figures on a verification set
 - ``judge_models(candidates, judges)``, ``Candidate``, ``Judgements``: several models by several judges, compared
-- ``compare_inputs(model, judge)``: the figures under every input preset, the best first; ``better_input`` of them
-- ``find_input(model, judge)``, ``FoundInput``: which input preset a model wants, and whether that can be told
+- ``find_input(model, judge)``, ``FoundInput``: the figures under every input preset, and which one a model wants
 - ``cross_evaluate(enrolled, probe, pairs)``: whether a new model recognises whom the old one enrolled
 - ``figures_table``, ``comparison_table``: verdicts and comparisons for a terminal
 - ``draw_roc(evaluations)``, ``save_roc(path, evaluations)``: ROC curves (needs the extra ``report``)
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
     from recipes.faces.images.items import item_label as item_label
     from recipes.faces.judging.agreement import AgreementJudge as AgreementJudge
     from recipes.faces.judging.classes import ClassesJudge as ClassesJudge
-    from recipes.faces.judging.comparison import better_input as better_input
-    from recipes.faces.judging.comparison import compare_inputs as compare_inputs
     from recipes.faces.judging.comparison import cross_evaluate as cross_evaluate
     from recipes.faces.judging.evaluation import Evaluation as Evaluation
     from recipes.faces.judging.judge import Judge as Judge

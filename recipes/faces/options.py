@@ -19,7 +19,7 @@ from recipes.faces.judging.placing import judged_placement
 from recipes.faces.judging.reading import read_judge
 from recipes.faces.judging.retrieval import RetrievalJudge
 from recipes.faces.judging.several import Candidate
-from recipes.faces.judging.wanted import input_warning
+from recipes.faces.judging.wanted import input_warning, try_inputs
 from recipes.faces.sets.datasets import read_faces
 
 LOGGER = logging.getLogger(__name__)
@@ -82,7 +82,8 @@ def warn_of_inputs(models: Mapping[str, Candidate], found: Mapping[str, Judge]) 
     """Warn of each model that does better, by the first judge, with another input than its own."""
     judge = next(iter(found.values()))
     for name, model in models.items():
-        line = input_warning(name, model.model, judge, input_preset(model.input), model.embedding)
+        asked = input_preset(model.input)
+        line = input_warning(name, try_inputs(model.model, judge, asked, model.embedding), asked.name)
         if line is not None:
             LOGGER.warning(
                 "%s: a wrong input costs accuracy and no error; reparam-kit inputs tries them all", line

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recipes.faces import compare_inputs
+from recipes.faces import input_preset
+from recipes.faces.judging.wanted import try_inputs
 from recipes.progress import Progress, labelled
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import expanded
@@ -163,15 +164,14 @@ def _judged(given: Ingredients[Any]) -> tuple[History, float]:
     how many seconds the judges took for the student.
     """
     if not given.judges:
-        return History({}, (), (), given.model.state_dict()), 0.0
+        return History(None, (), (), given.model.state_dict()), 0.0
     config = given.config
     with labelled("judging the teacher"):
         scores = score_teachers(given.teachers, given.judges[0])
     with labelled("trying input presets"), as_file(given.model) as runs:
         warn_of_teacher_inputs(given.teachers, given.judges[0])
-        inputs = compare_inputs(
-            runs, given.judges[0], CHECKED, inputs=[config.student_input], embedding=config.student_output
-        )
+        asked = input_preset(config.student_input)
+        inputs = try_inputs(runs, given.judges[0], asked, config.student_output, CHECKED)
     start = time.perf_counter()
     with labelled("judging the deployed model"):
         before = given.judge(given.model)

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from recipes.faces import Comparison, Evaluation, Verdict
+from recipes.faces import Comparison, Evaluation, FoundInput, Verdict
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.sides import Sides
 from reparam_kit import IntegerCount
@@ -182,8 +182,8 @@ class TSMRReport:
         images: number of training images.
         epochs: each epoch.
         curve: losses, rate and figures of losses along the steps.
-        inputs: the model as it was passed in under each input preset, the best first, on a few examples of the judge
-            that decides; empty without one.
+        inputs: how the model as it was passed in does under each input preset, on a few examples of the judge that
+            decides; None without one, or where that takes no quick look.
         teacher_scores: what the judge that decides says of each teacher.
         before: what each judge says of the model as it was passed in, the one that decides first; empty without any.
         after: the same of the model that is returned. Since it was chosen by the first, its figures are optimistic:
@@ -215,7 +215,7 @@ class TSMRReport:
     images: int
     epochs: tuple[EpochReport, ...]
     curve: tuple[Point, ...]
-    inputs: dict[str, Verdict]
+    inputs: FoundInput | None
     teacher_scores: tuple[Verdict, ...]
     before: tuple[Verdict, ...]
     after: tuple[Verdict, ...]
@@ -276,7 +276,7 @@ class TSMRReport:
             "config": self.config.to_json(),
             "epochs": [{**vars(epoch), "validation": plain(epoch.validation)} for epoch in self.epochs],
             "curve": [vars(point) for point in self.curve],
-            "inputs": {name: verdict.to_json() for name, verdict in self.inputs.items()},
+            "inputs": self.inputs and self.inputs.to_json(),
             "integers": None if self.integers is None else asdict(self.integers),
             "held_back": {f"{share:g}": list(names) for share, names in self.held_back.items()},
             "shares": {f"{share:g}": verdict.to_json() for share, verdict in self.shares.items()},

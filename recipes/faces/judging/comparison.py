@@ -1,9 +1,8 @@
-"""What one verdict cannot show: which input a model expects, and whether two models can share a gallery."""
+"""Whether two models can share a gallery."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,64 +10,11 @@ import numpy.typing as npt
 from recipes.faces.embedding.embedder import Embedder
 from recipes.faces.embedding.inputs import InputPreset, input_preset
 from recipes.faces.judging.evaluation import FARS, Evaluation, judge_scores
-from recipes.faces.judging.judge import Judge, Model
+from recipes.faces.judging.judge import Model
 from recipes.faces.judging.pairs import choose_folds, embed_pairs
 from recipes.faces.judging.protocols import similarity
-from recipes.faces.judging.reading import read_judge
-from recipes.faces.judging.verdict import Verdict
-from recipes.faces.judging.wanted import CLEARLY, judge_inputs, presets_for
 from recipes.faces.sets.pairs import PairSet, read_pairs
-from recipes.faces.sets.templates import TemplateSet
 from reparam_kit import InputError
-
-
-def compare_inputs(
-    model: Model,
-    judge: Judge | PairSet | TemplateSet | str | os.PathLike[str],
-    limit: int = 300,
-    inputs: Sequence[str | InputPreset] = (),
-    embedding: str | None = None,
-) -> dict[str, Verdict]:
-    """Return a model's figures under every input preset for nets that take RGB, by preset, the best first.
-
-    Best is the largest :attr:`Verdict.separation`, of pairs d'. A wrong channel order or normalisation can cost as
-    little as two tenths of a percent of accuracy, which a few hundred pairs cannot show, while it moves every score:
-    for a MobileFaceNet and 500 random sets of 300 pairs of LFW, d' named its input in 99.6 % and the accuracy in 39 %.
-    A preset under which the model gives no usable embedding is left out.
-
-    Args:
-        model: a module, or the path of an ``.onnx`` file.
-        judge: a judge, or a verification set or its file. At most ``limit`` of its examples are used.
-        limit: number of examples, of pairs at least 4.
-        inputs: presets of one's own to try besides; where one is for nets that take greys, so are the others.
-        embedding: as in :func:`evaluate`.
-
-    Raises:
-        InputError: model or set cannot be used, or no preset gives usable embeddings.
-
-    >>> found = compare_inputs("deployed.onnx", "lfw.bin")
-    >>> sorted(found)
-    ['imagenet', 'imagenet-bgr', 'insightface', 'insightface-bgr', 'raw', 'raw-bgr', 'unit', 'unit-bgr']
-    """
-    few = read_judge(judge).sample(limit)
-    own = {preset.name: preset for preset in map(input_preset, inputs)}
-    usual = presets_for(model, next((preset for preset in own.values() if preset.grey), None))
-    # What is normalised already is the same under every preset.
-    tried = own if own and not few.takes_presets() else {preset.name: preset for preset in usual} | own
-    return judge_inputs(model, few, list(tried.values()), embedding)[0]
-
-
-def better_input(inputs: Mapping[str, Verdict], asked: str) -> str | None:
-    """Return the preset of :func:`compare_inputs` that separates by 2 % more than the one ``asked`` for, or None.
-
-    >>> found = compare_inputs("deployed.onnx", "lfw.bin")
-    >>> print(better_input(found, asked=next(iter(found))))
-    None
-    """
-    best = max(inputs, key=lambda name: inputs[name].separation.goodness)
-    if asked in inputs and inputs[best].separation.goodness <= CLEARLY * inputs[asked].separation.goodness:
-        return None
-    return best
 
 
 def cross_evaluate(

@@ -120,7 +120,7 @@ class PairsJudge(Judge, name="pairs"):
     ) -> Evaluation:
         """Embed the pairs, score them by cosine similarity and apply the LFW protocol and TAR at FAR.
 
-        Check the input (:func:`recipes.faces.compare_inputs`): a wrong one raises no error and costs accuracy.
+        Check the input (:func:`recipes.faces.find_input`): a wrong one raises no error and costs accuracy.
         """
         preset = input_preset(input)
         folds = choose_folds(self.pairs, self._asked)
@@ -224,7 +224,7 @@ def evaluate(
     Args:
         model: a module, or the path of an ``.onnx`` file (see :class:`Embedder`).
         pairs: a verification set, or what :func:`read_set` takes.
-        input: an input preset or its name. Check it (:func:`recipes.faces.compare_inputs`): a wrong one raises no error
+        input: an input preset or its name. Check it (:func:`recipes.faces.find_input`): a wrong one raises no error
             and costs accuracy.
         embedding, progress: see :class:`Embedder`.
 

@@ -97,6 +97,16 @@ class FoundInput:
         reason = "the judge does not compare" if untested else "they do not differ by more than chance"
         return f"could not tell between {names}: {reason} ({by})"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and text, which :meth:`from_state` takes."""
+        return {**vars(self), "verdicts": {name: one.state_dict() for name, one in self.verdicts.items()}}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> FoundInput:
+        """Return what ``state_dict`` was given."""
+        verdicts = {name: Verdict.from_state(saved) for name, saved in state["verdicts"].items()}
+        return cls(**{**state, "verdicts": verdicts})
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -149,20 +159,14 @@ def find_input(
         raise
 
 
-def input_warning(
-    who: str,
-    model: Model,
-    judge: Judge,
-    asked: InputPreset,
-    embedding: str | None = None,
-    limit: int = 100,
-) -> str | None:
-    """Say in one line that a model does better with another input than the one ``asked`` for; None: it does not.
+def try_inputs(
+    model: Model, judge: Judge, asked: InputPreset, embedding: str | None = None, limit: int = 100
+) -> FoundInput | None:
+    """Return how a model does under the input ``asked`` for and each preset; None where the judge cannot take a quick
+    look at ``limit`` of its examples.
 
-    Nothing is said where the judge cannot take a quick look at ``limit`` of its examples.
-
-    >>> line = input_warning("the model", "deployed.onnx", PairsJudge("lfw.bin"), input_preset("raw"))
-    >>> line is None or line.startswith("the model does better with input ")
+    >>> found = try_inputs("deployed.onnx", PairsJudge("lfw.bin"), input_preset("x / 128"))
+    >>> "x / 128" in found.verdicts
     True
     """
     few = judge.sample(limit).comparable()
@@ -172,21 +176,27 @@ def input_warning(
     if not quick or not few.takes_presets():
         return None
     try:
-        found = _find(model, few, [*presets_for(model, asked), asked], embedding)
+        return _find(model, few, [*presets_for(model, asked), asked], embedding)
     except InputError:  # the sample is too small, or the model at fault, which whoever judges all of it says
         return None
-    better = found.better(asked.name)
-    if better is None:
+
+
+def input_warning(who: str, found: FoundInput | None, asked: str) -> str | None:
+    """Say in one line that ``who`` does better with another input than the one ``asked`` for; None: it does not, or
+    nothing was ``found``.
+
+    >>> found = try_inputs("deployed.onnx", PairsJudge("lfw.bin"), input_preset("raw"))
+    >>> line = input_warning("the model", found, "raw")
+    >>> line is None or line.startswith("the model does better with input ")
+    True
+    """
+    better = None if found is None else found.better(asked)
+    if found is None or better is None:
         return None
-    told = better_told(who, found.verdicts, better, asked.name)
+    now = in_short(found.verdicts[asked]) if asked in found.verdicts else "no usable embedding"
+    then = in_short(found.verdicts[better])
+    told = f"{who} does better with input {better!r} ({then}) than with {asked!r} as asked for ({now})"
     return f"{told}; {_GREY}" if found.grey else told
-
-
-def better_told(who: str, verdicts: Mapping[str, Verdict], better: str, asked: str) -> str:
-    """Say in one line that ``who`` does better with another input than the one ``asked`` for."""
-    now = in_short(verdicts[asked]) if asked in verdicts else "no usable embedding"
-    then = in_short(verdicts[better])
-    return f"{who} does better with input {better!r} ({then}) than with {asked!r} as asked for ({now})"
 
 
 def in_short(verdict: Verdict) -> str:
@@ -196,7 +206,7 @@ def in_short(verdict: Verdict) -> str:
 
 
 def _find(model: Model, few: Judge, presets: Sequence[InputPreset], embedding: str | None) -> FoundInput:
-    verdicts, left_out = judge_inputs(model, few, presets, embedding)
+    verdicts, left_out = _judged(model, few, presets, embedding)
     best = next(iter(verdicts.values()))
     chances = {name: _chance(few, verdict, best) for name, verdict in list(verdicts.items())[1:]}
     return FoundInput(verdicts, chances, left_out, all(map(_is_grey, few.images(_LOOKED_AT))))
@@ -216,7 +226,7 @@ def presets_for(model: Model, like: InputPreset | None = None) -> list[InputPres
     return usual if like is None else [replace(like, **vars(preset)) for preset in usual]
 
 
-def judge_inputs(
+def _judged(
     model: Model, judge: Judge, presets: Sequence[InputPreset], embedding: str | None
 ) -> tuple[dict[str, Verdict], dict[str, str]]:
     """Return the verdicts under ``presets`` by their names, the best first; and of others why there is none.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
 
-from recipes.faces import Embedder, Judge, Verdict, better_input, find_placement, input_preset, item_image
+from recipes.faces import Embedder, FoundInput, Judge, Verdict, find_placement, input_preset, item_image
 from recipes.faces.embedding.signature import read_signature
 from recipes.faces.judging.placing import judged_placement, judges_faces
 from recipes.faces.judging.reading import Judged, read_judges
-from recipes.faces.judging.wanted import better_told, in_short, input_warning
+from recipes.faces.judging.wanted import in_short, input_warning, try_inputs
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
@@ -141,11 +141,11 @@ def warn_of_teachers(
         )
 
 
-def warn_of_input(inputs: Mapping[str, Verdict], asked: str) -> None:
+def warn_of_input(found: FoundInput | None, asked: str) -> None:
     """Say so, loudly, where the student does better with another input than the one ``asked`` for."""
-    better = better_input(inputs, asked) if inputs else None
-    if better is not None:
-        LOGGER.warning(f"{better_told('the student', inputs, better, asked)}{_SPOILS}")
+    line = input_warning("the student", found, asked)
+    if line is not None:
+        LOGGER.warning(f"{line}{_SPOILS}")
 
 
 def warn_of_teacher_inputs(teachers: Sequence[OpenedTeacher], judge: Judge) -> None:
@@ -169,7 +169,8 @@ def warn_of_placement(student: Embedder, views: Views, judges: Sequence[Judge]) 
 
 def _better_input_of(teacher: OpenedTeacher, judge: Judge) -> str | None:
     embed = teacher.embed
-    return input_warning(teacher.name, embed.model, judge, embed.preset, embed.embedding)
+    found = try_inputs(embed.model, judge, embed.preset, embed.embedding)
+    return input_warning(teacher.name, found, embed.preset.name)
 
 
 def warn_of_import(model: nn.Module, views: Views, preset: str) -> None:

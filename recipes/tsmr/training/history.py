@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from recipes.faces import Verdict
+from recipes.faces import FoundInput, Verdict
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.results import EpochReport
 
@@ -23,7 +23,7 @@ class History:
         epochs: all of them.
     """
 
-    inputs: dict[str, Verdict]
+    inputs: FoundInput | None
     teacher_scores: tuple[Verdict, ...]
     before: tuple[Verdict, ...]
     weights: dict[str, Tensor]
@@ -65,7 +65,7 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and text: what can be read without running anything."""
         return {
-            "inputs": {name: verdict.state_dict() for name, verdict in self.inputs.items()},
+            "inputs": self.inputs and self.inputs.state_dict(),
             "teacher_scores": _packed(self.teacher_scores),
             "before": _packed(self.before),
             "weights": self.weights,
@@ -77,7 +77,7 @@ class History:
     def from_state(cls, state: dict[str, Any]) -> History:
         """Return what ``state_dict`` was given."""
         return cls(
-            inputs={name: Verdict.from_state(saved) for name, saved in state["inputs"].items()},
+            inputs=state["inputs"] and FoundInput.from_state(state["inputs"]),
             teacher_scores=_unpacked(state["teacher_scores"]),
             before=_unpacked(state["before"]),
             weights=state["weights"],

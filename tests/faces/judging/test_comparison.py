@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from wanting import Wants
 
 from recipes.faces import (
     Embedder,
     PairSet,
-    compare_inputs,
     cross_evaluate,
     decode_image,
     evaluate,
@@ -20,7 +18,6 @@ from recipes.faces import (
     similarity,
     write_pairs,
 )
-from recipes.faces.embedding.inputs import all_presets
 from reparam_kit import InputError
 
 
@@ -34,47 +31,6 @@ def pairs(pictures, encode) -> PairSet:
         noisy = np.clip(image + random.normal(0, 60, image.shape), 0, 255).astype(np.uint8)
         images += [image, noisy if same[i] else pictures(1, seed=100 + i)[0]]
     return PairSet([encode(image) for image in images], same)
-
-
-@pytest.mark.parametrize("wanted", ["imagenet", "insightface", "raw", "raw-bgr", "insightface-bgr"])
-def test_the_input_that_a_model_wants_is_best(wanted: str, pairs: PairSet, pictures, encode) -> None:
-    results = compare_inputs(Wants(wanted), _red(pairs, pictures, encode))
-    assert set(results) == {preset.name for preset in all_presets()}
-    assert next(iter(results)) == wanted
-    separations = [result.d_prime for result in results.values()]
-    assert separations == sorted(separations, reverse=True)
-    assert all(result.input == name for name, result in results.items())
-
-
-def _red(pairs: PairSet, pictures, encode) -> PairSet:
-    """The same pairs with blue replaced by noise, so that only red tells people apart."""
-    images = []
-    for i, data in enumerate(pairs.images):
-        image = decode_image(data, "x")
-        image[..., 2] = pictures(1, seed=1000 + i)[0][..., 2]
-        images.append(encode(image))
-    return PairSet(images, pairs.same)
-
-
-def test_at_most_the_limit_is_embedded(pairs: PairSet, tmp_path: Path) -> None:
-    write_pairs(tmp_path / "set.bin", pairs)
-    results = compare_inputs(nn.Flatten(), tmp_path / "set.bin", limit=12)
-    assert {(r.pairs, r.genuine, r.folds) for r in results.values()} == {(12, 6, 6)}
-
-
-def test_preset_that_a_model_cannot_take_is_left_out(pairs: PairSet) -> None:
-    class Rectified(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (x - 200).relu().flatten(1)  # nothing of what is normalised is left
-
-    assert set(compare_inputs(Rectified(), pairs)) == {"raw", "raw-bgr"}
-
-    class Silent(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return 0 * x.flatten(1)
-
-    with pytest.raises(InputError, match="zero or not finite"):
-        compare_inputs(Silent(), pairs)
 
 
 @pytest.fixture
@@ -125,14 +81,3 @@ def test_inputs_may_differ_and_sizes_may_not(models, pairs: PairSet, tmp_path: P
     write_pairs(tmp_path / "set.bin", pairs)
     with pytest.raises(InputError, match="embeddings of 6 and 192 numbers cannot be compared"):
         cross_evaluate(models[0], nn.Flatten(), tmp_path / "set.bin")
-
-
-def test_a_net_that_takes_greys_is_tried_with_greys(pairs: PairSet) -> None:
-    class Grey(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            assert x.shape[1] == 1
-            return x.flatten(1)
-
-    assert set(compare_inputs(Grey(), pairs, inputs=["x / 255, grey"])) == {
-        *("insightface-grey", "raw-grey", "unit-grey", "x / 255, grey")
-    }

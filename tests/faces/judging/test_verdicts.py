@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.faces import Comparison, Evaluation, Figure, Verdict, better_input
+from recipes.faces import Comparison, Evaluation, Figure, Verdict
 from recipes.faces.judging.verdict import Difference
 from reparam_kit import InputError
 
@@ -64,23 +64,6 @@ def test_accuracy_goes_before_rates_before_separation(worse: Evaluation, better:
 )
 def test_chance_is_what_guessing_could_give(evaluation: Evaluation, refused: bool) -> None:
     assert evaluation.at_chance() == refused
-
-
-@pytest.mark.parametrize(
-    ("separations", "better"),
-    [
-        ({"imagenet": 2.0, "insightface": 2.0}, None),
-        ({"imagenet": 2.03, "insightface": 2.0}, None),
-        ({"imagenet": 2.1, "insightface": 2.0}, "imagenet"),
-        ({"imagenet": 1.0, "insightface": 2.0}, None),
-        ({"imagenet": 1.0}, "imagenet"),  # as asked for, there was no usable embedding
-    ],
-)
-def test_an_input_is_better_where_it_separates_clearly_more(
-    separations: dict[str, float], better: str | None
-) -> None:
-    inputs = {name: judged(d_prime=value) for name, value in separations.items()}
-    assert better_input(inputs, "insightface") == better
 
 
 @pytest.mark.parametrize(

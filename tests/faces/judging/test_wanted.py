@@ -26,7 +26,8 @@ from recipes.faces import (
     input_preset,
     write_pairs,
 )
-from recipes.faces.judging.wanted import FoundInput, input_warning
+from recipes.faces.embedding.inputs import all_presets
+from recipes.faces.judging.wanted import FoundInput, input_warning, try_inputs
 from reparam_kit import InputError
 from reparam_kit.cli import main
 
@@ -75,6 +76,48 @@ def test_every_judge_tells_an_input_that_is_far_off(kind: str, some_pairs: Calla
     assert "raw" in found.verdicts
     assert "raw" not in found.alike
     assert found.better("raw") == found.best
+
+
+@pytest.mark.parametrize("wanted", ["imagenet", "insightface", "raw", "raw-bgr", "insightface-bgr"])
+def test_the_input_that_a_model_wants_is_first(
+    wanted: str, pictures: Callable[..., list[np.ndarray]], encode: Callable[..., bytes]
+) -> None:
+    """Of pictures whose blue is noise, so that only red tells people apart."""
+    random, same = np.random.default_rng(1), np.arange(40) % 2 == 0
+    images = []
+    for number, picture in enumerate(pictures(40)):
+        noisy = np.clip(picture + random.normal(0, 60, picture.shape), 0, 255).astype(np.uint8)
+        images += [picture, noisy if same[number] else pictures(1, seed=100 + number)[0]]
+    for number, image in enumerate(images):
+        image[..., 2] = pictures(1, seed=1000 + number)[0][..., 2]
+    found = find_input(Wants(wanted), PairSet(list(map(encode, images)), same))
+    assert {preset.name for preset in all_presets()} <= set(found.verdicts)
+    assert found.best == wanted
+    separations = [verdict.separation.goodness for verdict in found.verdicts.values()]
+    assert separations == sorted(separations, reverse=True)
+    assert all(verdict.to_json()["input"] == name for name, verdict in found.verdicts.items())
+    again = FoundInput.from_state(found.state_dict())
+    assert again.to_json() == found.to_json()
+
+
+def test_a_few_examples_are_looked_at(some_pairs: Callable[..., PairSet]) -> None:
+    for found in (
+        find_input(nn.Flatten(), some_pairs(), limit=12),
+        try_inputs(nn.Flatten(), PairsJudge(some_pairs()), input_preset("raw"), limit=12),
+    ):
+        assert found is not None
+        assert {verdict.to_json()["pairs"] for verdict in found.verdicts.values()} == {12}
+
+
+def test_a_net_that_says_nothing_is_one_line(some_pairs: Callable[..., PairSet]) -> None:
+    class Silent(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x.flatten(1)
+
+    with pytest.raises(InputError, match="zero or not finite"):
+        find_input(Silent(), some_pairs())
+    assert try_inputs(Silent(), PairsJudge(some_pairs()), input_preset("raw")) is None
+    assert input_warning("it", None, "raw") is None
 
 
 def found_input(chances: dict[str, float | None], grey: bool = False, **separations: float) -> FoundInput:
@@ -168,11 +211,12 @@ def test_normalised_images_want_no_preset() -> None:
 @pytest.mark.parametrize("asked", ["raw", "raw-bgr"])
 def test_a_wrong_input_is_warned_of(asked: str, some_pairs: Callable[..., PairSet]) -> None:
     judge, model = PairsJudge(some_pairs()), Wants("insightface")
-    line = input_warning("the model", model, judge, input_preset(asked))
+    line = input_warning("the model", try_inputs(model, judge, input_preset(asked)), asked)
     assert line is not None
     assert line.startswith("the model does better with input ")
     assert f"than with {asked!r} as asked for (accuracy " in line
-    assert input_warning("it", model, judge, input_preset(find_input(model, judge).best)) is None
+    best = find_input(model, judge).best
+    assert input_warning("it", try_inputs(model, judge, input_preset(best)), best) is None
 
 
 def test_an_input_without_embeddings_is_worse_than_any(some_pairs: Callable[..., PairSet]) -> None:
@@ -180,7 +224,9 @@ def test_an_input_without_embeddings_is_worse_than_any(some_pairs: Callable[...,
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x - 100).relu().flatten(1)
 
-    line = input_warning("it", Rectified(), PairsJudge(some_pairs()), input_preset("unit"))
+    line = input_warning(
+        "it", try_inputs(Rectified(), PairsJudge(some_pairs()), input_preset("unit")), "unit"
+    )
     assert line is not None
     assert "than with 'unit' as asked for (no usable embedding)" in line
 

@@ -136,7 +136,7 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
     assert made.row("head.bias") == ["from zero"]
     mean, std = report.ablation[1].deciding.mean, report.ablation[1].deciding.std
     assert made.row("TSMR")[:2] == ["0.003", f"{100 * mean:.2f} ± {100 * std:.2f}"]
-    assert made.row("raw")[1:] == row(report.inputs["raw"].deciding.value)
+    assert made.row("raw")[1:] == row(report.inputs.verdicts["raw"].deciding.value)
     assert made.row("teacher 2")[2:] == row(report.teacher_scores[1].deciding.value)
     assert made.row("seed") == ["7"]
     assert made.row("initializer 'c1.w'") == ["float32", "8 \N{MULTIPLICATION SIGN} 3", "0.25", "from zero"]
@@ -159,7 +159,7 @@ def test_the_figures_are_those_of_the_report(report: TSMRReport, tmp_path: Path)
         ("Stored galleries", {"gallery": {}}),
         ("Ablation", {"ablation": ()}),
         ("What changed in the net", {"weight_change": {"stem.weight": 0.0}}),
-        ("Were the ingredients right?", {"inputs": {}, "teacher_scores": ()}),
+        ("Were the ingredients right?", {"inputs": None, "teacher_scores": ()}),
         ("The file", {}),
     ],
 )
@@ -176,7 +176,7 @@ def test_a_run_without_a_validation_set(report: TSMRReport, tmp_path: Path) -> N
     bare = replace(
         report,
         epochs=tuple(replace(epoch, validation=()) for epoch in report.epochs),
-        **{"inputs": {}, "teacher_scores": (), "gallery": {}, "ablation": ()},
+        **{"inputs": None, "teacher_scores": (), "gallery": {}, "ablation": ()},
         before=(),
         after=(),
         comparisons=(),

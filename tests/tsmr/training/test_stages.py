@@ -202,7 +202,7 @@ def test_a_better_input_is_named_loudly(
     grey = PairSet([_without_blue(image) for image in pairs.images], pairs.same)
     config = replace(CONFIG, student_input=asked, stages=(Stage(1, cosine=1.0),))
     report = apply_tsmr(Red(), Red(), rec, grey, config).report
-    assert next(iter(report.inputs)) != "insightface-bgr"
+    assert report.inputs.best != "insightface-bgr"
     warned = "the student does better with input" in caplog.text
     assert warned == (asked == "insightface-bgr")
 

@@ -253,7 +253,7 @@ def test_inputs_of_ones_own_train_and_are_drawn(
     assert config.student_input == "(x - 127.5) / 128"
     assert TSMRConfig.from_json(config.to_json()) == config
     result = apply_tsmr(student, teacher, rec, bin_file, config)
-    assert "(x - 127.5) / 128" in result.report.inputs
+    assert "(x - 127.5) / 128" in result.report.inputs.verdicts
     assert result.report.before[0].to_json()["input"] == "(x - 127.5) / 128"
     write_report(result.report, tmp_path / "page.html")
     assert "(x - 127.5) / 128" in (tmp_path / "page.html").read_text()

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 import reparam_kit as rk
-from recipes.faces import Evaluation, Figure, Verdict, better_input
+from recipes.faces import Evaluation, Figure, Verdict
 from recipes.faces.judging.verdict import Difference
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.improved import Verification
@@ -91,7 +91,6 @@ def write_report(
         verification=verification and verification.to_json(),
         figures=figures,
         is_pairs=lambda verdict: isinstance(verdict, Evaluation),
-        better_input=better_input(report.inputs, report.config.student_input) if report.inputs else None,
         choices=_choices(report.config),
     )
     with rk.atomic_file(os.fspath(path)) as file:
