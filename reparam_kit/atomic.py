@@ -20,9 +20,8 @@ from typing import BinaryIO
 from reparam_kit.errors import InputError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_LONGEST_SUFFIX = (
-    32  # beyond it, what follows the last dot is no suffix, and the name may be too long with it
-)
+# Beyond it, what follows the last dot is no suffix, and the name may be too long with it.
+_LONGEST_SUFFIX = 32
 
 _unfinished: dict[Path, int] = {}  # temporary files, and the process that made each
 

@@ -36,11 +36,8 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     if str(name) != "auto":
         try:
             return _tried(name)
-        except (
-            RuntimeError,
-            AssertionError,
-            ImportError,
-        ) as error:  # AssertionError: a torch built without CUDA
+        except (RuntimeError, AssertionError, ImportError) as error:
+            # AssertionError: a torch built without CUDA.
             reason = first_line(error).partition(". ")[0].removesuffix(".")
             raise InputError(
                 f"there is no device {str(name)!r} (--device): {reason}; there are {', '.join(_present())}"

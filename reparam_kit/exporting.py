@@ -34,9 +34,7 @@ from reparam_kit.verification.outputs import Outputs, errors_of, runner
 from reparam_kit.verification.report import OutputError
 
 _OLDEST_OF_DYNAMO = 18  # the opset in which that exporter writes: what is to be older it converts, or leaves
-_TIMES_OWN = (
-    4  # how much further than the model's own rounding error a file may be from it, where that is larger
-)
+_TIMES_OWN = 4  # times the model's own rounding error that a file may be from it, where that is larger
 
 
 def export_onnx(

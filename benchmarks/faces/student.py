@@ -59,9 +59,8 @@ def train_small(images: Images, path: Path, epochs: int) -> None:
     net = train_on_identities(SmallNet(), pictures, labels, epochs)
     axes = {"image": {0: "n"}, "embedding": {0: "n"}}
     with warnings.catch_warnings(), rk.atomic_file(path) as file:
-        warnings.simplefilter(
-            "ignore"
-        )  # torch would rather have its newer exporter, which needs another package
+        # torch would rather have its newer exporter, which needs another package.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             net, (torch.zeros(1, 3, 112, 112),), file, dynamo=False, opset_version=17,
             input_names=["image"], output_names=["embedding"], dynamic_axes=axes,

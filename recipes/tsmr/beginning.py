@@ -117,9 +117,8 @@ class Beginning(Generic[Model]):
         """Say what each epoch will be held against."""
         for verdict in history.before:
             self._progress.say(f"deployed: {verdict.decides} {verdict.deciding.shown()} on {verdict.subject}")
-        for teacher, score in zip(
-            self.given.teachers, history.teacher_scores, strict=False
-        ):  # none without judges
+        # Without judges there are no scores.
+        for teacher, score in zip(self.given.teachers, history.teacher_scores, strict=False):
             self._progress.say(f"{teacher.name}: {score.decides} {score.deciding.shown()}")
 
     def examples(self) -> Examples:

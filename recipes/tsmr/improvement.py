@@ -178,9 +178,8 @@ def _verified(student: Named, output: Path, images: Tensor, latency: bool) -> Ve
         return None
     try:
         verification = rk.verify(student, output, images, same_function=False, latency=latency)
-    except (
-        rk.InputError
-    ):  # onnxruntime does not run the file on what its net was trained on: on other inputs, or none
+    except rk.InputError:
+        # onnxruntime does not run the file on what its net was trained on: on other inputs, or none.
         verification = rk.verify(student, output, same_function=False, latency=latency)
     if not verification.ok:
         raise rk.VerificationError(

@@ -53,9 +53,8 @@ def chosen(
         changed["margin"] = replace(config.margin, kind=margin_kind)
     config, weights = replace(config, **changed), _weights(losses)
     if config.stages is None and not weights and refine_epochs is None and adversarial is None:
-        return (
-            config if epochs is None else replace(config, epochs=epochs)
-        )  # of stages that depend on the task
+        # The stages depend on the task, which is not known yet.
+        return config if epochs is None else replace(config, epochs=epochs)
     made: dict[str, Any] = {"stages": _stages(_weighted(config, weights), epochs, refine_epochs, adversarial)}
     return replace(config, **made, epochs=None)
 

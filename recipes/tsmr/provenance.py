@@ -118,9 +118,7 @@ def _shortened() -> Iterator[tuple[str, str, str]]:
 
 
 def _user() -> str:
-    with suppress(
-        Exception
-    ):  # the number of a user may have no name, and what is raised then differs by version
+    with suppress(Exception):  # a number without a name: what is raised then differs by version
         return getpass.getuser()
     return ""
 

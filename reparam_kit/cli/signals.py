@@ -65,9 +65,8 @@ def ending_well() -> Iterator[Ending]:
             signal.signal(number, ending.handle)
         yield ending
     finally:
-        if (
-            ending.by is None
-        ):  # else the process is about to end, and what is left of it is cut off without a word
+        if ending.by is None:
+            # Else the process is about to end, and what is left of it is cut off without a word.
             for number, handler in before.items():
                 signal.signal(number, handler)
             sys.unraisablehook = hook

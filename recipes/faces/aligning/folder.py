@@ -6,8 +6,6 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -15,8 +13,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 
 from recipes.faces.aligning.detections import Detections
 from recipes.faces.aligning.detector import Detector
@@ -25,6 +21,7 @@ from recipes.faces.images.decoding import decode_image
 from recipes.faces.records import write_records
 from recipes.faces.sets.datasets import read_faces
 from recipes.faces.sets.faces import Faces
+from recipes.progress import watching
 from reparam_kit import InputError, atomic_file, require_writable
 
 Taken: TypeAlias = Literal["largest", "all", "one"]
@@ -115,7 +112,7 @@ def align_faces(
         margin: what they show besides at each side, as a share of the usual crop; for training with crops at random.
         faces: "largest": of each photo the largest face. "one": photos with several are skipped. "all": each face,
             without labels, since the folder says whose photo it is, and not whose faces are on it.
-        progress: show on stderr, if that is a terminal, how many photos are done.
+        progress: show on stderr how many photos are done.
 
     Raises:
         InputError: the detector or the photos cannot be read, no photo shows a face, or the crops cannot be written.
@@ -133,13 +130,13 @@ def align_faces(
     known = read_faces(photos)
     records: list[tuple[int, bytes]] = []
     skipped: list[Skipped] = []
-    for index in _shown(len(known), progress):
-        try:
-            crops = _crops(known, index, found, size, margin, faces)
-        except _NoCropError as error:
-            skipped.append(Skipped(known.where(index), *error.args))
-        else:
-            records += crops
+    with watching(progress).task("aligning", len(known)) as task:
+        for index in range(len(known)):
+            try:
+                records += _crops(known, index, found, size, margin, faces)
+            except _NoCropError as error:
+                skipped.append(Skipped(known.where(index), *error.args))
+            task.advance(1)
     made = Aligned(
         output, listed, len(known), len(records), len({who for who, _ in records if who >= 0}), tuple(skipped)
     )
@@ -163,14 +160,6 @@ def _require_choices(output: Path, size: int, margin: float, faces: str) -> None
         raise InputError(f"margin={margin} is no share of a crop from 0 to {_WIDEST:g}")
     if faces not in get_args(Taken):
         raise InputError(f"faces={faces!r}: choose one of {', '.join(get_args(Taken))}")
-
-
-def _shown(photos: int, progress: bool) -> Iterator[int]:
-    """Yield the numbers of all photos, and show how many are done."""
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    with bar if progress and console.is_terminal else nullcontext():
-        yield from bar.track(range(photos), description="aligning")
 
 
 def _crops(

@@ -112,9 +112,8 @@ class RecordFile:
         key, offset = self._entry(index)
         _, length = self._part(self._file(), key, offset, offset)
         start = self._file().read(min(length, HEADER.size + 4))
-        if (
-            len(start) < HEADER.size + 4
-        ):  # the magic stands among the labels and cuts them, or there is no image
+        if len(start) < HEADER.size + 4:
+            # The magic stands among the labels and cuts them, or there is no image.
             return self.read(index).label
         count, label, _, _ = HEADER.unpack_from(start)
         if count:

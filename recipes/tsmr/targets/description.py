@@ -122,9 +122,8 @@ class _Description:
             return [self.of(value.fget), self.of(value.fset)]
         if isinstance(value, torch.jit.ScriptFunction):
             return _script(value)
-        if hasattr(value, "__qualname__") or isinstance(
-            value, np.ufunc
-        ):  # written in C, around a function or not
+        if hasattr(value, "__qualname__") or isinstance(value, np.ufunc):
+            # Written in C, around a function or not.
             return [self._name(value), self.of(getattr(value, "__wrapped__", None))]
         return self._object(value)
 
@@ -137,9 +136,7 @@ class _Description:
         elif isinstance(module, torch.jit.ScriptModule):
             return _script(module)
         attributes = {name: part for name, part in vars(module).items() if name not in told}
-        hooks = {
-            name for name in attributes if "_hooks" in name
-        }  # their keys are numbers that a counter gave
+        hooks = {name for name in attributes if "_hooks" in name}  # whose keys are numbers of a counter
         return {
             "code": code,
             "parameters": [[name, self.of(part)] for name, part in module._parameters.items()],

@@ -31,9 +31,8 @@ from recipes.tsmr.training.stage import Means, StageRun
 from reparam_kit import ReparamError
 
 _POINTS = 50  # of the curve in an epoch, at most
-_POINT_STEPS = (
-    16  # between them, at least; reading losses waits for the device, and so does following the map
-)
+# Steps between them, at least: reading losses waits for the device, and so does following the map.
+_POINT_STEPS = 16
 
 
 class DivergedError(ReparamError):
@@ -154,9 +153,8 @@ class Trainer:
             raise ValueError(f"it is of {', '.join(state['parts'])}, and not of {', '.join(parts)}")
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-        self.objective.to(
-            next(self.student.parameters()).device
-        )  # what a loss had not made before its first step
+        device = next(self.student.parameters()).device
+        self.objective.to(device)  # what a loss had not made before its first step
         self.curve = [Point(**point) for point in state["curve"]]
 
     def _parts(self, current: StageRun) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def test_people_become_labels_and_the_rest_is_listed(here: Path) -> None:
     first = (
         "out.rec: 3 faces of 2 people, from 6 photos\nskipped 3 photos (1 no face, 1 too small, 1 unreadable)"
     )
-    assert done.output.startswith(first)
+    assert done.stdout.startswith(first)
+    assert "aligning: 6 images, " in done.stderr
     listed = list(csv.DictReader(Path("out.skipped.csv").read_text().splitlines()))
     assert [(Path(row["photo"]).name, row["kind"]) for row in listed] == [
         ("dark.png", "no face"), ("far.png", "too small"), ("wall.png", "unreadable"),
@@ -65,7 +66,7 @@ def test_people_become_labels_and_the_rest_is_listed(here: Path) -> None:
 
 def test_json_says_what_the_list_says(here: Path) -> None:
     done = run("photos", "-o", "out.rec", "--detector", "d.onnx", "--json", "--smallest", "10")
-    said = json.loads(done.output)
+    said = json.loads(done.stdout)
     assert (said["photos"], said["crops"], said["people"]) == (6, 4, 2)
     assert {one["kind"] for one in said["skipped"]} == {"no face", "unreadable"}
 
