@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from recipes.tsmr import Adversary, Augment, Margin, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr import Adversary, Augment, Callback, Margin, Stage, StepReport, TSMRConfig, apply_tsmr
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.objective.loss import Batch, Loss, Start
 from recipes.tsmr.stages import LOSSES
@@ -103,7 +103,20 @@ def find(rec: str, folder: str, batch_size: int) -> None:
     )
 
 
-def train(rec: str, folder: str, batch_size: int, epochs: int = 2, task: Any = "embeddings") -> None:
+class Hangs(Callback):
+    """Waits to be killed, in the middle of an epoch."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def step(self, step: StepReport) -> None:
+        if step.epoch == self.number:
+            time.sleep(600)
+
+
+def train(
+    rec: str, folder: str, batch_size: int, epochs: int = 2, hangs: int = 0, task: Any = "embeddings"
+) -> None:
     if task == "search":
         find(rec, folder, batch_size)
         return
@@ -128,7 +141,10 @@ def train(rec: str, folder: str, batch_size: int, epochs: int = 2, task: Any = "
         views=2,
     )
     out = Path(folder)
-    result = apply_tsmr(student, teacher, rec, config=config, cache=out / "cache", checkpoint=out / "run.pt")
+    result = apply_tsmr(
+        student, teacher, rec, config=config, cache=out / "cache", checkpoint=out / "run.pt",
+        callbacks=[Hangs(hangs)],
+    )  # fmt: skip
     if Processes.current().rank == 0:
         curve = [point.losses for point in result.report.curve]
         torch.save({"curve": curve, "weights": result.model.state_dict()}, out / "result.pt")
@@ -191,13 +207,13 @@ def test_a_run_killed_in_each_stage_ends_with_the_same_weights(rec: Path, tmp_pa
     whole.mkdir()
     killed.mkdir()
     for epochs in (3, 11):  # of 9 in the first stage and 8 in the second
-        process = start(rec, killed, 8, 9)
+        process = start(rec, killed, 8, 9, epochs + 1)
         while _epochs(killed / "run.pt") < epochs:
             assert process.poll() is None, process.communicate()[1].decode()
             time.sleep(0.02)
         process.kill()
         process.communicate()
-        assert epochs <= _epochs(killed / "run.pt") < 17
+        assert _epochs(killed / "run.pt") == epochs
     for folder in (whole, killed):
         train(str(rec), str(folder), 8, 9)
     one, other = (
