@@ -17,7 +17,7 @@ from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import Budget
 from recipes.tsmr.search.finding import find
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
-from recipes.tsmr.training.checks import warn_of_input, warn_of_placement, warn_of_teachers
+from recipes.tsmr.training.checks import warn_of_input, warn_of_overlap, warn_of_placement, warn_of_teachers
 from recipes.tsmr.training.history import History
 from recipes.tsmr.training.trainer import Trainer
 
@@ -80,6 +80,8 @@ def prepare(
     warn_of_input(history.inputs, given.config.student_input)
     if given.judges:
         warn_of_teachers(given.teachers, given.judges[0], history.before[0], history.teacher_scores)
+    if saved is None and given.processes.rank == 0:
+        warn_of_overlap(given.views, given.judges)
     if saved is None and given.processes.rank == 0 and given.config.task == "embeddings":
         warn_of_placement(of_deployed(given.model, given.config), given.views, given.judges)
     for name in given.others:

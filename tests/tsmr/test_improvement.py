@@ -50,7 +50,8 @@ def test_a_better_file_with_its_proof_and_its_page(
 
 def test_every_file_of_a_run_is_named_with_its_sha256(files: dict[str, Any], bin_file: Path) -> None:
     improved = improve(**files, val=[bin_file, f"people:{files['data']}"], latency=True, show_images=True)
-    assert [side["subject"] for side in improved.to_json()["sides"]] == [improved.report.before[0].subject]
+    subjects = [judged.subject for judged in improved.report.before]
+    assert [side["subject"] for side in improved.to_json()["sides"]] == subjects
     assert "What changed sides" in improved.page.read_text()
     assert improved.card == files["output"].with_name("out.onnx.md")
     written, card = improved.page.read_text(), improved.card.read_text()

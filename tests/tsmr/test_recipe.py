@@ -208,6 +208,11 @@ def test_divergence_is_an_error(rec: Path, student: nn.Module, teacher: nn.Modul
     ("choices", "error", "says"),
     [
         ({"batch_size": 25}, InputError, "24 training images do not fill a batch: lower batch_size=25"),
+        (
+            {"batch_size": 8, "images": 5},
+            InputError,
+            "5 training images do not fill a batch: lower batch_size=8",
+        ),
         ({"block": "dbd"}, ExpressionError, "dbb"),
     ],
 )

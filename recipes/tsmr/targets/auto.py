@@ -73,10 +73,10 @@ def _held_out(images: Any) -> tuple[Part, Judge, str]:
         chosen, judge = chosen[:0], AgreementJudge(others)
         told = f"{len(strangers):,} images (nobody is known: judged is agreement with the teacher)"
     else:
-        every = len(np.unique(labels[known]))
         raise InputError(
-            f"val='auto' holds a fifth of the images out, and of {len(images)} images of {every} people "
-            f"{len(chosen)} would be, of {len(each)}: too few to judge by, give a set"
+            f"val='auto' holds a fifth of the images out, and of {len(known):,} images of "
+            f"{len(np.unique(labels[known])):,} people and {len(unknown):,} of nobody known that is too few to judge "
+            f"by: it takes {_PAIRS} pairs of one person, or {_FEWEST} images of nobody known; give a set"
         )
     rest = np.setdiff1d(np.arange(len(images)), np.concatenate([chosen, strangers]))
     return Part(images, rest, labels), judge, f"val='auto': held out of the {len(images):,} images: {told}"

@@ -47,13 +47,11 @@ def open_views(data: str | Path | Images, config: TSMRConfig, processes: Process
 
 def require_batch(views: Views, config: TSMRConfig, processes: Processes) -> None:
     """Refuse images that do not fill a step; a stream tells when it ends."""
-    plan = config.plan
-    if (
-        isinstance(views.images, Stream)
-        or len(views) >= plan.batch_size * config.accumulate * processes.count
-    ):
+    if isinstance(views.images, Stream):
         return
-    raise InputError(f"{len(views)} training images do not fill a batch: lower batch_size={plan.batch_size}")
+    plan, few = config.plan, min(len(views), config.images or len(views))
+    if few < plan.batch_size * config.accumulate * processes.count:
+        raise InputError(f"{few} training images do not fill a batch: lower batch_size={plan.batch_size}")
 
 
 class Stream(Dataset[Tensor]):

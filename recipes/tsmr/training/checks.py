@@ -17,9 +17,13 @@ from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.teachers import OpenedTeacher
 from recipes.tsmr.targets.views import Views
-from reparam_kit import InputError, check_import
+from reparam_kit import InputError, check_import, fingerprint
 
 _SPOILS = ": training a model under another input than its own spoils it"
+_DRAWN, _HELD = 500, 1000  # training and validation images that are held against each other
+_BY_CHANCE = (
+    0.02  # of the training images, those that may stand in a validation set: large sets have some twice
+)
 CHECKED = 300  # examples on which inputs and teachers are tried before training
 
 
@@ -165,6 +169,21 @@ def warn_of_placement(student: Embedder, views: Views, judges: Sequence[Judge]) 
     for name, placement in found.items():
         if placement is not None and not placement.aligned:
             LOGGER.warning(f"{name}: {placement}")
+
+
+def warn_of_overlap(views: Views, judges: Sequence[Judge]) -> None:
+    """Say so where images that are trained on judge too: what was learnt by heart looks like a better net."""
+    places = torch.linspace(0, len(views) - 1, min(_DRAWN, len(views))).long().tolist()
+    drawn = {fingerprint(views[place, False][0]) for place in places}
+    for number, judge in enumerate(judges, 1):
+        known = {fingerprint(item_image(image, "a validation image")) for image in judge.images(_HELD)}
+        shared = len(drawn & known)
+        if shared > _BY_CHANCE * len(drawn):
+            LOGGER.warning(
+                f"validation set {number}: {shared:,} of {len(drawn):,} training images that were looked at are in it "
+                "too: its figures show what was learnt by heart, and not what the net does on other images; keep the "
+                "two apart"
+            )
 
 
 def _better_input_of(teacher: OpenedTeacher, judge: Judge) -> str | None:

@@ -72,7 +72,9 @@ def test_where_nobody_is_known_the_teacher_is_agreed_with() -> None:
 
 @pytest.mark.parametrize("labels", [[-1] * 50, list(range(300)), [0, 0, 1, 1]])
 def test_too_few_to_judge_by(labels: list[int]) -> None:
-    with pytest.raises(InputError, match="too few to judge by, give a set"):
+    with pytest.raises(
+        InputError, match="too few to judge by: it takes 10 pairs of one person, or 100 images"
+    ):
         with_auto(Labelled(labels), "auto")  # type: ignore[arg-type]
 
 
