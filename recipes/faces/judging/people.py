@@ -157,6 +157,7 @@ class PeopleJudge(Judge, name="people"):
         elif alike is not None:
             self._alike = Alike(alike, input_preset(alike_input), alike_embedding, alike_above)
         self._batch_size, self._bootstrap, self._decides = batch_size, bootstrap, decides
+        self._separation_alone = False
         self._progress = progress
 
     @classmethod
@@ -180,7 +181,9 @@ class PeopleJudge(Judge, name="people"):
         found = Recognition.of((rows, self._people.people), mixed)
         asked = found.asked()
         values = found.figures(asked)
-        drawn = found.resampled(asked, self._bootstrap) if self._bootstrap else None
+        drawn = None
+        if self._bootstrap:
+            drawn = found.resampled(asked, self._bootstrap, separation_alone=self._separation_alone)
         figures = tuple(shown_figure(asked, i, values, drawn) for i in range(len(values)))
         verdict = PeopleVerdict(
             figures=figures,
@@ -239,9 +242,9 @@ class PeopleJudge(Judge, name="people"):
         return few
 
     def comparable(self) -> PeopleJudge:
-        """Return this judge, with people drawn for intervals and comparisons."""
+        """Return this judge, with people drawn for the interval of what separates, and comparisons by it."""
         other = copy.copy(self)
-        other._bootstrap = self._bootstrap or COMPARED
+        other._bootstrap, other._separation_alone = self._bootstrap or COMPARED, True
         return other
 
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from recipes.faces import PeopleJudge, Verdict, read_judge, write_records
-from recipes.faces.judging import all_pairs
+from recipes.faces.judging import all_pairs, recognition
 from reparam_kit import InputError
 
 TAR, MIXED = "TAR at FAR {:g}", "TAR at FAR {:g}, mixed"
@@ -273,6 +274,35 @@ def test_a_quick_look_has_fewer_people_and_no_impostors() -> None:
     assert few["d'"].interval is None
     smallest = judge.sample(1).judge(Net(), "raw")
     assert smallest.people == 2
+
+
+def test_a_quick_comparison_draws_the_same_people_for_what_separates_and_for_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = PeopleJudge(drawn_faces(80, 20, 0), bootstrap=40)
+    nets = Net(), blurred(0.2)
+    whole = judge.compare(*(judge.judge(net, "raw") for net in nets))
+    for rates in ("true_accept_rates", "true_positive_rates"):
+        monkeypatch.setattr(recognition, rates, once_each(getattr(recognition, rates)))
+    quick = judge.comparable().compare(*(judge.comparable().judge(net, "raw") for net in nets))
+    differences = {found.before.name: found for found in quick.differences}
+    assert len(differences) > 4
+    for found in whole.differences:
+        same = differences[found.before.name]
+        assert same.value == found.value
+        assert (same.interval, same.chance) == (
+            (found.interval, found.chance) if found.before.name == "d'" else (None, None)
+        )
+
+
+def once_each(rates: Callable[..., Any]) -> Callable[..., Any]:
+    """The figures of all people as they are, and of none that are drawn."""
+
+    def of_all(*args: Any) -> Any:
+        assert args[-1] is None
+        return rates(*args)
+
+    return of_all
 
 
 def test_a_teacher_of_the_run_says_which_impostors_are_alike() -> None:
