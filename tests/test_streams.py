@@ -73,11 +73,21 @@ def wait():
 
 main(["wait"])
 """
-FORKED = "os.fork(); time.sleep(60)"
+SIGNALS = ("INT", "TERM", "HUP", "USR1")
+FORKED = "os.fork(); time.sleep(600)"
 
 
-def started(folder: Path, body: str, **options: object) -> subprocess.Popen[str]:
-    (folder / "started").unlink(missing_ok=True)
+def started(folder: Path, body: str, ignored: frozenset[str] = frozenset()) -> subprocess.Popen[str]:
+    """Start ``body`` with the signals ``ignored`` and no other, whatever those of this process are: a shell starts in
+    the background what ignores SIGINT, and nohup what ignores SIGHUP.
+    """
+
+    def set_signals() -> None:
+        for name in SIGNALS:
+            signal.signal(
+                getattr(signal, f"SIG{name}"), signal.SIG_IGN if name in ignored else signal.SIG_DFL
+            )
+
     process = subprocess.Popen(
         [sys.executable, "-c", WRITING.format(body=body)],
         cwd=folder,
@@ -85,24 +95,31 @@ def started(folder: Path, body: str, **options: object) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **options,  # type: ignore[call-overload]
+        preexec_fn=set_signals,
     )
-    while not (folder / "started").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    time.sleep(0.05)
+    await_file(folder / "started", process)
     return process
 
 
-@pytest.mark.parametrize("body", ["time.sleep(60)", FORKED], ids=["alone", "with a worker"])
-@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1"])
+def await_file(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until ``process`` has written ``path``, and for the sleep that comes next."""
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end, f"no file {path.name}"
+        time.sleep(0.01)
+    time.sleep(0.05)
+
+
+@pytest.mark.parametrize("body", ["time.sleep(600)", FORKED], ids=["alone", "with a worker"])
+@pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_ends_a_command_in_one_line_and_leaves_no_temporary(
     tmp_path: Path, name: str, body: str
 ) -> None:
     number = getattr(signal, f"SIG{name}")
     process = started(tmp_path, body)
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     by = "" if name == "INT" else f" by SIG{name}"
     assert said == f"reparam-kit: interrupted{by}; nothing was left half written\n"
@@ -113,16 +130,14 @@ def test_a_signal_ends_a_command_in_one_line_and_leaves_no_temporary(
 def test_a_second_signal_ends_what_hangs(tmp_path: Path, where: str) -> None:
     """While it is cleared up, and after that."""
     hang = {
-        "finally": "\n        try: time.sleep(60)\n        finally: Path('caught').touch(); time.sleep(60)",
-        "end": "import atexit; atexit.register(lambda: (Path('caught').touch(), time.sleep(60))); time.sleep(60)",
+        "finally": "\n        try: time.sleep(600)\n        finally: Path('caught').touch(); time.sleep(600)",
+        "end": "import atexit; atexit.register(lambda: (Path('caught').touch(), time.sleep(600))); time.sleep(600)",
     }[where]
     process = started(tmp_path, hang)
     process.send_signal(signal.SIGINT)
-    while not (tmp_path / "caught").exists():
-        time.sleep(0.01)
-    time.sleep(0.05)
+    await_file(tmp_path / "caught", process)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said == "reparam-kit: interrupted; nothing was left half written\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["caught", "started"]
@@ -130,12 +145,8 @@ def test_a_second_signal_ends_what_hangs(tmp_path: Path, where: str) -> None:
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As nohup leaves it."""
-    process = started(
-        tmp_path,
-        "time.sleep(0.5)",
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    )
+    process = started(tmp_path, "time.sleep(0.5)", frozenset({"HUP"}))
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     assert process.returncode == 0
     assert (tmp_path / "out.bin").read_bytes() == b"half"
