@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -116,12 +116,24 @@ class Builder:
             if source.key in several and name in parameters:
                 parameters[name].requires_grad_(False)
                 self.frozen[name] = f"{source.key} is used in other ways too"
+        self._keep_shared_statistics()
         forget(self.graph)
         model = fx.GraphModule(self.root, self.graph).eval()
         model.meta["frozen"] = self.frozen
         if model.graph.eliminate_dead_code():
             model.recompile()
         return model
+
+    def _keep_shared_statistics(self) -> None:
+        """Let no BatchNorm move statistics that the file stores once for it and something else, as optimisers of files
+        store equal tensors.
+        """
+        uses = Counter(source.key for source in self.sources.values())
+        for name, module in self.root.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                sources = (self.sources.get(f"{name}.running_{kind}") for kind in ("mean", "var"))
+                if any(source is not None and uses[source.key] > 1 for source in sources):
+                    module.momentum = 0.0
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], *, on_cpu: bool = False) -> Any:
         """Return ``function(*args)``: an ``fx.Node``, or the result itself where no argument is computed at run

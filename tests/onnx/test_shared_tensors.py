@@ -1,4 +1,4 @@
-"""Integers that several nodes turn into one weight, as of a head that a detector has on several scales."""
+"""Tensors that a file stores once and uses several times, as of a head that a detector has on several scales."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx_text import Weights, load, run
+from onnx_text import Weights, assert_as_runtime, load, run
 from quantized import random, runtime
 
 from reparam_kit.onnx import write_back
@@ -30,7 +30,7 @@ TWICE = {
 
 
 @pytest.mark.parametrize("case", TWICE)
-def test_such_a_weight_is_trained(case: str, tmp_path: Path) -> None:
+def test_integers_that_are_one_weight_are_trained(case: str, tmp_path: Path) -> None:
     path, new, nodes = tmp_path / "model.onnx", tmp_path / "new.onnx", TWICE[case]
     scale = random.uniform(0.01, 0.02, 4).astype(np.float32)
     weights: Weights = {
@@ -61,3 +61,32 @@ def test_such_a_weight_is_trained(case: str, tmp_path: Path) -> None:
     write_back(model, new)
     torch.testing.assert_close(run(model, x)[0], runtime(new, x), rtol=1e-4, atol=1e-4)
     assert not runtime(new, x).equal(runtime(path, x))
+
+
+# Two BatchNorms, of scales, shifts, means and variances.
+STATISTICS = {
+    "the shift": ("k, t, t, v", "l, u, m, w"),
+    "the mean of another": ("k, t, m, v", "l, u, m, w"),
+    "the scale": ("v, t, m, v", "l, u, n, w"),
+}
+
+
+@pytest.mark.parametrize("other", STATISTICS)
+def test_statistics_that_are_something_else_too_do_not_move(other: str, tmp_path: Path) -> None:
+    """As optimisers of files merge tensors that are equal."""
+    one, two = STATISTICS[other]
+    text = f"""net (float[N,3,4,4] x) => (float[N,3,4,4] y) {{
+        a = BatchNormalization (x, {one}) b = BatchNormalization (a, {two}) y = Conv (b, c)
+    }}"""
+    weights: Weights = {
+        **dict.fromkeys({*one, *two} - {*", vw"}, (3,)),
+        "v": np.full(3, 2, np.float32),
+        "w": np.full(3, 3, np.float32),
+        "c": (3, 3, 1, 1),
+    }
+    model, x = load(tmp_path / "model.onnx", text, weights), 3 + torch.randn(8, 3, 4, 4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.01)
+    model.train()(x).square().sum().backward()
+    optimizer.step()
+    write_back(model.eval(), tmp_path / "new.onnx")
+    assert_as_runtime(model, tmp_path / "new.onnx", x)
