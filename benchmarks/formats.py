@@ -1,17 +1,17 @@
 """The forms in which quantisers, half converters and a runtime write a face net, and what holds of each.
 
-    python -m benchmarks.formats [--model NAME ...] [--form NAME ...] [--keep FOLDER]
+    python -m benchmarks.formats [--model NAME ...] [--form NAME ...] [--keep FOLDER] [--record FILE]
 
 Makes each form of the deployed nets in ``faces/models``, calibrated on faces of ``pool.rec``, and tries on faces of
-``people_dev.rec`` what ``benchmarks.file_trials`` lists. Without options it writes ``benchmarks/results/formats.md``;
-``--keep`` leaves the files there. Exit status 1 if anything fails. The measuring data is looked for beside the project
-(``../shared/faces``, or ``REPARAM_SHARED``).
+``people_dev.rec`` what ``benchmarks.file_trials`` lists. ``--record`` writes the table as Markdown, form by form; of
+all nets and forms it is ``benchmarks/results/formats.md``. ``--keep`` leaves the files there. Exit status 1 if anything
+fails. The measuring data is looked for beside the project (``../shared/faces``, or ``REPARAM_SHARED``).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -179,9 +179,12 @@ def trials(model: str, forms: list[str], folder: Path) -> Iterator[Trial]:
 @click.option(
     "--keep", type=click.Path(file_okay=False, path_type=Path), help="Leave the files in this folder."
 )
-def main(models: tuple[str, ...], forms: tuple[str, ...], keep: Path | None) -> None:
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the table there.")
+def main(models: tuple[str, ...], forms: tuple[str, ...], keep: Path | None, record: Path | None) -> None:
     """Make the forms of the nets and try each."""
     found: list[Trial] = []
+    if not models and not forms:
+        record = record or RESULTS
     with TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,23 +192,27 @@ def main(models: tuple[str, ...], forms: tuple[str, ...], keep: Path | None) -> 
             for trial in trials(model, list(forms or FORMS), folder):
                 found.append(trial)
                 click.echo(f"{trial.file}: {trial.failures or 'all'}", err=True)
+                if record is not None:
+                    record.write_text(page(found, models, forms))
+    click.echo(page(found, models, forms))
+    if any(trial.failures for trial in found):
+        raise SystemExit(1)
+
+
+def page(found: Sequence[Trial], models: Sequence[str], forms: Sequence[str]) -> str:
+    """Return the table, and what went wrong."""
+    options = [*(f"--model {name}" for name in models), *(f'--form "{name}"' for name in forms)]
     good = sum(not trial.failures for trial in found)
     lines = [
         "# Quantised, half and fused forms of the face nets",
         "",
-        "Made by `python -m benchmarks.formats`, which says how each is made "
+        f"Made by `{' '.join(['python -m benchmarks.formats', *options])}`, which says how each is made "
         f"(onnxruntime {onnxruntime.__version__}, torch {torch.__version__}); `benchmarks.file_trials` says what "
         f"{', '.join(COLUMNS)} mean. Of {good} of {len(found)} files all holds.",
         "",
         *table(found),
     ]
-    text = "\n".join(lines) + "\n"
-    if models or forms:
-        click.echo(text)
-    else:
-        RESULTS.write_text(text)
-    if good < len(found):
-        raise SystemExit(1)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
