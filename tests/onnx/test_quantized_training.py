@@ -110,6 +110,52 @@ def test_what_moves_integers_lets_the_gradient_through(case: str, batch: str, tm
         assert (x.grad[outside] == 0).all()
 
 
+# What quantises numbers by arithmetic of their own, from x [N,4] to y.
+BY_HAND = {
+    "rounded and clipped": "a = Div (x, s) r = Round (a) c = Clip (r, low, high) y = Mul (c, s)",
+    "clipped and rounded": "a = Div (x, s) c = Clip (a, low, high) r = Round (c) y = Mul (r, s)",
+    "rounded down": "a = Div (x, s) b = Add (a, half) f = Floor (b) c = Clip (f, low, high) y = Mul (c, s)",
+    "bounded on one side": "a = Div (x, s) f = Ceil (a) c = Max (f, low) y = Mul (c, s)",
+    "as integers": "a = Div (x, s) f = Floor (a) i = Cast <to = 3> (f) c = Cast <to = 1> (i) y = Mul (c, s)",
+    "cut to integers": """a = Div (x, s) i = Cast <to = 3> (a) m = Clip (i, small, large) c = Cast <to = 1> (m)
+        y = Mul (c, s)""",
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_arithmetic_that_quantises_lets_the_gradient_through(case: str, tmp_path: Path) -> None:
+    path, nodes = tmp_path / "model.onnx", BY_HAND[case]
+    weights: Weights = {
+        "s": np.array(0.125, np.float32),
+        "half": np.array(0.5, np.float32),
+        "low": np.array(-9, np.float32),
+        "high": np.array(9, np.float32),
+        "small": np.array(-9, np.int8),
+        "large": np.array(9, np.int8),
+    }
+    used = {name: value for name, value in weights.items() if re.search(rf"\b{name}[,)]", nodes)}
+    model = load(path, f"net (float[N,4] x) => (float[N,4] y) {{ {nodes} }}", used)
+    x = (2 * torch.randn(9, 4)).requires_grad_()
+    y = model(x)
+    assert y.equal(runtime(path, x.detach()))
+    y.sum().backward()
+    assert x.grad is not None
+    below, above = {"low", "small"} & used.keys(), {"high", "large"} & used.keys()
+    assert (x.grad[x.abs() < 0.9] == 1).all()
+    assert (x.grad[x < -1.3] == (0 if below else 1)).all()
+    assert (x.grad[x > 1.3] == (0 if above else 1)).all()
+
+
+def test_the_part_behind_the_point_has_the_gradient_of_the_number(tmp_path: Path) -> None:
+    model = load(
+        tmp_path / "model.onnx", "net (float[N,4] x) => (float[N,4] y) { f = Floor (x) y = Sub (x, f) }"
+    )
+    x = torch.randn(9, 4, requires_grad=True)
+    model(x).sum().backward()
+    assert x.grad is not None
+    assert (x.grad == 1).all()
+
+
 STORED = {
     "convolution": (
         "[N,3,8,8]",

@@ -141,8 +141,8 @@ def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(torch.split(tensor.view(-1), length) for tensor in tensors), strict=True)
 
 
-def straight_through(x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
-    """Return ``value``, with the gradient of ``x`` where ``inside`` is 1, and none where it is 0."""
+def straight_through(x: Tensor, value: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Return ``value``, with the gradient of ``x`` where ``inside`` is 1, or everywhere, and none where it is 0."""
     result: Tensor = _StraightThrough.apply(x, value, inside)  # type: ignore[no-untyped-call]
     return result
 
@@ -151,13 +151,15 @@ class _StraightThrough(torch.autograd.Function):
     """In as few passes over the numbers as can be."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor | None) -> Tensor:
         ctx.save_for_backward(inside)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (inside,) = ctx.saved_tensors
+        if inside is None:
+            return grads[0], None, None
         grad = grads[0].contiguous()
         passed = torch.empty_like(grad)
         for part, given, mask in in_parts(passed, grad, inside):

@@ -226,6 +226,10 @@ class Op:
         """Return the constant by which the file multiplies the first output, past casts, if there is one."""
         return self._graph.factor_behind(self._node.output[0]) if self._graph else None
 
+    def is_clipped(self) -> bool:
+        """Return whether what it gives or takes has bounds that say that it quantises."""
+        return self._graph is not None and self._graph.is_clipped(self._node)
+
     def stored(self, tensor: Tensor) -> Constant:
         """Return a constant that this node stores."""
         name = self._node.output[0]

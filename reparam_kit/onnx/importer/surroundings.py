@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, TensorProto
 
 from reparam_kit.onnx.importer.values import Constant, Value
 
 _FURTHEST = 4  # nodes from a product to its scale
+_CLIPS = ("Clip", "Max", "Min")
+_NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
 
 class Surroundings:
@@ -22,6 +24,14 @@ class Surroundings:
         for node in graph.node:
             for name in node.input:
                 self._readers[name].append(node)
+
+    def is_clipped(self, node: NodeProto) -> bool:
+        """Return whether ``node`` quantises: bounds stand right before or behind it, or its integers have few bits."""
+        readers, maker = self._readers.get(node.output[0], []), self._makers.get(node.input[0])
+        return any(
+            other.op_type in _CLIPS or any(a.name == "to" and a.i in _NARROW for a in other.attribute)
+            for other in [*readers, *([maker] if maker is not None else [])]
+        )
 
     def factor_behind(self, name: str) -> Constant | None:
         """Return the constant that ``name`` is multiplied by, itself or within a product, past casts."""

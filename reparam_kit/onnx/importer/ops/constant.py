@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.example import example
-from reparam_kit.onnx.importer.levels import as_numbers, integers, recast
+from reparam_kit.onnx.importer.levels import as_numbers, integers, recast, straight_through
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import is_fake
@@ -34,6 +34,7 @@ _NUMBERS = {
     "value_int": torch.int64,
     "value_ints": torch.int64,
 }
+_NARROW = (torch.int8, torch.uint8, torch.int16, torch.uint16)  # levels, not places or sizes
 
 
 @operator("Constant")
@@ -97,6 +98,8 @@ def _cast(op: Op, dtype: torch.dtype) -> Value:
     floating = isinstance(x, Constant) and x.tensor.is_floating_point() and dtype.is_floating_point
     if isinstance(x, Constant) and floating and not is_fake(x):  # rounded in the type that the file has it in
         return op.made(x.cast(dtype))
+    if isinstance(known, Tensor) and known.is_floating_point() and dtype in _NARROW:
+        return op.levels(as_levels, x, dtype, dtype=dtype)
     if old is None or dtype is torch.bool:
         return typed(op.call(as_dtype, op[0], dtype), dtype)
     if dtype.is_floating_point:
@@ -116,6 +119,11 @@ def dropout(op: Op) -> Value:
     return op.layer(nn.Dropout(0.5 if ratio is None else ratio), op[0])
 
 
+def as_levels(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the integers of ``dtype`` that numbers are cast to, as levels."""
+    return straight_through(x, as_dtype(x.detach(), dtype).to(x.dtype))
+
+
 def as_tensor(numbers: float | tuple[float, ...], dtype: torch.dtype) -> Tensor:
     """Return a tensor of these numbers."""
     return torch.tensor(numbers, dtype=dtype)
@@ -126,4 +134,4 @@ def full(sizes: list[int], value: float, dtype: torch.dtype) -> Tensor:
     return torch.full(tuple(sizes), value, dtype=dtype)
 
 
-rule(elementwise, as_dtype, widened)
+rule(elementwise, as_dtype, as_levels, widened)

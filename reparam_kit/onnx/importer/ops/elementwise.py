@@ -7,10 +7,10 @@ from functools import reduce
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import picks
+from reparam_kit.onnx.importer.levels import picks, straight_through
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import elementwise
@@ -28,6 +28,23 @@ def power(a: Tensor, b: Tensor) -> Tensor:
     return torch.pow(a, b).to(a.dtype)
 
 
+def rounded_down(x: Tensor) -> Tensor:
+    """Return the whole number below, with the gradient of ``x``."""
+    return straight_through(x, torch.floor(x.detach()))
+
+
+def rounded_up(x: Tensor) -> Tensor:
+    """Return the whole number above, with the gradient of ``x``."""
+    return straight_through(x, torch.ceil(x.detach()))
+
+
+def rounded_to_even(x: Tensor) -> Tensor:
+    """Return the nearest whole number, with the gradient of ``x``."""
+    return straight_through(x, torch.round(x.detach()))
+
+
+# Of these the gradient is zero, unless they quantise.
+_STEPS = {"Ceil": rounded_up, "Floor": rounded_down, "Round": rounded_to_even}
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Ceil": torch.ceil,
@@ -75,7 +92,8 @@ def unary(op: Op) -> Value:
         taken = x.combined("Mul", -np.ones((), x.tensor.numpy().dtype))
         if taken is not None:
             return op.made(taken)
-    return op.call(_UNARY[op.type], x)
+    quantises = op.type in _STEPS and isinstance(x, fx.Node) and op.is_clipped()
+    return op.call((_STEPS if quantises else _UNARY)[op.type], x)
 
 
 @operator(*_BINARY)
@@ -120,6 +138,6 @@ def where(op: Op) -> Value:
     return op.call(torch.where, op[0], op[1], op[2])
 
 
-rule(elementwise, *_UNARY.values(), *_BINARY.values(), *_VARIADIC.values())
+rule(elementwise, *_STEPS.values(), *_UNARY.values(), *_BINARY.values(), *_VARIADIC.values())
 rule(elementwise, torch.div, torch.fmod, torch.remainder, torch.where)
 picks(torch.maximum, torch.minimum, torch.where)
