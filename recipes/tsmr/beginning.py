@@ -77,18 +77,16 @@ class Beginning(Generic[Model]):
         self._judged: History | None = None
         self._examples: Examples | None = None
         self._sample: Batch | None = None
+        self._nets = model_identity(given.model), tuple(teacher.identity for teacher in given.teachers)
         self._identify()
 
     def _identify(self) -> None:
         given, config = self.given, self.given.config
         images = given.views.images
-        self.fingerprints = Fingerprints(
-            model_identity(given.model),
-            tuple(teacher.identity for teacher in given.teachers),
-            given.processes.told(
-                lambda: data_identity(images, self._cache, workers=config.workers, progress=self._progress)
-            ),
+        data = given.processes.told(
+            lambda: data_identity(images, self._cache, workers=config.workers, progress=self._progress)
         )
+        self.fingerprints = Fingerprints(*self._nets, data)
         self._labels = identity_labels(images) if "labels" in needs(config) else None
 
     def origin(self) -> dict[str, Any]:

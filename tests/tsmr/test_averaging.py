@@ -63,7 +63,7 @@ def test_the_best_share_is_taken_and_of_equals_the_least(worth: list[int]) -> No
     nn.init.zeros_(net.weight)
     judge = Ranks(dict(zip(shares, map(float, worth), strict=True)))
     weights = {"weight": torch.ones(1, 1), "bias": net.bias.detach()}
-    history = History({}, (), (judge.judge(net),), net.state_dict())
+    history = History(None, (), (judge.judge(net),), net.state_dict())
     epoch = SimpleNamespace(epoch=1, validation=(judge.judge(between(net, weights, 1.0)),))
     history.add(cast("Any", epoch), weights)
     given = SimpleNamespace(
@@ -125,7 +125,7 @@ def test_a_share_by_which_another_figure_gets_worse_is_not_taken(judges: int, na
     nn.init.zeros_(net.weight)
     judge = Weighing()
     weights = {"weight": torch.ones(1, 1), "bias": net.bias.detach()}
-    history = History({}, (), (judge.judge(net),) * judges, net.state_dict())
+    history = History(None, (), (judge.judge(net),) * judges, net.state_dict())
     history.add(
         cast("Any", SimpleNamespace(epoch=1, validation=(judge.judge(between(net, weights, 1.0)),) * judges)),
         weights,
