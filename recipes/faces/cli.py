@@ -32,7 +32,7 @@ _imports = click.option(
 _weights = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict for package.module:factory."
 )
-_unsafe_load = click.option(
+unsafe_load_option = click.option(
     "--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries."
 )
 
@@ -120,7 +120,7 @@ _unsafe_load = click.option(
 )
 @click.option("--roc", type=rk.OutputPath(".svg", ".png"), help="Write the ROC curves to this .svg or .png.")
 @_weights
-@_unsafe_load
+@unsafe_load_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of a table: a list for several models."
 )
@@ -185,7 +185,7 @@ def evaluate(
     help="Examples of the set to try on, such as pairs; more of them tell smaller differences.",
 )
 @_weights
-@_unsafe_load
+@unsafe_load_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inputs(
     model: str,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import reparam_kit as rk
+from recipes.faces.cli import unsafe_load_option
 from recipes.faces.embedding.inputs import CHOICES
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def align(
 @click.option(
     "--embedding", "output", metavar="NAME", help="Output that is the embedding, where several could be."
 )
-@click.option("--unsafe-load", is_flag=True, help="Unpickle a .pt file, which can run code that it carries.")
+@unsafe_load_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 def check(
     data: Path, model: str, preset: str | None, output: str | None, unsafe_load: bool, as_json: bool

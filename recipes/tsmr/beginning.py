@@ -207,8 +207,8 @@ def gathered(
         return examples
     partners = Partners.find(examples.targets, examples.old, len(given.views), config.seed)
     progress.say(
-        f"pairs to show together: {len(partners.alike):,} of one person as the teacher says, "
-        f"{len(partners.confused):,} of two that the student takes for alike"
+        f"pairs that are hard to tell, and come into a batch together: {len(partners.alike):,} of one person as the "
+        f"teacher says, {len(partners.confused):,} of two that the student takes for alike"
     )
     return replace(examples, partners=partners)
 

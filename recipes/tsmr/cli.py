@@ -20,7 +20,7 @@ from recipes.tsmr.parts import Ablation
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.run import HOLDS, OWN, Run
 from recipes.tsmr.schema import minutes
-from recipes.tsmr.stages import CLASSIFY, LOSSES, REFINE, USUAL
+from recipes.tsmr.stages import BROUGHT, CLASSIFY, REFINE, USUAL
 from recipes.tsmr.told import Told
 
 _FILE = click.Path(path_type=Path)
@@ -73,14 +73,6 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
         return output.with_name(output.name + ending) if value is None and output is not None else value
 
     return named
-
-
-class _Losses(click.Option):
-    """An option whose help names all losses, when it is shown: that imports them."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        record = super().get_help_record(ctx)
-        return record and (record[0], f"{record[1]} Names: {', '.join(LOSSES)}.")
 
 
 @click.command(cls=_Filed)
@@ -146,8 +138,8 @@ class _Losses(click.Option):
     metavar="NAME=WEIGHT",
     multiple=True,
     show_default="pairs=0.1, gallery=0.5, of logits kl=1 and labels=1",
-    cls=_Losses,
-    help="What is minimised in all stages; again for more. Losses that --config names stay.",
+    help="What is minimised in all stages; again for more. Losses that --config names stay. Names: "
+    f"{', '.join(BROUGHT)}, and those of your own or of other packages.",
 )
 @_option("--import", place="imports", metavar="FILE", type=_FILE, multiple=True)
 @_option("--epochs", usual=f"what --budget allows, of logits {CLASSIFY.epochs}", type=int)

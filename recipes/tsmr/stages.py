@@ -12,8 +12,11 @@ from reparam_kit import InputError, Registry, suggestion
 LOSSES: Registry[Any] = Registry("loss", "recipes.tsmr.objective", "reparam_kit.losses")
 """Every loss by its name, see ``recipes.tsmr.objective.loss``. Only a name that is looked up imports them."""
 
-# Of the usual stages, which are made without a look-up: it would import torch.
-_USUAL = {"pairs", "gallery", "adversarial", "kl", "labels"}
+BROUGHT = (
+    "cosine", "mse", "relational", "hard", "hard_pairs", "perturbed", "gallery", "margin", "centres", "pairs",
+    "adversarial", "kl", "dist", "labels",
+)  # fmt: skip
+"""The losses of this project, known without a look-up, which would import torch."""
 
 
 @dataclass(frozen=True, init=False)
@@ -52,7 +55,7 @@ class Stage(Choices):
             object.__setattr__(self, name, value)
         super().__post_init__()
         self.refuse_unknown(weights)
-        for name in self.losses.keys() - _USUAL:
+        for name in self.losses.keys() - set(BROUGHT):
             try:
                 _ = LOSSES[name]
             except InputError as error:
@@ -67,7 +70,7 @@ class Stage(Choices):
         """Raise :class:`ChoiceError` for a name that is neither a choice nor a loss."""
         choices = [field.name for field in fields(cls)]
         for name in values:
-            if name not in {*choices, *_USUAL} and name not in (known := list(LOSSES)):
+            if name not in {*choices, *BROUGHT} and name not in (known := list(LOSSES)):
                 raise ChoiceError(
                     f"Stage has no choice or loss {name!r} (a loss of one's own is known once its module is imported): "
                     f"{suggestion(str(name), [*choices, *known], 'names')}",

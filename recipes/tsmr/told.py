@@ -59,7 +59,7 @@ class Told:
         for name in self._values:
             if name not in (*OWN, *kinds(TSMRConfig), "version"):
                 raise rk.InputError(f"{self._source((name,))}: {unknown(name)}")
-        if not trusted:
+        if self._values and not trusted:
             self._refuse_code()
 
     def says(self, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
@@ -14,7 +15,7 @@ from recipes.tsmr import Margin, Stage, TSMRConfig
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.options import chosen
 from recipes.tsmr.run import OWN
-from recipes.tsmr.stages import LOSSES
+from recipes.tsmr.stages import BROUGHT, LOSSES
 from reparam_kit import InputError, import_file
 
 PRESETS = {"student_input": "raw", "teacher_input": "raw"}
@@ -140,3 +141,15 @@ def test_the_line_names_the_file_and_the_place(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         options(file)
     assert str(caught.value) == f"{file}: stages[1].mse='much' must be a number, zero or positive"
+
+
+def test_help_of_tsmr_names_the_losses_and_imports_no_torch() -> None:
+    script = (
+        "import sys; from recipes.tsmr.cli import tsmr; tsmr(['--help'], standalone_mode=False); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    named = done.stdout.partition("Names: ")[2].partition(", and those of your own")[0]
+    assert named.replace("\n", " ").replace(" ", "").split(",") == list(BROUGHT)
+    assert [name for name in LOSSES if str(LOSSES[name].__module__).startswith("recipes.")] == list(BROUGHT)
