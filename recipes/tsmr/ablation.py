@@ -1,30 +1,32 @@
 """The controls that a gain is held against: the same images and seeds, each at its own best learning rate.
 
 Branches raise the effective learning rate, so arms that are compared at one rate prove nothing. Every arm
-gets the rate of a small grid that does best on people held out from its training; then it is trained on all
-people, a run for each seed, and its last epoch is judged. Nothing is chosen on the set that judges.
+gets the rate of a small grid that does best on people, or images of each class, held out from its training; then it
+is trained on all images, a run for each seed, and its last epoch is judged. Nothing is chosen on the set that judges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from torch import nn
 
-from recipes.faces import Judge, PairsJudge, Verdict, read_faces
+from recipes.faces import Judge, Verdict, read_faces
 from recipes.faces.judging.reading import Judged
 from recipes.progress import Progress, labelled
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.ingredients import task_of_student
 from recipes.tsmr.parts import Ablation
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.auto import with_auto
-from recipes.tsmr.targets.holdout import hold_out
+from recipes.tsmr.targets.holdout import hold_out_for
 from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
 from recipes.tsmr.training.callbacks import Callback
@@ -45,7 +47,7 @@ FINE_TUNING, DISTILLATION, BRANCHES, TSMR = (
 def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     """Return the recipe of ``config`` and its controls, by name, each with as many epochs.
 
-    - "fine-tuning": margin softmax on the identities, no teacher, no branches
+    - "fine-tuning": the labels alone (of embeddings margin softmax on the identities), no teacher, no branches
     - "distillation": the first stage's losses for all epochs, without branches
     - "distillation + branches": the same on the expanded net
     - "TSMR": ``config``
@@ -53,7 +55,7 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     config = replace(config, stages=config.plan.stages, epochs=None, budget=None, auto=None)
     losses = {**config.plan.stages[0].losses, "adversarial": 0.0}
     first = Stage(config.total_epochs, losses=losses)
-    labels = Stage(epochs=config.total_epochs, margin=1.0)
+    labels = Stage(config.total_epochs, losses={"labels" if config.task == "logits" else "margin": 1.0})
     return {
         FINE_TUNING: replace(config, block=None, stages=(labels,)),
         DISTILLATION: replace(config, block=None, stages=(first,)),
@@ -62,15 +64,26 @@ def arms(config: TSMRConfig) -> dict[str, TSMRConfig]:
     }
 
 
-class RefuseOthers(Callback):
-    """Refuses, before anything is trained, a run whose controls could not be judged: not of embeddings."""
+class Comparable(Callback):
+    """Refuses, before anything is trained, images whose controls could not be judged: the arguments of ``compare``."""
+
+    def __init__(self, model: nn.Module, data: str | Path | Images, val: Judged | Sequence[Judged]) -> None:
+        self._given = model, data, val
 
     def start(self, config: TSMRConfig, done: int) -> None:
-        if config.task != "embeddings":
-            raise InputError(
-                "the controls (--compare) are judged on pairs of people held out, by embeddings, and the student's "
-                f"output is taken for {config.task}: leave --compare out"
-            )
+        images, _ = _apart(*self._given, config)
+        try:
+            hold_out_for(config.task, images)
+        except InputError as error:
+            raise InputError(f"{error}; leave --compare out, or give other images") from error
+
+
+def _apart(
+    model: nn.Module, data: str | Path | Images, val: Judged | Sequence[Judged], config: TSMRConfig
+) -> tuple[Images, Judged | Sequence[Judged]]:
+    """Return the images without those that "auto" in ``val`` holds out, and the judges."""
+    data, val, _ = with_auto(data, val, partial(task_of_student, model, config))  # type: ignore[assignment]
+    return (read_faces(data) if isinstance(data, str | Path) else data), val
 
 
 def default_rates(config: TSMRConfig) -> tuple[float, ...]:
@@ -129,12 +142,11 @@ def compare(
     """
     rates = ablation.rates or default_rates(config)
     folder = Path(folder)
-    data, val, _ = with_auto(data, val)  # type: ignore[assignment]
-    images = read_faces(data) if isinstance(data, str | Path) else data
-    part, held = hold_out(images)
+    images, val = _apart(model, data, val, config)
+    config = replace(config, task=task_of_student(model, config, images))
+    part, on_held_out = hold_out_for(config.task, images)
     opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)
     judge, *_ = taught(judges_of(val, config), opened[0])
-    on_held_out = PairsJudge(held)
     runs_of = len(rates) + len(ablation.seeds)
     number, shown = count(1), Progress(silent=not progress or Processes.current().rank > 0)
 

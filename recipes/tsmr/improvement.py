@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.ablation import RefuseOthers, compare
+from recipes.tsmr.ablation import Comparable, compare
 from recipes.tsmr.arguments import require_kinds
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
@@ -102,8 +102,6 @@ def improve(
     if ablation is not None and val is None:
         raise rk.InputError("an ablation (--compare) judges its arms on val (--val), which is not given")
     told = [Callbacks(callbacks), *([Unjudged()] if val is None else [])]
-    if ablation is not None:
-        told.append(RefuseOthers())
     read = {"student": student, "teachers": teachers, "data": data, "val": val, "weights": weights}
     read |= {"teacher_weights": teacher_weights, "float": float}
     require_kinds({"log_to": log_to})
@@ -123,6 +121,8 @@ def improve(
         model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float)
         _rehearse(model, output, work)
         model = model.to(place)
+        if ablation is not None and val is not None:
+            told.append(Comparable(model, data, val))
         result = apply_tsmr(
             model, teachers, data, val, config,
             teacher_weights=teacher_weights, cache=work, checkpoint=work / "checkpoint.pt", log_to=log_to,

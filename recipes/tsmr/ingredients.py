@@ -19,6 +19,7 @@ from recipes.faces import (
     input_preset,
 )
 from recipes.faces.judging.reading import Judged
+from recipes.tsmr.choices import TaskName
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import device_of
@@ -28,7 +29,7 @@ from recipes.tsmr.targets.streams import open_views, require_batch
 from recipes.tsmr.targets.task import Task
 from recipes.tsmr.targets.teachers import OpenedTeacher, Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
-from recipes.tsmr.tasks import settle, with_maps
+from recipes.tsmr.tasks import names_labels, settle, with_maps
 from recipes.tsmr.training.checks import (
     judges_of,
     require_fit,
@@ -134,6 +135,16 @@ def of_deployed(model: nn.Module, config: TSMRConfig) -> Embedder:
     """Ask the student as it is deployed: its file, where ``as_file`` gives one."""
     with as_file(model) as runs:
         return of_student(runs, config)
+
+
+def task_of_student(model: nn.Module, config: TSMRConfig, images: Images) -> TaskName:
+    """Return what the student's output is, before judges and teachers are there: as chosen, or logits where it names
+    the labels of ``images``, else embeddings.
+    """
+    config = with_maps(config)
+    if config.task != "auto":
+        return config.task
+    return "logits" if names_labels(of_student(model, config), Views(images)) else "embeddings"
 
 
 def of_student(model: nn.Module | Path, config: TSMRConfig) -> Embedder:

@@ -76,6 +76,11 @@ def settle(
     return settled, line
 
 
+def names_labels(student: Asked, views: Views) -> bool:
+    """Return whether the largest of the student's numbers is the label of images far more often than by chance."""
+    return bool(_Seen.of(student, [student], views).labelled)
+
+
 def _said(config: TSMRConfig, judges: Sequence[Judge], size: int) -> tuple[TaskName, str]:
     if config.task != "auto":
         return config.task, f"task={config.task!r} was chosen"

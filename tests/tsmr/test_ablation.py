@@ -35,6 +35,12 @@ def test_the_arms_differ_in_one_thing_each_and_see_as_many_images() -> None:
     assert made[FINE_TUNING].block is None
 
 
+def test_of_a_classifier_the_labels_are_what_it_is_tuned_on() -> None:
+    made = arms(TSMRConfig(task="logits", epochs=2, batch_size=8))
+    assert made[FINE_TUNING].stages == (Stage(epochs=2, labels=1.0),)
+    assert made[DISTILLATION].stages == made[BRANCHES].stages == (Stage(epochs=2, kl=1.0, labels=1.0),)
+
+
 def test_people_held_out_are_not_trained_on(rec: Path) -> None:
     """Of 6 people with 4 images each, one is not enough to make pairs: 2 are held out."""
     records = FaceRecords(rec)

@@ -20,10 +20,13 @@ import reparam_kit as rk
 from recipes.faces import ClassesJudge, RetrievalJudge, read_faces
 from recipes.progress import Progress
 from recipes.tsmr import Ablation, Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, improve, write_report
+from recipes.tsmr.ablation import arms
 from recipes.tsmr.beginning import Fingerprints, gathered
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.distributed import Processes
+from recipes.tsmr.improved import Improved
 from recipes.tsmr.ingredients import gather
+from recipes.tsmr.targets import holdout
 from reparam_kit import InputError
 
 SHORT = TSMRConfig(epochs=2, batch_size=8, block="acb")
@@ -174,15 +177,47 @@ def test_files_with_several_outputs_on_the_command_line(photos: Path, tmp_path: 
     assert "the student's output is taken for logits" in result.stderr
 
 
-def test_controls_of_logits_are_refused_before_training(photos: Path, tmp_path: Path) -> None:
-    student = two_outputs(tmp_path / "s.onnx", 0)
+def compared(photos: Path, output: Path) -> Improved:
+    """A run with its controls, by images of each class that are held out."""
+    student = two_outputs(output.with_name("s.onnx"), 0)
     outputs = {"student_output": onnx.load(student).graph.output[1].name}
-    with pytest.raises(InputError, match=r"controls .--compare.* taken for logits: leave --compare out"):
-        improve(
-            student, taught(2, photos), photos, tmp_path / "out.onnx", val=f"classes:{photos}",
-            config=TSMRConfig(epochs=1, batch_size=8, **outputs), ablation=Ablation(seeds=(0,)),
-        )  # fmt: skip
+    return improve(
+        student, taught(2, photos), photos, output, val="auto", ablation=Ablation(seeds=(0,), rates=(1e-2,)),
+        config=TSMRConfig(epochs=1, batch_size=8, task="logits", block="acb", **outputs),
+    )  # fmt: skip
+
+
+def test_controls_of_logits_are_judged_by_classes(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)  # of four images of each of six people
+    report = compared(photos, tmp_path / "out.onnx").report
+    assert [arm.name for arm in report.ablation] == list(arms(report.config))
+    for arm in report.ablation:
+        assert (arm.verdicts[0].decides, arm.verdicts[0].subject) == ("top-1", "12 images of 6 classes")
+        assert arm.rates[1e-2] is not None
+        assert arm.images == 12
+
+
+def test_controls_that_cannot_be_judged_are_refused_before_training(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)
+    monkeypatch.setattr(
+        holdout, "_FEWEST", 7
+    )  # the judge has twelve of 24 images, and the rates half of the others
+    with pytest.raises(InputError, match="too few to judge by; leave --compare out"):
+        compared(photos, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_auto_takes_a_net_that_names_the_labels_for_a_classifier(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)
+    report = apply_tsmr(taught(1, photos), taught(2, photos), photos, "auto", SHORT).report
+    assert report.config.losses == {"kl", "labels"}
+    assert (report.before[0].decides, report.before[0].subject) == ("top-1", "12 images of 6 classes")
 
 
 class Pixels(Loss, name="test_pixels", needs={"teacher"}, task="maps"):

@@ -80,7 +80,8 @@ def drawn(views: Views, images: int, config: TSMRConfig) -> Views:
     if images == len(views):
         return views
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(views))[:images])
-    return Views(Part(views.images, chosen, identity_labels(views.images), alone=True))
+    labels = identity_labels(views.images)
+    return Views(Part(views.images, chosen, labels, alone=True, classes=config.task == "logits"))
 
 
 def lasting(

@@ -1,12 +1,13 @@
 """Judges made of the training images: ``val="auto"`` holds some of them out, and says so.
 
 Where people are known, some are held out whole, and images of nobody known set thresholds besides; a run is then judged
-as by people of another set. Where nobody is known, images are held out, and judged is agreement with the teacher.
+as by people of another set. Where nobody is known, images are held out, and judged is agreement with the teacher. Of a
+classifier some images of each class are held out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from recipes.faces import Judge, PeopleJudge, read_faces
 from recipes.faces.judging.agreement import AgreementJudge
 from recipes.faces.judging.portraits import Portraits
 from recipes.faces.judging.reading import Judged
+from recipes.tsmr.choices import TaskName
 from recipes.tsmr.targets.examples import identity_labels
+from recipes.tsmr.targets.holdout import hold_out_of_classes
 from recipes.tsmr.targets.views import Images, Part
 from reparam_kit import InputError
 
@@ -30,10 +33,13 @@ _PAIRS = 10  # genuine pairs to judge by, at least
 
 
 def with_auto(
-    data: str | Path | Images, val: Judged | Sequence[Judged] | None
+    data: str | Path | Images,
+    val: Judged | Sequence[Judged] | None,
+    task: Callable[[Images], TaskName],
 ) -> tuple[str | Path | Images, Judged | Sequence[Judged] | None, str]:
     """Put a judge in the place of "auto" in ``val``: the images without those that it holds, what judges, and a line
-    that says what was held out; all as it is, and no line, where nothing is "auto".
+    that says what was held out; all as it is, and no line, where nothing is "auto". ``task`` tells what the student
+    makes of the images.
 
     Raises:
         InputError: the images are a stream, or too few.
@@ -49,14 +55,19 @@ def with_auto(
         raise InputError(
             "val='auto' holds images out, which cannot be told beforehand in a stream: give a set"
         )
-    rest, judge, line = _held_out(images)
+    rest, judge, line = _held_out(images, task(images))
     for place in places:
         judges[place] = judge
     return rest, judges, line
 
 
-def _held_out(images: Any) -> tuple[Part, Judge, str]:
+def _held_out(images: Any, task: TaskName) -> tuple[Part, Judge, str]:
+    begin = f"val='auto': held out of the {len(images):,} images: "
     labels = identity_labels(images)
+    if task == "logits" and labels.max(initial=-1) >= 0:
+        part, classes = hold_out_of_classes(images)
+        held = np.delete(labels, part.chosen)
+        return part, classes, f"{begin}{len(held):,} images of {len(np.unique(held)):,} classes"
     rng = np.random.default_rng(0)
     known, unknown = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
     strangers = rng.permutation(unknown)[: min(_MOST, int(_SHARE * len(unknown)))]
@@ -79,7 +90,7 @@ def _held_out(images: Any) -> tuple[Part, Judge, str]:
             f"by: it takes {_PAIRS} pairs of one person, or {_FEWEST} images of nobody known; give a set"
         )
     rest = np.setdiff1d(np.arange(len(images)), np.concatenate([chosen, strangers]))
-    return Part(images, rest, labels), judge, f"val='auto': held out of the {len(images):,} images: {told}"
+    return Part(images, rest, labels), judge, begin + told
 
 
 def _some_people(labels: Any, known: Any, rng: np.random.Generator) -> Any:

@@ -1,20 +1,66 @@
-"""People held out of training, and pairs made of them: what a learning rate is chosen on."""
+"""People held out of training, and pairs made of them; or some images of each class: what a rate is chosen on."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import IterableDataset
 
-from recipes.faces import PairSet
+from recipes.faces import ClassesJudge, Judge, PairSet, PairsJudge
+from recipes.tsmr.choices import TaskName
 from recipes.tsmr.targets.examples import identity_labels
 from recipes.tsmr.targets.views import Images, Part
 from reparam_kit import InputError
 
-_HELD_OUT = 0.2  # of the people
+_HELD_OUT = 0.2  # of the people, or of the images of each class
+_OF_CLASSES = 2000  # images of all classes, at most
 _PAIRS_EACH = 10  # genuine pairs of one person, at most
 _GENUINE = 3000  # genuine pairs, at most
-_FEWEST = 10  # genuine pairs to choose on
+_FEWEST = 10  # genuine pairs, or images of classes, to choose on
+
+
+def hold_out_for(task: TaskName, images: Images) -> tuple[Images, Judge]:
+    """Return the images without some that are held out, and what judges nets of that task by these.
+
+    Raises:
+        InputError: as ``hold_out`` and ``hold_out_of_classes``; or nothing judges maps.
+    """
+    if isinstance(images, IterableDataset):
+        raise InputError(
+            "controls are compared on images held out, which cannot be told beforehand in a stream"
+        )
+    if task == "maps":
+        raise InputError("controls (--compare) are judged by images held out, and nothing judges maps")
+    if task == "logits":
+        return hold_out_of_classes(images)
+    rest, pairs = hold_out(images)
+    return rest, PairsJudge(pairs)
+
+
+def hold_out_of_classes(images: Images) -> tuple[Part, ClassesJudge]:
+    """Return the images without a fifth of those of each class, at most 2,000, and what judges logits by these.
+
+    An image without a label is not held out.
+
+    Raises:
+        InputError: the images have no labels, or too few of them.
+    """
+    labels = identity_labels(images)
+    known = np.random.default_rng(0).permutation(np.flatnonzero(labels >= 0))
+    share = min(_HELD_OUT, _OF_CLASSES / max(len(known), 1))
+    known = known[np.argsort(labels[known], kind="stable")]
+    of_each = np.split(known, np.flatnonzero(np.diff(labels[known])) + 1)
+    held = np.sort(np.concatenate([rows[: int(share * len(rows))] for rows in of_each]))
+    if len(held) < _FEWEST or len(np.unique(labels[held])) < 2:
+        raise InputError(
+            f"a fifth of the images of each class is held out to judge by, and of {len(known)} images with a "
+            f"label that is {len(held)}: too few to judge by"
+        )
+    shown: Any = Part(images, held, labels, classes=True)
+    rest = Part(images, np.setdiff1d(np.arange(len(labels)), held), labels, classes=True)
+    return rest, ClassesJudge(shown, outputs="logits", classes=int(labels.max()) + 1)
 
 
 def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
@@ -23,10 +69,6 @@ def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
     Raises:
         InputError: the images have no labels, or the people held out have too few images to make pairs.
     """
-    if isinstance(images, IterableDataset):
-        raise InputError(
-            "controls are compared on people held out, who cannot be told beforehand in a stream"
-        )
     labels = identity_labels(images)
     if labels.min() < 0:
         raise InputError(

@@ -124,7 +124,8 @@ def as_from_here(loader: Iterable[Given]) -> Iterator[Given]:
 class Part(Dataset[Item]):
     """Some of the images of a dataset, with their people numbered anew; a negative label is still not known.
 
-    What nets say of them is computed with that of the whole set, unless they are ``alone``.
+    Where the labels are ``classes`` they keep their numbers, each of which is a logit's. What nets say of the images is
+    computed with that of the whole set, unless they are ``alone``.
     """
 
     def __init__(
@@ -133,12 +134,14 @@ class Part(Dataset[Item]):
         chosen: npt.NDArray[np.int64],
         labels: npt.NDArray[np.int64],
         alone: bool = False,
+        classes: bool = False,
     ) -> None:
         self.images = images
         self.chosen = chosen
         self.alone = alone
-        taken = labels[chosen]
-        self.labels = np.where(taken < 0, -1, np.searchsorted(np.unique(taken[taken >= 0]), taken))
+        taken = self.labels = labels[chosen]
+        if not classes:
+            self.labels = np.where(taken < 0, -1, np.searchsorted(np.unique(taken[taken >= 0]), taken))
 
     def __len__(self) -> int:
         return len(self.chosen)

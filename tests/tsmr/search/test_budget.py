@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_nets_are_asked_in_a_third_of_the_time() -> None:
     assert drawn(views, 100, CONFIG) is views
     assert affordable(views, [Slow(1e-5)], CONFIG, 4.0, ALONE) == 100  # type: ignore[list-item]
     assert affordable(views, [Slow(1e-3)], CONFIG, -1.0, ALONE) == 10  # type: ignore[list-item]
+
+
+def test_the_number_of_a_class_stays_where_few_images_show_few_of_them() -> None:
+    labels = np.arange(100) // 2
+    images: Any = Part([torch.zeros(3, 2, 2, dtype=torch.uint8)] * 100, np.arange(100), labels)  # type: ignore[arg-type]
+    few: Any = drawn(Views(images), 20, replace(CONFIG, task="logits")).images
+    assert (
+        few.labels.tolist()
+        == labels[few.chosen].tolist()
+        != np.unique(few.labels, return_inverse=True)[1].tolist()
+    )
 
 
 @given(

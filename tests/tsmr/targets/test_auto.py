@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recipes.faces import PeopleJudge, write_records
 from recipes.faces.judging.agreement import AgreementJudge
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.choices import TaskName
 from recipes.tsmr.targets.auto import with_auto
 from recipes.tsmr.targets.views import Part
 from reparam_kit import InputError
@@ -38,6 +39,14 @@ class Labelled:
         )
 
 
+def of_faces(images: object) -> TaskName:
+    return "embeddings"
+
+
+def of_classes(images: object) -> TaskName:
+    return "logits"
+
+
 class Colours(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, 0, 0] - 128.5
@@ -45,7 +54,7 @@ class Colours(nn.Module):
 
 def test_people_are_held_out_whole_and_unknown_images_beside_them() -> None:
     labels = [i // 5 for i in range(300)] + [-1] * 600
-    rest, judges, told = with_auto(Labelled(labels), "auto")  # type: ignore[arg-type]
+    rest, judges, told = with_auto(Labelled(labels), "auto", of_faces)  # type: ignore[arg-type]
     assert isinstance(rest, Part)
     assert isinstance(judges, list)
     (judge,) = judges
@@ -59,12 +68,40 @@ def test_people_are_held_out_whole_and_unknown_images_beside_them() -> None:
     assert (verdict.images, verdict.people, verdict.impostors) == (60, 12, 120)
     assert len(kept) == 48
     assert len(rest) == 720
-    again = with_auto(Labelled(labels), ["auto"])[0]  # type: ignore[arg-type]
+    again = with_auto(Labelled(labels), ["auto"], of_faces)[0]  # type: ignore[arg-type]
     np.testing.assert_array_equal(again.chosen, rest.chosen)  # type: ignore[union-attr]
 
 
+def test_of_classes_some_images_of_each_are_held_out_under_their_own_numbers() -> None:
+    labels = (
+        [i % 3 * 2 for i in range(60)] + [7] * 2 + [-1] * 8
+    )  # no class 1, 3, 5 and 6; few images of class 7
+    rest, judges, told = with_auto(Labelled(labels), "auto", of_classes)  # type: ignore[arg-type]
+    assert isinstance(rest, Part)
+    assert isinstance(judges, list)
+    assert told == "val='auto': held out of the 70 images: 12 images of 3 classes"
+    assert rest.labels.tolist() == [labels[i] for i in rest.chosen]
+    assert set(rest.labels) == {0, 2, 4, 7, -1}
+    held = set(range(70)) - set(rest.chosen.tolist())
+    assert sorted(labels[i] for i in held) == [0] * 4 + [2] * 4 + [4] * 4
+
+    class Numbers(nn.Module):
+        """The logits of the class that the number of an image, its red, belongs to."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.eye(8)[torch.tensor(labels)[x[:, 0, 0, 0].long()]]
+
+    assert judges[0].judge(Numbers(), "raw")["top-1"].value == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("labels", [[0] * 100, [0, 1] * 20, [0, 1, 2, 3] * 4])
+def test_too_few_of_each_class(labels: list[int]) -> None:
+    with pytest.raises(InputError, match=r"a fifth of the images of each class .*: too few to judge by"):
+        with_auto(Labelled(labels), "auto", of_classes)  # type: ignore[arg-type]
+
+
 def test_where_nobody_is_known_the_teacher_is_agreed_with() -> None:
-    rest, judges, told = with_auto(Labelled([-1] * 1000), "auto")  # type: ignore[arg-type]
+    rest, judges, told = with_auto(Labelled([-1] * 1000), "auto", of_faces)  # type: ignore[arg-type]
     assert len(rest) == 800  # type: ignore[arg-type]
     assert isinstance(judges[0], AgreementJudge)  # type: ignore[index]
     assert "200 images (nobody is known: judged is agreement with the teacher)" in told
@@ -75,13 +112,13 @@ def test_too_few_to_judge_by(labels: list[int]) -> None:
     with pytest.raises(
         InputError, match="too few to judge by: it takes 10 pairs of one person, or 100 images"
     ):
-        with_auto(Labelled(labels), "auto")  # type: ignore[arg-type]
+        with_auto(Labelled(labels), "auto", of_faces)  # type: ignore[arg-type]
 
 
 def test_nothing_is_held_out_unasked() -> None:
     images = Labelled([0])
-    assert with_auto(images, None) == (images, None, "")  # type: ignore[arg-type]
-    assert with_auto(images, ["a.bin"]) == (images, ["a.bin"], "")  # type: ignore[arg-type]
+    assert with_auto(images, None, of_faces) == (images, None, "")  # type: ignore[arg-type]
+    assert with_auto(images, ["a.bin"], of_faces) == (images, ["a.bin"], "")  # type: ignore[arg-type]
 
 
 def test_agreement_is_whole_with_oneself_and_falls_with_noise() -> None:

@@ -181,7 +181,7 @@ def test_what_a_stream_cannot_do_is_one_line(data: Any, choices: dict[str, Any],
 
 
 def test_controls_need_people(tmp_path: Path, bin_file: Path) -> None:
-    with pytest.raises(InputError, match="people held out, who cannot be told beforehand in a stream"):
+    with pytest.raises(InputError, match="images held out, which cannot be told beforehand in a stream"):
         compare(net(6, 0), net(10, 1), Endless(), bin_file, CONFIG, tmp_path)
 
 

@@ -126,3 +126,4 @@ def test_people_who_are_not_known_stay_so_in_a_part() -> None:
     images = Given([torch.zeros(3, 4, 4, dtype=torch.uint8)] * 5)
     labels = np.array([-1, 7, 3, -5, 7])
     assert Part(images, np.array([0, 1, 3, 4]), labels).labels.tolist() == [-1, 0, -1, 0]
+    assert Part(images, np.array([0, 1, 3, 4]), labels, classes=True).labels.tolist() == [-1, 7, -5, 7]
