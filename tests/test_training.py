@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,15 @@ def test_compile(norm: str) -> None:
     torch.testing.assert_close(compiled(x), student(x), rtol=1e-4, atol=1e-4)
     train(compiled, x)
     assert fold_error(compiled._orig_mod) < 1e-12
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("norm", NORMS)
+def test_compile_without_gradients(norm: str, without: Callable[[], AbstractContextManager[None]]) -> None:
+    student = disturb(rk.expand(build(Plain), "dbb", norm))
+    compiled = torch.compile(copy.deepcopy(student), backend="eager", fullgraph=True)
+    with without():
+        torch.testing.assert_close(compiled(images()), student(images()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", NORMS)

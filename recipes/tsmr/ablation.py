@@ -14,19 +14,20 @@ from itertools import count
 from pathlib import Path
 
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from recipes.faces import Judge, Verdict, read_faces
+from recipes.faces import Judge, PairsJudge, Verdict, read_faces
 from recipes.faces.judging.reading import Judged
 from recipes.progress import Progress, labelled
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
-from recipes.tsmr.ingredients import task_of_student
+from recipes.tsmr.ingredients import logits_of_student
 from recipes.tsmr.parts import Ablation
 from recipes.tsmr.recipe import apply_tsmr
 from recipes.tsmr.results import Arm
 from recipes.tsmr.stages import Stage
 from recipes.tsmr.targets.auto import with_auto
-from recipes.tsmr.targets.holdout import hold_out_for
+from recipes.tsmr.targets.holdout import hold_out, hold_out_of_classes
 from recipes.tsmr.targets.teachers import Teacher, Weights, open_teachers
 from recipes.tsmr.targets.views import Images, Views
 from recipes.tsmr.training.callbacks import Callback
@@ -71,9 +72,12 @@ class Comparable(Callback):
         self._given = model, data, val
 
     def start(self, config: TSMRConfig, done: int) -> None:
-        images, _ = _apart(*self._given, config)
+        if config.task == "maps":
+            raise InputError("controls (--compare) are judged on images held out, and nothing judges maps")
+        model, data, val = self._given
+        images, _ = _apart(model, data, val, config)
         try:
-            hold_out_for(config.task, images)
+            _hold_out(model, images, config)
         except InputError as error:
             raise InputError(f"{error}; leave --compare out, or give other images") from error
 
@@ -82,8 +86,21 @@ def _apart(
     model: nn.Module, data: str | Path | Images, val: Judged | Sequence[Judged], config: TSMRConfig
 ) -> tuple[Images, Judged | Sequence[Judged]]:
     """Return the images without those that "auto" in ``val`` holds out, and the judges."""
-    data, val, _ = with_auto(data, val, partial(task_of_student, model, config))  # type: ignore[assignment]
+    if isinstance(data, IterableDataset):
+        raise InputError(
+            "controls are compared on images held out, which cannot be told beforehand in a stream"
+        )
+    data, val, _ = with_auto(data, val, partial(logits_of_student, model, config))  # type: ignore[assignment]
     return (read_faces(data) if isinstance(data, str | Path) else data), val
+
+
+def _hold_out(model: nn.Module, images: Images, config: TSMRConfig) -> tuple[Images, Judge, TSMRConfig]:
+    """Return the images without some that are held out, what judges by these, and the choices with the task."""
+    logits = logits_of_student(model, config, images)
+    if logits is not None:
+        return *hold_out_of_classes(images, logits), replace(config, task="logits")
+    part, pairs = hold_out(images)
+    return part, PairsJudge(pairs), replace(config, task="embeddings")
 
 
 def default_rates(config: TSMRConfig) -> tuple[float, ...]:
@@ -143,8 +160,7 @@ def compare(
     rates = ablation.rates or default_rates(config)
     folder = Path(folder)
     images, val = _apart(model, data, val, config)
-    config = replace(config, task=task_of_student(model, config, images))
-    part, on_held_out = hold_out_for(config.task, images)
+    part, on_held_out, config = _hold_out(model, images, config)
     opened = open_teachers(teacher, teacher_weights, Views(images), config, next(model.parameters()).device)
     judge, *_ = taught(judges_of(val, config), opened[0])
     runs_of = len(rates) + len(ablation.seeds)

@@ -19,7 +19,6 @@ from recipes.faces import (
     input_preset,
 )
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.choices import TaskName
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import device_of
@@ -137,14 +136,15 @@ def of_deployed(model: nn.Module, config: TSMRConfig) -> Embedder:
         return of_student(runs, config)
 
 
-def task_of_student(model: nn.Module, config: TSMRConfig, images: Images) -> TaskName:
-    """Return what the student's output is, before judges and teachers are there: as chosen, or logits where it names
-    the labels of ``images``, else embeddings.
+def logits_of_student(model: nn.Module, config: TSMRConfig, images: Images) -> int | None:
+    """Return how many logits the student gives, as far as that is known before there are judges and teachers: where it
+    was chosen, or the student names the labels of ``images``; None where its output is taken for something else.
     """
     config = with_maps(config)
-    if config.task != "auto":
-        return config.task
-    return "logits" if names_labels(of_student(model, config), Views(images)) else "embeddings"
+    ask, views = of_student(model, config), Views(images)
+    if config.task == "logits" or (config.task == "auto" and names_labels(ask, views)):
+        return ask(views.first(1)).shape[1]
+    return None
 
 
 def of_student(model: nn.Module | Path, config: TSMRConfig) -> Embedder:

@@ -22,7 +22,7 @@ from recipes.tsmr.averaging import Chosen, choose
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import deployable
-from recipes.tsmr.ingredients import Ingredients, gather, task_of_student
+from recipes.tsmr.ingredients import Ingredients, gather, logits_of_student
 from recipes.tsmr.objective.objective import own_losses
 from recipes.tsmr.places import hold_apart, own_places
 from recipes.tsmr.prepare import Prepared, prepare
@@ -121,7 +121,7 @@ def apply_tsmr(
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     shown = Progress(silent=not progress or processes.rank > 0)
     with own_places(cache, checkpoint), shown.shown(), ExitStack() as stack:
-        data, val, held_out = with_auto(data, val, partial(task_of_student, model, config))
+        data, val, held_out = with_auto(data, val, partial(logits_of_student, model, config))
         if held_out:
             shown.say(held_out)
         given = gather(model, teacher, teacher_weights, data, val, config, processes)

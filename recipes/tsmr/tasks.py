@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from recipes.faces import Judge
+from recipes.faces import ClassesJudge, Judge
 from recipes.tsmr.choices import TaskName
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.stages import LOSSES
-from recipes.tsmr.targets.examples import identity_labels
+from recipes.tsmr.targets.examples import identity_labels, unnamed_logits
 from recipes.tsmr.targets.task import are_probabilities
 from recipes.tsmr.targets.views import Views
 from reparam_kit import InputError
@@ -70,9 +70,17 @@ def settle(
     labelled = task == "logits" and seen is not None and bool(seen.labelled)
     settled = config.settled(task, labelled)
     _refuse_others(settled, task, reason)
+    if task == "logits" and "labels" in settled.losses and (unnamed := unnamed_logits(views.images, size)):
+        raise InputError(f"the loss 'labels' is of classes: {unnamed}")
     LOGGER.info(line := f"the student's output is taken for {task}: {reason}")
     if task == "logits" and seen is not None:
-        seen.warn("labels" in settled.losses)
+        seen.warn("labels" in settled.losses, unnamed_logits(views.images, size))
+        for judge in judges:
+            if isinstance(judge, ClassesJudge) and judge.outputs(size) is None:
+                LOGGER.warning(
+                    f"the judge {judge.name!r} has other classes than the student's {size} logits, and judges by the "
+                    "mean output of each class instead: give it images of every class"
+                )
     return settled, line
 
 
@@ -149,6 +157,8 @@ class _Seen:
         except InputError as error:  # boxes, captions, maps: only a loss that asks for labels minds
             LOGGER.warning(f"the labels of the images are left out, unless a loss asks for them: {error}")
             labels = torch.full((len(chosen),), -1)
+        if unnamed_logits(views.images, student(views.first(1)).shape[1]):
+            labels = torch.full_like(labels, -1)
         ours, *theirs = (net(images).float() for net in (student, *teachers))
         return cls(ours, torch.stack(theirs).mean(dim=0), labels)
 
@@ -174,8 +184,10 @@ class _Seen:
         lengths = [rows.norm(dim=1) for rows in (self.ours, self.theirs) if not are_probabilities(rows).all()]
         return any(bool(length.std() <= _ONE_LENGTH * length.mean()) for length in lengths)
 
-    def warn(self, asked: bool) -> None:
-        """Warn of what is unusual about the logits; the labels are ``asked`` for or not."""
+    def warn(self, asked: bool, unnamed: str) -> None:
+        """Warn of what is unusual about the logits; labels are ``asked`` for or not, or ``unnamed`` for a reason."""
+        if unnamed:
+            LOGGER.warning(f"the loss 'labels' is left out: {unnamed}")
         for who, rows in (("student", self.ours), ("teacher", self.theirs)):
             if are_probabilities(rows).all():
                 LOGGER.info(

@@ -75,7 +75,10 @@ class Kernel:
         biases = [kernel.bias for kernel in (self, *branches) if kernel.bias is not None]
         bias = sum(biases[1:], start=biases[0]) if biases else None
         groups = [kernel.groups for kernel in (self, *branches)]
-        weight: Tensor = _Sum.apply(self.weight, groups, *(k.weight for k in branches))  # type: ignore[no-untyped-call]
+        # Where there are no gradients, torch.compile hands forward a context that it does not take.
+        plain = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        added: Any = _Sum.forward if plain else _Sum.apply
+        weight: Tensor = added(self.weight, groups, *(k.weight for k in branches))
         return Kernel(weight, self.groups, bias)
 
     def add_to(self, total: Tensor, groups: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +184,15 @@ def compared(photos: Path, output: Path) -> Improved:
     outputs = {"student_output": onnx.load(student).graph.output[1].name}
     return improve(
         student, taught(2, photos), photos, output, val="auto", ablation=Ablation(seeds=(0,), rates=(1e-2,)),
-        config=TSMRConfig(epochs=1, batch_size=8, task="logits", block="acb", **outputs),
+        config=TSMRConfig(epochs=1, batch_size=6, task="logits", block="acb", **outputs),
     )  # fmt: skip
 
 
 def test_controls_of_logits_are_judged_by_classes(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)  # of four images of each of six people
+    monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)  # of four images of each of six people, then of two
+    monkeypatch.setattr(holdout, "_FEWEST", 6)
     report = compared(photos, tmp_path / "out.onnx").report
     assert [arm.name for arm in report.ablation] == list(arms(report.config))
     for arm in report.ablation:
@@ -211,12 +213,34 @@ def test_controls_that_cannot_be_judged_are_refused_before_training(
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.fixture
+def gap(photos: Path, tmp_path: Path) -> Path:
+    """The photographs without those of the third person: the last three are numbered as others are elsewhere."""
+    copy = tmp_path / "gap"
+    shutil.copytree(photos, copy, ignore=shutil.ignore_patterns("2"))
+    return copy
+
+
+def test_labels_of_images_that_do_not_show_every_class_are_left_out(
+    photos: Path, gap: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    student, teacher = taught(1, photos), taught(2, photos)
+    config = replace(SHORT, epochs=1, task="logits")
+    assert apply_tsmr(student, teacher, gap, f"classes:{gap}", config).report.config.losses == ("kl",)
+    assert "'labels' is left out: the images show 5 classes and the nets give 6 logits" in caplog.text
+    assert "the judge 'classes' has other classes than the student's 6 logits" in caplog.text
+    asked = replace(config, stages=(Stage(epochs=1, labels=1.0),), epochs=None)
+    for val, choices in ((None, asked), ("auto", config)):
+        with pytest.raises(InputError, match="the images show 5 classes and the nets give 6 logits"):
+            apply_tsmr(student, teacher, gap, val, choices)
+
+
 def test_auto_takes_a_net_that_names_the_labels_for_a_classifier(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holdout, "_HELD_OUT", 0.5)
     report = apply_tsmr(taught(1, photos), taught(2, photos), photos, "auto", SHORT).report
-    assert report.config.losses == {"kl", "labels"}
+    assert report.config.losses == ("kl", "labels")
     assert (report.before[0].decides, report.before[0].subject) == ("top-1", "12 images of 6 classes")
 
 

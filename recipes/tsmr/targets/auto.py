@@ -18,7 +18,6 @@ from recipes.faces import Judge, PeopleJudge, read_faces
 from recipes.faces.judging.agreement import AgreementJudge
 from recipes.faces.judging.portraits import Portraits
 from recipes.faces.judging.reading import Judged
-from recipes.tsmr.choices import TaskName
 from recipes.tsmr.targets.examples import identity_labels
 from recipes.tsmr.targets.holdout import hold_out_of_classes
 from recipes.tsmr.targets.views import Images, Part
@@ -35,11 +34,11 @@ _PAIRS = 10  # genuine pairs to judge by, at least
 def with_auto(
     data: str | Path | Images,
     val: Judged | Sequence[Judged] | None,
-    task: Callable[[Images], TaskName],
+    logits: Callable[[Images], int | None],
 ) -> tuple[str | Path | Images, Judged | Sequence[Judged] | None, str]:
     """Put a judge in the place of "auto" in ``val``: the images without those that it holds, what judges, and a line
-    that says what was held out; all as it is, and no line, where nothing is "auto". ``task`` tells what the student
-    makes of the images.
+    that says what was held out; all as it is, and no line, where nothing is "auto". ``logits`` tells how many
+    the student gives of the images, None where it is no classifier.
 
     Raises:
         InputError: the images are a stream, or too few.
@@ -55,17 +54,17 @@ def with_auto(
         raise InputError(
             "val='auto' holds images out, which cannot be told beforehand in a stream: give a set"
         )
-    rest, judge, line = _held_out(images, task(images))
+    rest, judge, line = _held_out(images, logits(images))
     for place in places:
         judges[place] = judge
     return rest, judges, line
 
 
-def _held_out(images: Any, task: TaskName) -> tuple[Part, Judge, str]:
+def _held_out(images: Any, logits: int | None) -> tuple[Part, Judge, str]:
     begin = f"val='auto': held out of the {len(images):,} images: "
     labels = identity_labels(images)
-    if task == "logits" and labels.max(initial=-1) >= 0:
-        part, classes = hold_out_of_classes(images)
+    if logits is not None and labels.max(initial=-1) >= 0:
+        part, classes = hold_out_of_classes(images, logits)
         held = np.delete(labels, part.chosen)
         return part, classes, f"{begin}{len(held):,} images of {len(np.unique(held)):,} classes"
     rng = np.random.default_rng(0)

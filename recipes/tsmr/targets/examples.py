@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.faces.images.items import Items
-from recipes.faces.sets.faces import read_labels
+from recipes.faces.sets.faces import Faces, read_labels
 from recipes.tsmr.targets.partners import Partners
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import Targets
@@ -82,3 +82,18 @@ class Examples:
 def identity_labels(images: Images) -> npt.NDArray[np.int64]:
     """Identity of every image, int64 ``[N]``: as the labels say, and of a part its own."""
     return images.labels if isinstance(images, Part) else read_labels(cast("Items", images))
+
+
+def unnamed_logits(images: Images, logits: int) -> str:
+    """Say why the labels of ``images`` do not name ``logits`` logits; empty where they may.
+
+    A set that is read from files numbers the classes that it shows, in ascending order: where it does not show all,
+    those behind one that is missing have other numbers than their logits.
+    """
+    if isinstance(images, Faces) and 0 < images.num_identities < logits:
+        return (
+            f"the images show {images.num_identities} classes and the nets give {logits} logits, so which logit is "
+            "whose cannot be told: give images of every class, or in Python a dataset whose labels are the numbers of "
+            "the logits"
+        )
+    return ""

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import IterableDataset
 
-from recipes.faces import ClassesJudge, Judge, PairSet, PairsJudge
-from recipes.tsmr.choices import TaskName
-from recipes.tsmr.targets.examples import identity_labels
+from recipes.faces import ClassesJudge, PairSet
+from recipes.tsmr.targets.examples import identity_labels, unnamed_logits
 from recipes.tsmr.targets.views import Images, Part
 from reparam_kit import InputError
 
@@ -21,32 +19,16 @@ _GENUINE = 3000  # genuine pairs, at most
 _FEWEST = 10  # genuine pairs, or images of classes, to choose on
 
 
-def hold_out_for(task: TaskName, images: Images) -> tuple[Images, Judge]:
-    """Return the images without some that are held out, and what judges nets of that task by these.
-
-    Raises:
-        InputError: as ``hold_out`` and ``hold_out_of_classes``; or nothing judges maps.
-    """
-    if isinstance(images, IterableDataset):
-        raise InputError(
-            "controls are compared on images held out, which cannot be told beforehand in a stream"
-        )
-    if task == "maps":
-        raise InputError("controls (--compare) are judged by images held out, and nothing judges maps")
-    if task == "logits":
-        return hold_out_of_classes(images)
-    rest, pairs = hold_out(images)
-    return rest, PairsJudge(pairs)
-
-
-def hold_out_of_classes(images: Images) -> tuple[Part, ClassesJudge]:
-    """Return the images without a fifth of those of each class, at most 2,000, and what judges logits by these.
+def hold_out_of_classes(images: Images, logits: int) -> tuple[Part, ClassesJudge]:
+    """Return the images without a fifth of those of each class, at most 2,000, and what judges so many logits by these.
 
     An image without a label is not held out.
 
     Raises:
-        InputError: the images have no labels, or too few of them.
+        InputError: the images have no labels, too few of them, or not those of the logits.
     """
+    if unnamed := unnamed_logits(images, logits):
+        raise InputError(unnamed)
     labels = identity_labels(images)
     known = np.random.default_rng(0).permutation(np.flatnonzero(labels >= 0))
     share = min(_HELD_OUT, _OF_CLASSES / max(len(known), 1))
@@ -60,7 +42,7 @@ def hold_out_of_classes(images: Images) -> tuple[Part, ClassesJudge]:
         )
     shown: Any = Part(images, held, labels, classes=True)
     rest = Part(images, np.setdiff1d(np.arange(len(labels)), held), labels, classes=True)
-    return rest, ClassesJudge(shown, outputs="logits", classes=int(labels.max()) + 1)
+    return rest, ClassesJudge(shown, outputs="logits", classes=logits)
 
 
 def hold_out(images: Images, seed: int = 0) -> tuple[Images, PairSet]:
