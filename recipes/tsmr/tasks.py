@@ -59,6 +59,8 @@ def settle(
     seen = None
     if task in ("auto", "logits") and set(sizes) == {size}:
         seen = _Seen.of(student, teachers, views)
+    elif task == "auto" and config.stages is None and names_labels(student, views):
+        task, reason = "logits", "the labels of the images are the largest of them"
     if task == "auto":
         task, reason = _shown(config, seen, size)
     if task == "logits" and seen is None:
@@ -86,7 +88,7 @@ def settle(
 
 def names_labels(student: Asked, views: Views) -> bool:
     """Return whether the largest of the student's numbers is the label of images far more often than by chance."""
-    return bool(_Seen.of(student, [student], views).labelled)
+    return bool(_Seen.of(student, (), views).labelled)
 
 
 def _said(config: TSMRConfig, judges: Sequence[Judge], size: int) -> tuple[TaskName, str]:
@@ -155,12 +157,13 @@ class _Seen:
         try:
             labels = torch.from_numpy(identity_labels(Subset(views.images, chosen)))
         except InputError as error:  # boxes, captions, maps: only a loss that asks for labels minds
-            LOGGER.warning(f"the labels of the images are left out, unless a loss asks for them: {error}")
+            if teachers:
+                LOGGER.warning(f"the labels of the images are left out, unless a loss asks for them: {error}")
             labels = torch.full((len(chosen),), -1)
         if unnamed_logits(views.images, student(views.first(1)).shape[1]):
             labels = torch.full_like(labels, -1)
         ours, *theirs = (net(images).float() for net in (student, *teachers))
-        return cls(ours, torch.stack(theirs).mean(dim=0), labels)
+        return cls(ours, torch.stack(theirs or [ours]).mean(dim=0), labels)
 
     @property
     def known(self) -> int:

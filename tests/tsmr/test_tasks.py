@@ -196,6 +196,10 @@ def test_what_hangs_on_the_task_is_settled() -> None:
             r"gives 8 logits .* and the teachers 6 numbers: .*student_output",
         ),
         ({"student": wide, "stages": KL}, "gives 8 logits .* and the teachers 6 numbers"),
+        (
+            {"student": wide, "labels": SHOWN},
+            r"gives 8 logits \(the labels .* largest.*\) and the teachers 6 numbers",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(given: dict[str, Any], says: str) -> None:
