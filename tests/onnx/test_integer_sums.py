@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from integer_nodes import Arrays, assert_to_the_bit, levels, random, runtime, scale, write
-from onnx_text import run
+from onnx_text import load, run
 from torch import nn
 
 from reparam_kit import expand, fold
@@ -70,6 +70,37 @@ def test_a_convolution(tmp_path: Path, types: tuple[type, type], per_channel: bo
     order = "x w x_zero w_zero" if not per_channel else "x w x_zero"  # of the others onnxruntime has one only
     path = write(tmp_path / "b.onnx", "ConvInteger", inputs, stored, order, np.int32, **attributes)
     assert_to_the_bit(path, inputs)
+
+
+BIASES = {
+    "convolution": ("[N,3,6,6]", "QLinearConv (x, xs, xz, w, ws, wz, ys, yz, b)", (4, 3, 3, 3)),
+    "product": ("[N,6]", "com.microsoft.QGemm (x, xs, xz, w, ws, wz, b, ys, yz)", (6, 4)),
+}
+
+
+@pytest.mark.parametrize("case", BIASES)
+def test_a_bias_that_the_graph_computes(case: str, tmp_path: Path) -> None:
+    sizes, node, shape = BIASES[case]
+    known = settings((np.uint8, np.int8), False, shape, 0 if len(shape) == 4 else 1)
+    short = {
+        "x_scale": "xs",
+        "x_zero": "xz",
+        "w": "w",
+        "w_scale": "ws",
+        "w_zero": "wz",
+        "y_scale": "ys",
+        "y_zero": "yz",
+    }
+    weights = {name: np.asarray(known[key]) for key, name in short.items()}
+    header = 'ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]'
+    text = f"net (uint8{sizes} x, int32[4] a) => (uint8 y) {{ b = Add (a, a) y = {node} }}"
+    model = load(tmp_path / "model.onnx", text, weights, header)
+    image = (3, 6, 6) if case == "convolution" else (6,)
+    inputs = {"x": levels(np.uint8, 2, *image), "a": random.integers(-5000, 5000, 4).astype(np.int32)}
+    found = run(model, *map(torch.from_numpy, inputs.values()))[0]
+    assert found.equal(runtime(tmp_path / "model.onnx", inputs))
+    [weight] = model.parameters()
+    assert weight.requires_grad
 
 
 def test_channels_at_the_end(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from reparam_kit.onnx.importer.accumulate import (
     rescaled,
 )
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import at_level, divisor, stand_for
+from reparam_kit.onnx.importer.levels import at_level, divisor, reads, stand_for
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.conv import Kinds, convolved
 from reparam_kit.onnx.importer.ops.quantize import as_weight
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import along as along_axes
-from reparam_kit.onnx.importer.rules import elementwise
+from reparam_kit.onnx.importer.rules import elementwise, first
 from reparam_kit.onnx.importer.values import Constant, Value
 
 MICROSOFT = "com.microsoft"
@@ -139,7 +139,7 @@ def _conv(op: Op, x: Value, weight: tuple[int, int, Value | None], bias: tuple[i
     at, zero, scale = weight
     weights = _weights(op, x, _stored(op, at, zero, scale, 0), bias)
     if weights is not None:
-        return convolved(op, x, op.shape(at), weights, (), _CONV)
+        return _with_computed(op, convolved(op, x, op.shape(at), weights, (), _CONV), bias, op.rank(at) - 2)
     given = op.call(centred, op[at], op.get(zero), 0), None if bias is None else op.get(bias[0])
     return convolved(op, x, op.shape(at), None, given, _CONV)
 
@@ -160,7 +160,7 @@ def _matmul(
         out, features = weights["weight"].tensor.shape
         if "bias" not in weights or tuple(weights["bias"].tensor.shape) in ((out,), (1, out)):
             layer = AccumulatingLinear(features, out, "bias" in weights, device="meta")
-            return op.layer(layer, a, **weights)
+            return _with_computed(op, op.layer(layer, a, **weights), bias, 0)
     b = op.call(centred, op[at], op.get(zero), axis)
     sums = op.call(matmul_sums, a, op.call(torch.t, b) if flip else b)
     added = None if bias is None else op.get(bias[0])
@@ -170,12 +170,18 @@ def _matmul(
 def _weights(
     op: Op, x: Value, weight: Constant | None, bias: tuple[int, Value] | None
 ) -> dict[str, Constant] | None:
-    """Return the weights of a layer, where all are stored and what it is given is not."""
+    """Return the weights of a layer, where they are stored and what it is given is not; no bias that is computed."""
     weights = {"weight": weight}
-    if bias is not None and op.get(bias[0]) is not None:
+    if bias is not None and isinstance(op.get(bias[0]), Constant):
         weights["bias"] = _stored(op, bias[0], None, bias[1], -1)
     known = {name: value for name, value in weights.items() if value is not None}
     return known if isinstance(x, fx.Node) and len(known) == len(weights) else None
+
+
+def _with_computed(op: Op, sums: Value, bias: tuple[int, Value] | None, behind: int) -> Value:
+    """Return ``sums`` with a bias that the graph computes, behind whose dimension stand so many others."""
+    added = None if bias is None else op.get(bias[0])
+    return op.call(raised, sums, added, behind) if isinstance(added, fx.Node) else sums
 
 
 def _stored(op: Op, at: int, zero: int | None, scale: Value | None, axis: int) -> Constant | None:
@@ -240,5 +246,12 @@ def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return at_level(x / divisor(scale), zero.to(x.dtype), torch.uint8)
 
 
+def raised(sums: Tensor, bias: Tensor, behind: int) -> Tensor:
+    """Return whole numbers plus one for each channel, in double precision, which holds them."""
+    return sums + bias.to(torch.float64).reshape(*bias.shape, *[1] * behind)
+
+
+reads(raised)
+rule(first, raised)
 rule(along_axes(1), dynamic_scale, dynamic_zero)
 rule(elementwise, dynamic_levels)
