@@ -90,7 +90,7 @@ def lasting(
     """Return ``config`` with epochs, and steps in each, for which there is time.
 
     Args:
-        config: has one stage, or several that share the time as their epochs do.
+        config: has one stage, or several, of which all but the first keep their epochs.
         images: to train on.
         rate: images a second, in all processes together.
         seconds: that there are.
@@ -100,18 +100,17 @@ def lasting(
     size = config.plan.batch_size * config.accumulate * processes.count
     one_pass = max(images // size, 1)
     seconds = max(seconds, 0.0)
+    first, *others = config.plan.stages
+    kept = sum(stage.epochs for stage in others)
 
     def length() -> tuple[int, int]:
         judged = _MOST_EPOCHS
         if judging * _MOST_EPOCHS > _JUDGED * seconds:
-            judged = int(_JUDGED * seconds / judging)
+            judged = max(int(_JUDGED * seconds / judging), kept)
         steps = int((seconds - judged * judging) * rate / size)
         steps = min(max(steps, 1), MOST_PASSES * one_pass)
-        epochs = max(1, min(judged, steps))
+        epochs = max(kept + 1, min(judged, steps))
         return epochs, max(steps // epochs, 1)
 
     epochs, steps = processes.told(length)
-    first, *others = config.plan.stages
-    for stage in others:
-        epochs = max(1, epochs - stage.epochs)
-    return replace(config, stages=(replace(first, epochs=epochs), *others), epochs=None, steps=steps)
+    return replace(config, stages=(replace(first, epochs=epochs - kept), *others), epochs=None, steps=steps)

@@ -21,22 +21,28 @@ from recipes.tsmr.targets.views import Part, Views
 CONFIG = TSMRConfig(batch_size=10)
 
 
-@example(images=10, rate=1.0, seconds=-1.0, judging=0.0)
-@example(images=10, rate=1.0, seconds=1.0, judging=2.2e-311)
+@example(images=10, rate=1.0, seconds=-1.0, judging=0.0, others=[])
+@example(images=10, rate=1.0, seconds=1.0, judging=2.2e-311, others=[])
+@example(images=1000, rate=10.0, seconds=100.0, judging=200.0, others=[1])
 @given(
     images=st.integers(10, 10**7),
     rate=st.floats(1, 1e5),
     seconds=st.floats(-100, 1e5),
     judging=st.floats(0, 1e3),
+    others=st.lists(st.integers(1, 3), max_size=2),
 )
-def test_what_is_planned_fits(images: int, rate: float, seconds: float, judging: float) -> None:
-    config = lasting(CONFIG, images, rate, seconds, judging, ALONE)
+def test_what_is_planned_fits(
+    images: int, rate: float, seconds: float, judging: float, others: list[int]
+) -> None:
+    stages = tuple(Stage(epochs, cosine=1.0) for epochs in (1, *others))
+    config = lasting(replace(CONFIG, stages=stages), images, rate, seconds, judging, ALONE)
     assert config.steps is not None
-    steps = config.total_epochs * config.steps
-    assert 1 <= steps <= max(MOST_PASSES * max(images // 10, 1), 1)
+    assert [stage.epochs for stage in config.plan.stages[1:]] == others
+    steps, fewest = config.total_epochs * config.steps, 1 + sum(others)
+    assert 1 <= steps <= max(MOST_PASSES * max(images // 10, 1), fewest)
     if steps > config.total_epochs:
         assert steps * 10 / rate + (config.total_epochs - 1) * judging <= max(seconds, 0) * 1.001
-    assert config.total_epochs <= 10
+    assert config.total_epochs <= max(10, fewest)
 
 
 def test_several_stages_share_the_time() -> None:
