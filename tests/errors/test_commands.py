@@ -256,7 +256,7 @@ def test_a_command_says_what_is_wrong(command: str, w: Path, here: Path) -> None
     *progress, line = result.stderr.splitlines()
     assert all(
         re.match(
-            r"[-\d]{10} [\d:]{8} ([a-z ]+: [\d,]+ images, |the student.s output is taken for |pairs that are hard to tell, |"
+            r"[-\d]{10} [\d:]{8} ([a-z ]+: [\d,]+ images, |the student.s output is taken for |pairs that are hard |"
             r"deployed: |device: cpu|the teacher .*: |WARNING: without val )",
             text,
         )
