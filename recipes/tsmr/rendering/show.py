@@ -77,11 +77,12 @@ def show_report(report: TSMRReport) -> None:
 
 
 def _ablation(arms: Iterable[Arm]) -> Table:
-    first, *others = arms
-    table = Table(Column("arm", no_wrap=True), "lr", *first.spreads, box=box.SIMPLE)
-    for arm in (first, *others):
-        cells = [_spread(arm, name) for name in first.spreads]
-        table.add_row(arm.name, f"{arm.lr:.1e}", *cells)
+    tried = list(arms)
+    shown = (Column(arm.name, min_width=max(map(len, arm.name.split()))) for arm in tried)
+    table = Table(Column("", no_wrap=True), *shown, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_row("lr", *(f"{arm.lr:.1e}" for arm in tried))
+    for name in tried[0].spreads:
+        table.add_row(name, *(_spread(arm, name) for arm in tried))
     return table
 
 
