@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recipes.faces import FaceRecords
 from recipes.tsmr import Adversary, Batch, Loss, Margin, Stage, Start, TSMRConfig, apply_tsmr
 from recipes.tsmr.objective.loss import NEEDS
 from recipes.tsmr.objective.objective import Objective, own_losses
@@ -121,6 +122,7 @@ def test_a_run_of_it_alone_has_finite_gradients_and_goes_on_exactly_after_an_int
     between = Stage(1, mse=1.0) if logits else Stage(1, cosine=1.0)
     config = replace(CONFIG, stages=(stage, between, stage))
     teacher = twin if logits else teacher
+    images: Any = list(FaceRecords(rec)) if logits else rec  # whose labels are the numbers of logits
     gradients: list[Tensor] = []
 
     def run(steps: int | None = None, **where: Any) -> Any:
@@ -135,7 +137,7 @@ def test_a_run_of_it_alone_has_finite_gradients_and_goes_on_exactly_after_an_int
 
         with monkeypatch.context() as patch:
             patch.setattr(StageRun, "take_step", take)
-            return apply_tsmr(student, teacher, rec, config=config, **where)
+            return apply_tsmr(student, teacher, images, config=config, **where)
 
     whole = run()
     assert all(gradient.isfinite() and gradient > 0 for gradient in gradients)

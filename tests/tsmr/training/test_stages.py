@@ -112,8 +112,9 @@ def test_every_term_can_be_all_there_is(
     rec: Path, student: nn.Module, teacher: nn.Module, twin: nn.Module, term: str
 ) -> None:
     stage = Stage(epochs=1, losses={term: 1.0})
-    teacher = twin if LOSSES[term].task == "logits" else teacher
-    result = apply_tsmr(student, teacher, rec, config=replace(CONFIG, stages=(stage,)))
+    logits = LOSSES[term].task == "logits"
+    images: Any = list(FaceRecords(rec)) if logits else rec  # whose labels are the numbers of logits
+    result = apply_tsmr(student, twin if logits else teacher, images, config=replace(CONFIG, stages=(stage,)))
     (epoch,) = result.report.epochs
     assert set(epoch.losses) == {term}
     assert result.report.weight_change["stem.weight"] > 0
