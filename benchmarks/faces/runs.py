@@ -45,7 +45,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
     large = faces / "models" / "mobilefacenet.onnx"
     return {
         "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 2e-4, KEEP, False),
-        "small": Student(work / "small.onnx", "insightface", ("train.rec",), 3e-3, LEARN, True),
+        "small": Student(work / "small.onnx", "insightface", ("train.rec", "pool.rec"), 3e-3, LEARN, True),
     }
 
 
