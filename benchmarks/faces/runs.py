@@ -63,11 +63,11 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
         "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
         "pairs": ours,
         "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
-        "+ dbb": {**ours, "block": "dbb"},
-        "+ orepa": {**ours, "block": "orepa"},
-        "+ dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},
-        "+ EMA": {**ours, "ema": 0.99},
-        "+ adversarial": {**ours, "losses": {**student.losses, "adversarial": 0.005}},
+        "pairs + dbb": {**ours, "block": "dbb"},
+        "pairs + orepa": {**ours, "block": "orepa"},
+        "pairs + dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},
+        "pairs + EMA": {**ours, "ema": 0.99},
+        "pairs + adversarial": {**ours, "losses": {**student.losses, "adversarial": 0.005}},
     }
 
 
