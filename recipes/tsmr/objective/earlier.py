@@ -32,11 +32,15 @@ class Earlier(nn.Module):
 
     def __init__(self, size: int, teacher_size: int, length: int) -> None:
         super().__init__()
-        self._filled = self._next = 0
+        self._next = 0
         self._length = min(length, LENGTH)
         self.register_buffer("_index", torch.zeros(self._length, dtype=torch.int64))
         self.register_buffer("_student", torch.zeros(self._length, size))
         self.register_buffer("_teacher", torch.zeros(self._length, teacher_size))
+
+    @property
+    def _filled(self) -> int:
+        return min(self._next, self._length)
 
     @property
     def index(self) -> Tensor:
@@ -80,7 +84,6 @@ class Earlier(nn.Module):
         self._student[places] = F.normalize(student, dim=1)
         self._teacher[places] = teacher
         self._next += int(new.sum())
-        self._filled = min(self._next, self._length)
 
     def get_extra_state(self) -> int:
         """Return how many there have been."""
@@ -88,4 +91,4 @@ class Earlier(nn.Module):
 
     def set_extra_state(self, state: int) -> None:
         """Go on after as many."""
-        self._next, self._filled = state, min(state, self._length)
+        self._next = state
