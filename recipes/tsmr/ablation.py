@@ -129,8 +129,7 @@ def train_arm(
         model, teacher, data, None, replace(config, decides=None, share=1.0),
         teacher_weights=teacher_weights, cache=folder, checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
-    plan, processes = result.report.config.plan, Processes.current().count
-    shown = result.report.curve[-1].step * plan.batch_size * config.accumulate * processes
+    shown = result.report.curve[-1].step * result.report.config.images_of_step(Processes.current().count)
     return judge.judge(result.model, config.student_input, config.student_output), shown
 
 

@@ -234,6 +234,10 @@ class TSMRConfig(Choices):
             share if self.share is None else self.share,
         )
 
+    def images_of_step(self, processes: int) -> int:
+        """Return how many images an optimizer step takes, of all ``processes`` together."""
+        return self.plan.batch_size * self.accumulate * processes
+
     def settled(self, task: TaskName, labelled: bool) -> TSMRConfig:
         """Make every choice that depends on the task; of what was not chosen, the loss "labels" is left
         out unless the images are ``labelled``.

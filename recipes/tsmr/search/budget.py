@@ -71,8 +71,7 @@ def affordable(
             taken += time.perf_counter() - start
         return int(_ASKED * max(seconds, 0.0) * processes.count / (columns * taken / len(few)))
 
-    fewest = config.plan.batch_size * config.accumulate * processes.count
-    return min(max(processes.told(room), fewest), len(views))
+    return min(max(processes.told(room), config.images_of_step(processes.count)), len(views))
 
 
 def drawn(views: Views, images: int, config: TSMRConfig) -> Views:
@@ -97,7 +96,7 @@ def lasting(
         judging: seconds that the judges take for one model.
         processes: those that train together.
     """
-    size = config.plan.batch_size * config.accumulate * processes.count
+    size = config.images_of_step(processes.count)
     one_pass = max(images // size, 1)
     seconds = max(seconds, 0.0)
     first, *others = config.plan.stages

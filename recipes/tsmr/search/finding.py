@@ -121,8 +121,7 @@ class _Finding:
     @property
     def _size(self) -> int:
         """Images a step."""
-        config = self._config
-        return config.plan.batch_size * config.accumulate * self._processes.count
+        return self._config.images_of_step(self._processes.count)
 
     @cached_property
     def _pace(self) -> float:

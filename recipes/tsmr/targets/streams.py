@@ -49,9 +49,11 @@ def require_batch(views: Views, config: TSMRConfig, processes: Processes) -> Non
     """Refuse images that do not fill a step; a stream tells when it ends."""
     if isinstance(views.images, Stream):
         return
-    plan, few = config.plan, min(len(views), config.images or len(views))
-    if few < plan.batch_size * config.accumulate * processes.count:
-        raise InputError(f"{few} training images do not fill a batch: lower batch_size={plan.batch_size}")
+    few = min(len(views), config.images or len(views))
+    if few < config.images_of_step(processes.count):
+        raise InputError(
+            f"{few} training images do not fill a batch: lower batch_size={config.plan.batch_size}"
+        )
 
 
 class Stream(Dataset[Tensor]):
@@ -72,7 +74,7 @@ class Stream(Dataset[Tensor]):
     def __init__(self, source: IterableDataset[Item], config: TSMRConfig, processes: Processes) -> None:
         _require_live(config)
         self.source = source
-        step = config.plan.batch_size * config.accumulate * processes.count
+        step = config.images_of_step(processes.count)
         self.epoch = _steps(source, config.steps, step) * step
         self._images: list[Tensor] = []
         held = max(config.plan.batch_size, min(_HELD, self.epoch))

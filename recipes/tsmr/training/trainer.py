@@ -96,7 +96,7 @@ class Trainer:
             self._stage if self._stage is not None and self._stage.number == number else self.begin(number)
         )
         self.objective.seed(seed)
-        size = config.plan.batch_size * config.accumulate * self.processes.count
+        size = config.images_of_step(self.processes.count)
         steps = config.steps or len(self.examples.showing) // size
         every = max(_POINT_STEPS, -(-steps // _POINTS))
         batches = self._batches(epoch)
