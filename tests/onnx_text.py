@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def load(path: Path, text: str, weights: Weights | None = None, header: str = HE
 
 
 def run(model: fx.GraphModule, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """What the model gives; where there is a GPU, the same there."""
+    results = _run(model, *inputs)
+    if torch.cuda.is_available():
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            there = _run(copy.deepcopy(model).cuda(), *(x.cuda() for x in inputs))
+        for result, found in zip(results, there, strict=True):
+            torch.testing.assert_close(found.cpu(), result, rtol=1e-4, atol=1e-4, equal_nan=True)
+    return results
+
+
+def _run(model: fx.GraphModule, *inputs: Tensor) -> tuple[Tensor, ...]:
     with torch.no_grad():
         result = model(*inputs)
     return result if isinstance(result, tuple) else (result,)

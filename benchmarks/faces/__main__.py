@@ -23,11 +23,23 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.faces.runs import DEFAULTS, Job, arms, file_of, judge_file, judges, lines, run, students
+import reparam_kit as rk
+from benchmarks.faces.runs import (
+    DEFAULTS,
+    Job,
+    arms,
+    differences,
+    file_of,
+    judges,
+    lines,
+    run,
+    students,
+    verdicts,
+)
 from benchmarks.faces.student import train_small
 from benchmarks.faces.summary import RESULT, write_summary
 from benchmarks.faces.throughput import measure
-from recipes.faces import FaceRecords
+from recipes.faces import FaceRecords, Verdict
 from recipes.tsmr.schema import minutes
 
 FACES = Path(__file__).parents[2].parent / "shared" / "faces"
@@ -41,6 +53,9 @@ def main() -> None:
 
 _WORK = click.argument("work", type=click.Path(path_type=Path))
 _FACES = click.option("--faces", default=FACES, type=click.Path(path_type=Path, exists=True))
+_DEVICE = click.option(
+    "--device", default="cpu", show_default=True, callback=lambda *given: rk.choose_device(given[-1])
+)
 
 
 @main.command()
@@ -57,7 +72,14 @@ def small(work: Path, faces: Path, epochs: int) -> None:
 @_WORK
 @_FACES
 @click.option("--student", "name", default="mobilefacenet", show_default=True)
-@click.option("--arm", default=DEFAULTS, show_default=True, help="One arm, or all.")
+@click.option(
+    "--arm",
+    "chosen",
+    multiple=True,
+    default=[DEFAULTS],
+    show_default=True,
+    help="All, or one; again for more.",
+)
 @click.option("--seeds", default="0,1,2", show_default=True)
 @click.option("--teacher", default="teacher_mbf512", show_default=True)
 @click.option("--teacher-input", default="insightface", show_default=True)
@@ -65,11 +87,12 @@ def small(work: Path, faces: Path, epochs: int) -> None:
 @click.option("--steps", type=int, help="Of an arm.")
 @click.option("--images", type=int, help="So many of the last file alone.")
 @click.option("--blind", is_flag=True, help="Judge nothing during the run.")
+@_DEVICE
 def run_all(
     work: Path,
     faces: Path,
     name: str,
-    arm: str,
+    chosen: tuple[str, ...],
     seeds: str,
     teacher: str,
     teacher_input: str,
@@ -77,13 +100,14 @@ def run_all(
     steps: int | None,
     images: int | None,
     blind: bool,
+    device: torch.device,
 ) -> None:
     """Run what is missing; each adds its line to WORK/runs.jsonl."""
     work.mkdir(parents=True, exist_ok=True)
     length: dict[str, Any] = (
         {"steps": steps} if steps else {"budget": None if budget is None else minutes(budget)}
     )
-    for one in arms(students(work, faces)[name]) if arm == "all" else [arm]:
+    for one in arms(students(work, faces)[name]) if chosen == ("all",) else chosen:
         for seed in map(int, seeds.split(",")):
             job = Job(name, one, seed)
             if file_of(work, job).is_file():
@@ -96,6 +120,7 @@ def run_all(
                 teacher_input,
                 judged=one == DEFAULTS and not blind,
                 images=images,
+                device=device,
                 **length,
             )
             _add(work / "runs.jsonl", line)
@@ -105,20 +130,19 @@ def run_all(
 @_WORK
 @_FACES
 @click.option("--bootstrap", default=1000, show_default=True, help="Sets of people drawn for intervals.")
-def judge(work: Path, faces: Path, bootstrap: int) -> None:
+@_DEVICE
+def judge(work: Path, faces: Path, bootstrap: int, device: torch.device) -> None:
     """Judge every file that has not been, against the deployed one; each adds its line to WORK/judged.jsonl."""
-    known = lines(work / "judged.jsonl")
+    known, found_by = lines(work / "judged.jsonl"), judges(faces, bootstrap)
     for name, student in students(work, faces).items():
-        before: dict[str, Any] = {}
+        before: dict[str, Verdict] = {}
         for line in lines(work / "runs.jsonl"):
             job = Job(line["student"], line["arm"], line["seed"])
             if job.student != name or any(vars(job).items() <= one.items() for one in known):
                 continue
-            before = before or {
-                place: each.judge(student.file, student.preset)
-                for place, each in judges(faces, bootstrap).items()
-            }
-            _add(work / "judged.jsonl", judge_file(job, work, faces, before, bootstrap))
+            before = before or verdicts(student.file, student.preset, found_by, device)
+            after = verdicts(file_of(work, job), student.preset, found_by, device)
+            _add(work / "judged.jsonl", {**vars(job), "figures": differences(before, after, found_by)})
 
 
 @main.command()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Subset
 
 import reparam_kit as rk
@@ -108,6 +110,7 @@ def run(
     *,
     judged: bool,
     images: int | None,
+    device: torch.device,
     **length: Any,
 ) -> dict[str, Any]:
     """Train, write ``WORK/STUDENT-ARM-SEED.onnx``, and return what was chosen; ``judged``: by ``people`` as it goes."""
@@ -116,7 +119,7 @@ def run(
     val = judges(faces, 1000)["people"] if judged else None
     start = time.monotonic()
     result = apply_tsmr(
-        rk.load(student.file), teacher, data_of(student, faces, images), val, config,
+        rk.load(student.file).to(device), teacher, data_of(student, faces, images), val, config,
         cache=work / f"cache-{job.student}", progress=True,
     )  # fmt: skip
     rk.save(result.model, file_of(work, job))
@@ -147,17 +150,22 @@ def file_of(work: Path, job: Job) -> Path:
     return work / f"{job.student}-{name}-{job.seed}.onnx"
 
 
-def judge_file(
-    job: Job, work: Path, faces: Path, before: dict[str, Verdict], bootstrap: int
+def verdicts(file: Path, preset: str, judges: dict[str, Judge], device: torch.device) -> dict[str, Verdict]:
+    """Return what each judge says of a file: as onnxruntime runs it, or on a GPU as the module that is its import."""
+    model = file if device.type == "cpu" else rk.load(file).to(device)
+    return {name: judge.judge(model, preset) for name, judge in judges.items()}
+
+
+def differences(
+    before: Mapping[str, Verdict], after: Mapping[str, Verdict], judges: Mapping[str, Judge]
 ) -> dict[str, Any]:
-    """Return what each judge says of the file of a run, and of its difference to the deployed one."""
-    preset = students(work, faces)[job.student].preset
-    found: dict[str, Any] = {}
-    for name, judge in judges(faces, bootstrap).items():
-        for change in judge.compare(before[name], judge.judge(file_of(work, job), preset)).differences:
-            if change.after.value is not None:
-                found[f"{name}: {change.before.name}"] = change.to_json()
-    return {**vars(job), "figures": found}
+    """Return what became of each figure of each judge."""
+    return {
+        f"{name}: {change.before.name}": change.to_json()
+        for name, judge in judges.items()
+        for change in judge.compare(before[name], after[name]).differences
+        if change.after.value is not None
+    }
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
