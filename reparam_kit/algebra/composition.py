@@ -53,6 +53,16 @@ class Form(NamedTuple):
     chains: tuple[tuple[Place, ...], ...]
     layouts: tuple[Layout, ...]
 
+    @property
+    def trains(self) -> bool:
+        return any(layout.trains for layout in self.layouts)
+
+    def fixed(self, count: int) -> list[Kernel]:
+        """Return the factors without parameters, as ``count`` layers side by side have them."""
+        like = self.layouts[0]
+        places = [place.fixed for chain in self.chains for place in chain if place.fixed is not None]
+        return [_fixed(*place, count, like.dtype, like.device) for place in places]
+
 
 class Parts(NamedTuple):
     """What a layer is composed of."""

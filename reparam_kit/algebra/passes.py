@@ -17,41 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from reparam_kit.algebra.composition import Composed, Form, Parts, compose
+from reparam_kit.algebra.composition import Composed, compose
+from reparam_kit.algebra.earlier import RECORDED_ON, replayed_members
+from reparam_kit.algebra.members import Member, State, are_known, groups_of, state_of
 from reparam_kit.algebra.stock import PASSIVE
 
-_MOST = 2**19
-"""Numbers in the kernels that are composed together: larger ones hide a launch, and would be copied for nothing."""
-
-_State = tuple[tuple[int, int, int, bool], ...]
-"""What tells one value of a layer's tensors from another, as far as torch can tell."""
+_Mode = tuple[bool, bool, bool]
+_TRAINING: _Mode = (True, False, False)
 
 
-def _state(tensors: Sequence[Tensor]) -> _State:
-    return tuple((id(t), t._version, t.data_ptr(), t.requires_grad) for t in tensors)
-
-
-def _mode(device: torch.device) -> tuple[bool, bool, bool]:
+def _mode(device: torch.device) -> _Mode:
     """Return what decides of what use a kernel is that is made now."""
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), capturing
-
-
-class _Member(NamedTuple):
-    """A layer as it was when the pass first looked at it."""
-
-    layer: Composed
-    parts: Parts
-    tensors: list[Tensor]
-    state: _State
 
 
 class _Made(NamedTuple):
     """A kernel (None: it is left to torch's own operators), and what it was made of."""
 
     kernel: Tensor | None
-    state: _State
-    mode: tuple[bool, bool, bool]
+    state: State
+    mode: _Mode
     held: list[Any]
     """Tensors and memory that no others may take the place of."""
 
@@ -67,64 +53,49 @@ class _Pass:
 
     def __init__(self, model: nn.Module, outer: _Pass | None, called: bool) -> None:
         self.model, self.outer, self.called = model, outer, called
-        self._made: dict[int, _Made] = {}
-        self._groups: dict[int, list[_Member]] | None = None
+        self.renew()
 
     def renew(self) -> None:
         """Begin anew: parameters have been changed."""
-        self._made, self._groups = {}, None
+        self._made: dict[int, _Made] = {}
+        self._groups: dict[int, list[Member]] | None = None
+        self._begun = False
 
     def kernel(self, layer: Composed, tensors: list[Tensor]) -> Tensor | None:
         """Return the kernel of a layer that owns ``tensors``."""
-        if self._groups is None:
-            self._groups = _groups(self.model)
-        state, mode = _state(tensors), _mode(tensors[0].device)
-        if id(layer) not in self._made and id(layer) in self._groups:
-            group = self._groups[id(layer)]
-            kernels = compose([member.parts for member in group])
-            for member, kernel in zip(group, kernels, strict=True):
-                self._keep(member.layer, kernel, member.tensors, member.state, mode)
+        state, mode = state_of(tensors), _mode(tensors[0].device)
+        if not self._begun and tensors[0].device.type in RECORDED_ON and mode == _TRAINING:
+            self._keep_all(*replayed_members(self.model), mode)
+        self._begun = True
+        if id(layer) not in self._made:
+            self._compose_with(layer, mode)
         made = self._made.get(id(layer))
         if made is None or made.state != state or made.mode != mode:
             return self._keep(layer, _alone(layer), tensors, state, mode)
         return made.kernel
 
+    def _compose_with(self, layer: Composed, mode: _Mode) -> None:
+        """Compose the layers that are composed together with ``layer``."""
+        if self._groups is None:
+            self._groups = {id(member.layer): group for group in groups_of(self.model) for member in group}
+        group = self._groups.get(id(layer), [])
+        self._keep_all(group, compose([member.parts for member in group]) if group else (), mode)
+
+    def _keep_all(self, members: Sequence[Member], kernels: Sequence[Tensor], mode: _Mode) -> None:
+        for member, kernel in zip(members, kernels, strict=True):
+            self._keep(member.layer, kernel, member.tensors, member.state, mode)
+
     def _keep(
-        self,
-        layer: Composed,
-        kernel: Tensor | None,
-        tensors: list[Tensor],
-        state: _State,
-        mode: tuple[bool, bool, bool],
+        self, layer: Composed, kernel: Tensor | None, tensors: list[Tensor], state: State, mode: _Mode
     ) -> Tensor | None:
         held = tensors if self.called else [*tensors, *(tensor.untyped_storage() for tensor in tensors)]
         self._made[id(layer)] = _Made(kernel, state, mode, held)
         return kernel
 
 
-def _groups(model: nn.Module) -> dict[int, list[_Member]]:
-    """Return the layers that are composed together with each, by its ``id``: of one form, and not too much at once."""
-    by_form: dict[Form, list[_Member]] = {}
-    for layer in model.modules():
-        if isinstance(layer, Composed) and _known(tensors := layer.owned()) and (parts := layer.parts()):
-            by_form.setdefault(parts.form, []).append(_Member(layer, parts, tensors, _state(tensors)))
-    groups = {}
-    for form, members in by_form.items():
-        together = max(1, _MOST // form.layouts[0].shape.numel())
-        for start in range(0, len(members), together):
-            group = members[start : start + together]
-            groups.update({id(member.layer): group for member in group})
-    return groups
-
-
 def _alone(layer: Composed) -> Tensor | None:
     parts = layer.parts()
     return None if parts is None else compose([parts])[0]
-
-
-def _known(tensors: Sequence[Tensor]) -> bool:
-    """Return whether tensors are such as torch tells all of; others are known to their own operators alone."""
-    return all(type(tensor) in (nn.Parameter, Tensor) and not tensor.is_inference() for tensor in tensors)
 
 
 _PASS: ContextVar[_Pass | None] = ContextVar("pass", default=None)
@@ -135,7 +106,7 @@ def kernel_of(layer: Composed) -> Tensor | None:
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return None
     tensors = layer.owned()
-    if not _known(tensors):
+    if not are_known(tensors):
         return None
     present = _PASS.get()
     return _alone(layer) if present is None else present.kernel(layer, tensors)
