@@ -140,8 +140,10 @@ class Trial:
     """A short run with other choices, see ``recipes.tsmr.search``.
 
     Attributes:
-        value: what the judge that decides gives its last weights, by the figure that decides; None where it diverged.
-        worse: the figures that got worse by more than chance.
+        value: what the judge that decides says of it, by the figure that decides; None where it diverged.
+        share: of the way from the deployed weights to its own, at which it is judged.
+        surely: by how many standard errors it is better than the deployed model, the mean over all figures of that
+            judge, by which trials are ranked; None where these are not known, and the figure that decides does.
         rate: images a second.
         choices: by name, what was tried.
         steps: that it took.
@@ -149,7 +151,8 @@ class Trial:
     """
 
     value: float | None
-    worse: tuple[str, ...] = ()
+    share: float
+    surely: float | None = None
     rate: float = 0.0
     choices: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
@@ -158,8 +161,8 @@ class Trial:
     @property
     def told(self) -> str:
         """The trial in one line."""
-        worse = f", worse by more than chance: {', '.join(self.worse)}" if self.worse else ""
-        return f"{self.what}, {self.steps} steps: {self.shown}{worse}"
+        surely = "" if self.surely is None else f", all figures {self.surely:+.2f} standard errors"
+        return f"{self.what}, {self.steps} steps, {self.share:g} of the way: {self.shown}{surely}"
 
     @property
     def what(self) -> str:

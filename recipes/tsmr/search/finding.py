@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from recipes.progress import Progress
-from recipes.tsmr.averaging import compared_with, worsened
+from recipes.tsmr.averaging import between, compared_with
 from recipes.tsmr.beginning import Beginning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import deployable
@@ -16,8 +17,9 @@ from recipes.tsmr.ingredients import of_deployed
 from recipes.tsmr.objective.objective import needs
 from recipes.tsmr.results import Trial
 from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, drawn, lasting
+from recipes.tsmr.search.ranking import surely_better
 from recipes.tsmr.search.stored import Found, read_found, write_found
-from recipes.tsmr.search.trials import FEWEST, ROUNDS, SHARE, Rank, Rounds, plan, search, short
+from recipes.tsmr.search.trials import FEWEST, PART, ROUNDS, SHARE, Rank, Rounds, plan, search, short
 from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback, ProgressBar
 from recipes.tsmr.training.trainer import DivergedError
@@ -155,19 +157,21 @@ class _Finding:
         return self._processes.told(lambda: plan(seconds, judging, rate / self._size, most))
 
     def _try(self, config: TSMRConfig) -> tuple[Rank, Trial]:
-        """Return one trial, and what orders it among others: what makes nothing worse comes first."""
+        """Return one trial, and what orders it among others: how surely it is better, else the figures."""
         given, before = self._start.given, self._start.history().before
         trainer, bar = self._start.trainer(config), ProgressBar(self._progress)
         bar.start(config, 0)
         try:
             _, rate = trainer.run_epoch(1, bar)
         except DivergedError:
-            return (-1.0,), Trial(None)
+            return (-math.inf,), Trial(None, PART)
         finally:
             bar.end(None)
-        only = replace(given, judges=given.judges[:1])
-        (verdict,) = only.judge(deployable(trainer.trained))
-        worse = worsened(compared_with(only, before[:1], [verdict]))
+        first = replace(given, judges=given.judges[:1])
+        weights = deployable(trainer.trained).state_dict()
+        (verdict,) = first.judge(between(given.model, weights, PART))
+        (comparison,) = compared_with(first, before[:1], [verdict])
+        surely = surely_better(comparison)
         old, new = before[0].deciding, verdict.deciding
         shown = f"{new.name} {new.shown()} (deployed {old.shown()})"
-        return (float(not worse), *verdict.rank()), Trial(new.value, worse, rate, shown=shown)
+        return (surely or 0.0, *verdict.rank()), Trial(new.value, PART, surely, rate, shown=shown)

@@ -59,7 +59,7 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
         found = dict(held["found"])
         if held["checksum"] != fingerprint([held["run"], held["search"], json.dumps(found)]):
             return Found()
-        trials = tuple(Trial(**{**one, "worse": tuple(one["worse"])}) for one in found["trials"])
+        trials = tuple(Trial(**one) for one in found["trials"])
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
     choices = next((one for one in CANDIDATES if one == found["choices"]), None)

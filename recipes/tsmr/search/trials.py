@@ -39,6 +39,13 @@ one where there is no time for it.
 SHARE = 0.25  # of the time, that is spent on trials
 FEWEST = 8  # steps of one that says something
 
+PART = 0.3
+"""Of the way from the deployed weights, at which a trial is judged.
+
+What few steps gain grows with the way, and what a high rate leaves unsettled in them with its square: at the end of the
+way a trial says how rough it was, near its start where it leads.
+"""
+
 Rank = tuple[float, ...]
 Run = Callable[[TSMRConfig], tuple[Rank, Trial]]
 

@@ -16,6 +16,7 @@ from recipes.tsmr import TSMRReport, write_report
 from recipes.tsmr.provenance import FileFacts, Provenance
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS, Axis, Chart, nice_step
+from recipes.tsmr.results import Trial
 from reparam_kit import InputError, IntegerCount
 
 HOSTILE = "<script>alert('x')</script>&\""
@@ -339,6 +340,21 @@ def test_names_that_a_terminal_would_obey_are_escaped(report: TSMRReport, tmp_pa
 def test_equal_reports_give_equal_bytes(report: TSMRReport, tmp_path: Path) -> None:
     first, again = (written(report, tmp_path, verification=Verified()).html for _ in range(2))
     assert first == again
+
+
+def test_what_was_tried_is_told_with_how_surely_it_is_better(report: TSMRReport, tmp_path: Path) -> None:
+    choices = [{"lr": lr, "restore_bn": False, "losses": {"cosine": 1.0}} for lr in (1e-3, 2e-3, 3e-3, 4e-3)]
+    trials = (
+        Trial(0.95, 0.3, 2.345, choices=choices[0], steps=20),
+        Trial(0.9, 0.3, -0.5, choices=choices[1], steps=20),
+        Trial(0.9, 0.3, choices=choices[2], steps=20),
+        Trial(None, 0.3, choices=choices[3], steps=20),
+    )
+    page = written(replace(report, trials=trials), tmp_path)
+    assert "judged 0.3 of the way" in page.html
+    rows = [page.row(trial.what) for trial in trials]
+    assert [row[-1] for row in rows] == ["+2.35", f"{MINUS}0.50", "\N{EN DASH}", "\N{EN DASH}"]
+    assert [row[-2] for row in rows] == ["95.00", "90.00", "90.00", "diverged"]
 
 
 def test_nothing_is_left_where_it_cannot_be_written(report: TSMRReport, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from states import same, weights
 from torch import nn
 
+from recipes.faces import Figure, Judge, Verdict
 from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr, beginning
 from recipes.tsmr.search import finding
 from recipes.tsmr.search.stored import NAME
@@ -61,7 +62,10 @@ def test_the_choices_of_the_best_trial_are_the_run_s(
     assert {trial.steps for trial in longer} == {2 * first[0].steps}
     best_first = [trial.choices for trial in first[:many]]
     assert all(trial.choices in best_first for trial in longer)
-    assert sorted(first, key=lambda t: (not t.worse, t.value or 0), reverse=True)[0].value == first[0].value
+    for ranked in (longer, first):
+        sure = [trial.surely for trial in ranked]
+        assert None not in sure
+        assert sure == sorted(sure, reverse=True)
     best = report.trials[0].choices
     assert best in CANDIDATES
     stage = report.config.stages[0]
@@ -119,6 +123,34 @@ def test_a_trial_that_diverges_is_the_last(searched: Any, monkeypatch: pytest.Mo
     report = searched().report
     assert not report.config.restore_bn
     assert [trial.shown for trial in report.trials[-2:]] == ["diverged", "diverged"]
+
+
+def test_a_trial_is_judged_near_the_start_of_its_way(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "PART", 0.0)
+    report = searched().report
+    assert {trial.value for trial in report.trials} == {report.before[0].deciding.value}
+    assert {trial.surely for trial in report.trials} == {0.0}
+
+
+class Steady(Judge):
+    """Says by one figure, without examples, how far the first weight is from zero."""
+
+    def judge(self, model: Any, input: Any = "insightface", embedding: str | None = None) -> Verdict:
+        size = float(next(iter(model.state_dict().values())).double().norm())
+        return Verdict(figures=(Figure("size", size, share=False),), decides="size")
+
+
+def test_without_intervals_the_figure_that_decides_ranks(
+    rec: Path, student: nn.Module, teacher: nn.Module, searched: Any
+) -> None:
+    config = replace(OPEN, task="embeddings")
+    trials = apply_tsmr(student, teacher, rec, Steady(), config).report.trials
+    assert {trial.surely for trial in trials} == {None}
+    values = [trial.value for trial in trials]
+    many, _ = ROUNDS[0][1]
+    for ranked in (values[:many], values[many:]):
+        assert len(set(ranked)) > 1
+        assert ranked == sorted(ranked, reverse=True)
 
 
 class Told(Callback):

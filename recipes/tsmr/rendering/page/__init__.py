@@ -75,6 +75,7 @@ def write_report(
         "value": _value,
         "number": _number,
         "change_of": _change_of,
+        "signed": _signed,
         "ends": _ends,
         "measured": _measured,
         "share": _share,
@@ -127,7 +128,12 @@ def _number(figure: Figure, value: float | None = None) -> str:
 
 def _change_of(figure: Figure, change: float) -> str:
     """Return a difference of two values of a figure, of shares in percentage points."""
-    return (f"{100 * change:+.2f}" if figure.share else f"{change:+.3f}").replace("-", MINUS)
+    return _signed(100 * change) if figure.share else _signed(change, 3)
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def _ends(difference: Difference) -> str:
