@@ -5,7 +5,7 @@
     python -m benchmarks.faces run WORK --student small
     python -m benchmarks.faces run WORK --arm all --steps 240
     python -m benchmarks.faces judge WORK                   # judges every file that has not been
-    python -m benchmarks.faces throughput WORK              # a step against the bare student
+    python -m benchmarks.faces throughput WORK              # a step against the bare student, two minutes
     python -m benchmarks.faces summary WORK                 # writes benchmarks/results/faces.md
 
 ``--faces`` is the folder of the measuring data (default: ``../shared/faces``). Every command goes on where it was
@@ -148,16 +148,15 @@ def judge(work: Path, faces: Path, bootstrap: int, device: torch.device) -> None
 @main.command()
 @_WORK
 @_FACES
+@click.option("--student", "name", default="mobilefacenet", show_default=True)
 @click.option("--batch-size", default=128, show_default=True)
-@click.option("--rounds", default=15, show_default=True)
-def throughput(work: Path, faces: Path, batch_size: int, rounds: int) -> None:
-    """Images a second of a whole training step and of a bare student's forward and backward, in turns."""
-    found = []
-    for name, student in students(work, faces).items():
-        for line in measure(name, student, faces / "train.rec", batch_size, rounds):
-            click.echo(json.dumps(line))
-            found.append(line)
-    (work / "throughput.json").write_text(json.dumps(found))
+@click.option("--rounds", default=5, show_default=True)
+def throughput(work: Path, faces: Path, name: str, batch_size: int, rounds: int) -> None:
+    """Images a second of a whole training step and of a bare student's forward and backward, in turns; each adds its
+    line to WORK/throughput.jsonl.
+    """
+    for line in measure(name, students(work, faces)[name], faces, batch_size, rounds):
+        _add(work / "throughput.jsonl", line)
 
 
 @main.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -37,9 +36,8 @@ def write_summary(work: Path) -> None:
     for student in dict.fromkeys(line["student"] for line in judged):
         text += [f"## {student}", "", *_table([line for line in judged if line["student"] == student]), ""]
         text += [*_runs([line for line in lines(work / "runs.jsonl") if line["student"] == student]), ""]
-    measured = work / "throughput.json"
-    if measured.is_file():
-        text += ["## Images a second", "", *_throughput(json.loads(measured.read_text()))]
+    if measured := lines(work / "throughput.jsonl"):
+        text += ["## Images a second", "", *_throughput(measured)]
     with rk.atomic_file(RESULT) as file:
         file.write(("\n".join(text).rstrip() + "\n").encode())
 
@@ -78,13 +76,15 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _throughput(found: list[dict[str, Any]]) -> Iterator[str]:
-    yield "`python -m benchmarks.faces throughput WORK`: a whole step, and forward and backward of the same student"
-    yield "without branches, in turns."
+    yield "`python -m benchmarks.faces throughput WORK`: a whole step with its losses and a full memory, and forward"
+    yield "and backward of the same student without branches, in turns; with one thread by processor time."
     yield ""
-    yield "| student | its BatchNorms | threads | bare forward and backward | step | ratio |"
-    yield "|---|---|---|---|---|---|"
+    yield "| student | batch | branches | threads | bare forward and backward | step | ratio (range) |"
+    yield "|---|---:|---|---:|---:|---:|---|"
     for line in found:
+        low, high = line["spread"]
         yield (
-            f"| {line['student']} | {'restored' if line['restored'] else 'folded, as deployed'} | {line['threads']} | "
-            f"{line['bare']:.0f} | {line['step']:.0f} | {line['step'] / line['bare']:.2f} |"
+            f"| {line['student']}{', restored BN' * line['restored']} | {line['batch']} | {line['block'] or 'none'} | "
+            f"{line['threads']} | {line['bare']:.0f} | {line['step']:.0f} | {line['ratio']:.2f} "
+            f"({low:.2f} to {high:.2f}) |"
         )
