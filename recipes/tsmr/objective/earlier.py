@@ -29,18 +29,16 @@ class Earlier(nn.Module):
     _index: Tensor
     _student: Tensor
     _teacher: Tensor
+    _next: Tensor
 
     def __init__(self, size: int, teacher_size: int, length: int) -> None:
         super().__init__()
-        self._next = 0
         self._length = min(length, LENGTH)
+        self._filled = 0
+        self.register_buffer("_next", torch.tensor(0), persistent=False)
         self.register_buffer("_index", torch.zeros(self._length, dtype=torch.int64))
         self.register_buffer("_student", torch.zeros(self._length, size))
         self.register_buffer("_teacher", torch.zeros(self._length, teacher_size))
-
-    @property
-    def _filled(self) -> int:
-        return min(self._next, self._length)
 
     @property
     def index(self) -> Tensor:
@@ -74,21 +72,32 @@ class Earlier(nn.Module):
 
     @torch.no_grad()
     def add(self, index: Tensor, student: Tensor, teacher: Tensor) -> None:
-        """Take in a batch, ``[N]``, ``[N, D]`` and ``[N, T]``."""
-        known = index[:, None] == self.index
-        new = ~known.any(dim=1)
-        places = (self._next + new.cumsum(0) - 1) % self._length
-        if self._filled:
-            places = torch.where(new, places, known.int().argmax(dim=1))
+        """Take in a batch, ``[N]``, ``[N, D]`` and ``[N, T]``; an image that is in it twice has one place."""
+        known, places = find(index, self.index)
+        first = (index[:, None] == index).int().argmax(dim=1)
+        new = ~known & (first == torch.arange(len(index), device=index.device))
+        places = torch.where(known, places, ((self._next + new.cumsum(0) - 1) % self._length)[first])
         self._index[places] = index
         self._student[places] = F.normalize(student, dim=1)
         self._teacher[places] = teacher
-        self._next += int(new.sum())
+        self._next += new.sum()
+        if self._filled < self._length:  # only as long, since to read a number waits for the device
+            self._filled = min(int(self._next), self._length)
 
     def get_extra_state(self) -> int:
         """Return how many there have been."""
-        return self._next
+        return int(self._next)
 
     def set_extra_state(self, state: int) -> None:
         """Go on after as many."""
-        self._next = state
+        self._next.fill_(state)
+        self._filled = min(state, self._length)
+
+
+def find(index: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether each image of ``index`` ``[N]`` is ``among`` those of ``[Q]``, and where: bool, int64 ``[N]``."""
+    if not len(among):
+        return torch.zeros_like(index, dtype=torch.bool), torch.zeros_like(index)
+    in_order, order = among.sort()
+    at = torch.searchsorted(in_order, index.contiguous()).clamp_max(len(among) - 1)
+    return in_order[at] == index, order[at]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.tsmr import Batch, Start, TSMRConfig
+from recipes.tsmr.objective import pairs
 from recipes.tsmr.objective.earlier import LENGTH, Earlier
 from recipes.tsmr.objective.pairs import _PULL, _PUSH, NamedPairs
 from recipes.tsmr.targets.spread import ALIKE, DIFFERENT, MARGIN, Spread
@@ -42,6 +45,21 @@ def started() -> NamedPairs:
     return loss
 
 
+@contextmanager
+def fixed_spread() -> Iterator[None]:
+    """Take mean and deviation of unrelated pairs for constants: the loss has no gradient by them."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[tuple[Tensor, Tensor]] = []
+        measure = pairs._spread
+
+        def first(*asked: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(measure(*asked))
+            return seen[0]
+
+        patch.setattr(pairs, "_spread", first)
+        yield
+
+
 def pairs_of(row: int) -> list[tuple[float, float]]:
     """Of an image of the batch with each other: what the student says, in its own spread, and the teacher."""
     index = [*range(12), *range(8, 40)]
@@ -71,6 +89,30 @@ def test_pairs_are_named_by_the_teacher() -> None:
         wanted += (math.log1p(sum(one)) / _PULL + math.log1p(sum(two)) / _PUSH) / 12
     assert named >= 12
     assert float(started()(BATCH)) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("remembered", [32, 5, 0])
+def test_what_is_computed_of_all_columns_is_what_is_computed_of_few(
+    remembered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for columns in (pairs._with_any, lambda said, bound: slice(None)):  # as on a GPU
+        monkeypatch.setattr(pairs, "_with_any", columns)
+        student = STUDENT[:12].clone().requires_grad_()
+        earlier = {n: v[:remembered] for n, v in vars(BATCH).items() if n.startswith("earlier")}
+        loss = started()(Batch(**{**vars(BATCH), **earlier, "student": student}))
+        found.append((loss, *torch.autograd.grad(loss, student)))
+    torch.testing.assert_close(*found)
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    def loss(student: Tensor) -> Tensor:
+        now = {n: v.double() if v.is_floating_point() else v for n, v in vars(BATCH).items()}
+        return started()(Batch(**{**now, "student": student}))
+
+    student = STUDENT[:12].double().requires_grad_()
+    with fixed_spread():
+        assert torch.autograd.gradcheck(loss, student, atol=1e-6)
 
 
 def test_a_student_that_says_what_the_teacher_says_is_better_than_another() -> None:
@@ -121,6 +163,15 @@ class Known:
     views = range(10)
     old = StoredTargets([F.normalize(faces(10, 4, 2), dim=1)[:, None].half().numpy()], "concat")
     targets = StoredTargets([F.normalize(faces(10, 6, 3), dim=1)[:, None].half().numpy()], "concat")
+
+
+def test_an_image_that_is_shown_twice_at_once_is_remembered_once() -> None:
+    memory = Earlier(4, 6, 20)
+    for index in ([3, 8, 3, 5], [9, 3, 9, 9, 7]):
+        rows = torch.tensor(index, dtype=torch.float32)[:, None]
+        memory.add(torch.tensor(index), rows + torch.eye(4)[:1], rows.expand(-1, 6))
+        assert torch.equal(memory.teacher[:, 0].long(), memory.index)
+    assert memory.index.tolist() == [3, 8, 5, 9, 7]
 
 
 def test_what_was_deployed_is_remembered_from_the_start() -> None:
