@@ -21,9 +21,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import click
 import torch
@@ -38,6 +38,7 @@ from reparam_kit.algebra import NORMS, PRESETS
 _PLAIN = "plain"
 _DEPTHS = (4, 8, 16, 32)
 _BRANCHES = (1, 2, 4, 8)
+T = TypeVar("T")
 
 
 class Arm(NamedTuple):
@@ -97,7 +98,7 @@ def trainer(net: str, arm: Arm, batch: int, device: str) -> Callable[[], None]:
 
 
 class Cost(NamedTuple):
-    """Of a step: seconds, each round's over the plain net's, and operators."""
+    """Of a step: seconds, each round's over the first's, and operators."""
 
     seconds: list[float]
     ratios: list[float]
@@ -106,16 +107,20 @@ class Cost(NamedTuple):
 
 def measure(net: str, arms: list[Arm], batch: int, rounds: int, device: str) -> dict[Arm, Cost]:
     """Take ``rounds`` steps of each arm, in turns; the first of ``arms`` is the plain net."""
-    steps = {arm: trainer(net, arm, batch, device) for arm in arms}
+    return in_turns({arm: trainer(net, arm, batch, device) for arm in arms}, rounds, device)
+
+
+def in_turns(steps: Mapping[T, Callable[[], None]], rounds: int, device: str) -> dict[T, Cost]:
+    """Take ``rounds`` of these steps, in turns, and hold each against the first."""
     operators = {arm: count_operators(step) for arm, step in steps.items()}
     clock = time.process_time if device == "cpu" else time.perf_counter
-    taken: dict[Arm, list[float]] = {arm: [] for arm in arms}
+    taken: dict[T, list[float]] = {arm: [] for arm in steps}
     for _ in range(rounds):
         for arm, step in steps.items():
             start = clock()
             step()
             taken[arm].append(clock() - start)
-    first = taken[arms[0]]
+    first = next(iter(taken.values()))
     return {
         arm: Cost(own, [a / b for a, b in zip(own, first, strict=True)], operators[arm])
         for arm, own in taken.items()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparam_kit.onnx.importer.batch import Function, Images, Planned, Rule, rule
-from reparam_kit.onnx.importer.levels import along, at_level, divisor, reads
+from reparam_kit.onnx.importer.levels import Scaled, along, at_level, divisor, reads
 from reparam_kit.onnx.importer.rounded import Rounded, levels_on_grid
 from reparam_kit.onnx.importer.rules import beside, elementwise, first, product_of_two
 
@@ -82,8 +82,8 @@ def requantised(
     """Return ``round(sums * factor) + zero`` as levels of ``dtype``. ``factor`` may be another for each entry of
     ``axis``.
     """
-    at = sums.to(factor.dtype) * _broadcastable(factor, sums, axis)
-    return at_level(at, 0 if zero is None else zero.to(at.dtype).reshape(()), dtype)
+    at = Scaled(sums.to(factor.dtype), torch.mul, _broadcastable(factor, sums, axis))
+    return at_level(at, 0 if zero is None else zero.reshape(()), dtype)
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:

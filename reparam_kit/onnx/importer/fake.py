@@ -24,11 +24,11 @@ def fake_quantised(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.d
     step = scale.reshape(())
     shift = torch.zeros_like(step) if zero is None else zero.reshape(()).to(step.dtype)
     by, numbers = divisor(step), x.detach().to(step.dtype).contiguous()
-    value, inside = torch.empty_like(numbers), mask_for(numbers)
-    for part, result, mask in in_parts(numbers, value, inside):
-        torch.div(part, by, out=result)
-        torch.sub(settled(result, shift, *ends(dtype), mask), shift, out=result).mul_(step)
-    return straight_through(x.to(step.dtype), value, inside)
+    value, inside = torch.empty_like(numbers), mask_for(numbers) if x.requires_grad else None
+    for part, result, mask in in_parts([numbers, value, inside]):
+        settled(part / by, shift, *ends(dtype), result, mask)
+        result.sub_(shift).mul_(step)
+    return straight_through(value, inside, x.to(step.dtype))
 
 
 rule(elementwise, fake_quantised)

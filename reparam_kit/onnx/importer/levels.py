@@ -6,8 +6,8 @@ the gradient that it would have on the levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -101,31 +101,55 @@ def divisor(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.finfo(scale.dtype).tiny, scale)
 
 
-def at_level(at: Tensor, shift: Tensor | int, dtype: torch.dtype) -> Tensor:
-    """Return ``shift`` plus the nearest integer for each entry of ``at``, as levels of ``dtype``; ties go to the even
-    one.
+class Scaled(NamedTuple):
+    """Numbers ``x`` times (``torch.mul``) or over (``torch.div``) others that broadcast to them, or as they are.
 
-    The gradient is that of ``at``, and zero where a level beyond the first or the last is nearest.
+    A gradient is scaled alike on its way back.
     """
-    given = at.detach().contiguous()
-    level, inside = torch.empty_like(given), mask_for(given)
-    shared = isinstance(shift, Tensor) and shift.numel() > 1  # broadcasts to the whole
-    shift = shift.reshape(()) if isinstance(shift, Tensor) and not shared else shift
-    for part, result, mask in [(given, level, inside)] if shared else in_parts(given, level, inside):
-        result.copy_(settled(result.copy_(part), shift, *ends(dtype), mask))
-    return straight_through(at, level, inside)
+
+    x: Tensor
+    function: Callable[..., Tensor] = torch.mul
+    by: Tensor | None = None
 
 
-def settled(at: Tensor, shift: Tensor | int, first: int, last: int, inside: Tensor) -> Tensor:
-    """Return ``shift`` plus the nearest integer, between ``first`` and ``last``, for each entry of ``at``, which is
-    overwritten; ``inside`` becomes 1, or 0 where one beyond is nearest.
+def at_level(
+    at: Tensor | Scaled,
+    shift: Tensor | int,
+    dtype: torch.dtype,
+    *,
+    saturates: bool = True,
+    less: bool = False,
+) -> Tensor:
+    """Return ``shift`` plus the nearest integer for each entry of ``at``, as levels of ``dtype``; ties go to the even
+    one. It may be given ``less`` the shift again.
+
+    The gradient is that of ``at``, and zero where a level beyond the first or the last is nearest, unless it is known
+    that at most a rounding goes beyond (not ``saturates``).
+    """
+    x, function, by = at if isinstance(at, Scaled) else Scaled(at)
+    if by is not None and by.requires_grad:
+        x, by = function(x, by), None
+    given = x.detach().contiguous()
+    level, inside = torch.empty_like(given), mask_for(given) if saturates and x.requires_grad else None
+    shift = torch.as_tensor(shift, dtype=x.dtype, device=x.device)
+    for part, result, mask, added, factor in in_parts([given, level, inside], [shift, by]):
+        numbers = part.clone() if factor is None else function(part, factor)
+        settled(numbers, added, *ends(dtype), result, mask)
+        if less:
+            result.sub_(added)
+    return straight_through(level, inside, Scaled(x, function, by))
+
+
+def settled(at: Tensor, shift: Tensor, first: int, last: int, level: Tensor, inside: Tensor | None) -> None:
+    """Let ``level`` be ``shift`` plus the nearest integer, between ``first`` and ``last``, for each entry of ``at``,
+    which is overwritten; ``inside`` becomes 1, or 0 where one beyond is nearest.
 
     Comparisons that give floating-point numbers take a fraction of the time of others.
     """
     nearest = at.round_().add_(shift)
-    level = nearest.clamp(first, last)
-    inside.copy_(nearest.eq_(level))
-    return level
+    torch.clamp(nearest, first, last, out=level)
+    if inside is not None:
+        inside.copy_(nearest.eq_(level))
 
 
 def mask_for(x: Tensor) -> Tensor:
@@ -133,17 +157,34 @@ def mask_for(x: Tensor) -> Tensor:
     return torch.empty_like(x, dtype=torch.int8, memory_format=torch.contiguous_format)
 
 
-def in_parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield parts of contiguous tensors which, on a CPU, fit into its cache: cheap operations on large tensors take the
-    time of moving the numbers.
+def in_parts(tensors: Sequence[Tensor | None], settings: Sequence[Tensor | None] = ()) -> Iterator[list[Any]]:
+    """Yield parts of contiguous tensors of one shape which, on a CPU, fit into its cache, then ``settings``, which
+    broadcast to them: cheap operations on large tensors take the time of moving the numbers.
+
+    ``None`` is given as it is. Beside settings that are not the same for all, parts are whole entries of the first
+    dimension, such as images; settings that differ there have all in one.
     """
-    length = _AT_ONCE if tensors[0].is_cpu else max(tensors[0].numel(), 1)
-    yield from zip(*(torch.split(tensor.view(-1), length) for tensor in tensors), strict=True)
+    given = [tensor for tensor in tensors if tensor is not None]
+    size, count = given[0].shape, max(given[0].numel(), 1)
+    kept = [s.reshape(()) if s is not None and s.numel() == 1 else s for s in settings]
+    broad = [s for s in kept if s is not None and s.dim()]
+    if not given[0].is_cpu or any(s.dim() == len(size) and s.shape[0] > 1 for s in broad):
+        yield [*tensors, *kept]
+        return
+    length = max(_AT_ONCE * size[0] // count, 1) if broad else _AT_ONCE
+    split = [torch.split(tensor if broad else tensor.view(-1), length) for tensor in given]
+    for parts in zip(*split, strict=True):
+        these = iter(parts)
+        yield [*(None if tensor is None else next(these) for tensor in tensors), *kept]
 
 
-def straight_through(x: Tensor, value: Tensor, inside: Tensor | None = None) -> Tensor:
-    """Return ``value``, with the gradient of ``x`` where ``inside`` is 1, or everywhere, and none where it is 0."""
-    result: Tensor = _StraightThrough.apply(x, value, inside)  # type: ignore[no-untyped-call]
+def straight_through(value: Tensor, inside: Tensor | None, *sources: Tensor | Scaled) -> Tensor:
+    """Return ``value``, with the gradient of the sum of ``sources`` where ``inside`` is 1, or everywhere, and none
+    where it is 0.
+    """
+    scaled = [source if isinstance(source, Scaled) else Scaled(source) for source in sources]
+    xs, functions, factors = zip(*scaled, strict=True)
+    result: Tensor = _StraightThrough.apply(value, inside, functions, factors, *xs)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -151,20 +192,41 @@ class _StraightThrough(torch.autograd.Function):
     """In as few passes over the numbers as can be."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, value: Tensor, inside: Tensor | None) -> Tensor:
-        ctx.save_for_backward(inside)
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        inside: Tensor | None,
+        functions: tuple[Callable[..., Tensor], ...],
+        factors: tuple[Tensor | None, ...],
+        *xs: Tensor,
+    ) -> Tensor:
+        ctx.functions = functions
+        ctx.save_for_backward(inside, *factors)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (inside,) = ctx.saved_tensors
-        if inside is None:
-            return grads[0], None, None
-        grad = grads[0].contiguous()
-        passed = torch.empty_like(grad)
-        for part, given, mask in in_parts(passed, grad, inside):
-            part.copy_(mask).mul_(given)
-        return passed, None, None
+        inside, *factors = ctx.saved_tensors
+        grad = grads[0]
+        passed = [
+            _passed(grad, inside, function, by) if needed else None
+            for function, by, needed in zip(ctx.functions, factors, ctx.needs_input_grad[4:], strict=True)
+        ]
+        return None, None, None, None, *passed
+
+
+def _passed(
+    grad: Tensor, inside: Tensor | None, function: Callable[..., Tensor], by: Tensor | None
+) -> Tensor:
+    if inside is None:
+        return grad if by is None else function(grad, by)
+    grad = grad.contiguous()
+    passed = torch.empty_like(grad)
+    for part, given, mask, factor in in_parts([passed, grad, inside], [by]):
+        part.copy_(mask).mul_(given)
+        if factor is not None:
+            function(part, factor, out=part)
+    return passed
 
 
 def recast(x: Tensor, old: torch.dtype, new: torch.dtype) -> Tensor:

@@ -194,11 +194,13 @@ class Op:
             return stand_for(result, dtype)
         return Constant(as_dtype(result.tensor, dtype), result.name, dtype=dtype)
 
-    def call_many(self, function: Callable[..., Any], *args: Any) -> tuple[Value, ...]:
-        """Return ``function(*args)``, where it returns as many tensors as the node has outputs."""
+    def call_many(
+        self, function: Callable[..., Any], *args: Any, count: int | None = None
+    ) -> tuple[Value, ...]:
+        """Return ``function(*args)``, where it returns as many tensors as the node has outputs, or ``count``."""
         result = self._builder.call(function, args)
         if isinstance(result, fx.Node):
-            return tuple(self._builder.item(result, i) for i in range(self.outputs))
+            return tuple(self._builder.item(result, i) for i in range(count or self.outputs))
         return tuple(self._value(tensor) for tensor in result)
 
     def reshape(self, function: Callable[..., Tensor], value: Value, *args: Any) -> Value:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reparam_kit.onnx.importer.levels import divisor, mask_for, settled, straight_through
+from reparam_kit.onnx.importer.levels import Scaled, divisor, mask_for, settled, straight_through
 from reparam_kit.onnx.importer.values import Constant
 from reparam_kit.onnx.provenance import FakeGrid, Source
 
@@ -149,7 +149,7 @@ def on_grid(x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, divis
     A weight at the first or last level has a gradient: what it stands for may be rounded to a number just beyond.
     """
     level, inside = _nearest(x, scale, zero, first, last, division)
-    return straight_through(x, (level.to(scale.dtype) * scale).to(x.dtype), inside)
+    return straight_through(level.to(scale.dtype).mul_(scale).to(x.dtype), inside, x)
 
 
 def levels_on_grid(
@@ -157,13 +157,14 @@ def levels_on_grid(
 ) -> Tensor:
     """Return the levels that :func:`on_grid` goes to, less the zero, with the gradient of ``x / scale``."""
     level, inside = _nearest(x, scale, zero, first, last, division)
-    return straight_through(x / divisor(scale.to(x.dtype)), level.to(x.dtype), inside)
+    return straight_through(level.to(x.dtype), inside, Scaled(x, torch.div, divisor(scale.to(x.dtype))))
 
 
 def _nearest(
     x: Tensor, scale: Tensor, zero: Tensor, first: int, last: int, division: torch.dtype
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """Return the nearest levels, less the zero, and of what no level beyond the first or the last is nearest."""
-    at = x.detach().to(division) / divisor(scale.to(division))
-    inside = mask_for(at)
-    return settled(at.contiguous(), zero, first, last, inside).sub_(zero), inside
+    at = (x.detach().to(division) / divisor(scale.to(division))).contiguous()
+    level, inside = torch.empty_like(at), mask_for(at) if x.requires_grad else None
+    settled(at, zero, first, last, level, inside)
+    return level.sub_(zero), inside

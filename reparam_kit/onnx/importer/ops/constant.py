@@ -121,7 +121,7 @@ def dropout(op: Op) -> Value:
 
 def as_levels(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the integers of ``dtype`` that numbers are cast to, as levels."""
-    return straight_through(x, as_dtype(x.detach(), dtype).to(x.dtype))
+    return straight_through(as_dtype(x.detach(), dtype).to(x.dtype), None, x)
 
 
 def as_tensor(numbers: float | tuple[float, ...], dtype: torch.dtype) -> Tensor:

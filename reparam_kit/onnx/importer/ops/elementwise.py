@@ -30,17 +30,17 @@ def power(a: Tensor, b: Tensor) -> Tensor:
 
 def rounded_down(x: Tensor) -> Tensor:
     """Return the whole number below, with the gradient of ``x``."""
-    return straight_through(x, torch.floor(x.detach()))
+    return straight_through(torch.floor(x.detach()), None, x)
 
 
 def rounded_up(x: Tensor) -> Tensor:
     """Return the whole number above, with the gradient of ``x``."""
-    return straight_through(x, torch.ceil(x.detach()))
+    return straight_through(torch.ceil(x.detach()), None, x)
 
 
 def rounded_to_even(x: Tensor) -> Tensor:
     """Return the nearest whole number, with the gradient of ``x``."""
-    return straight_through(x, torch.round(x.detach()))
+    return straight_through(torch.round(x.detach()), None, x)
 
 
 # Of these the gradient is zero, unless they quantise.

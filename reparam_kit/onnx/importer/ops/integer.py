@@ -25,7 +25,7 @@ from reparam_kit.onnx.importer.accumulate import (
     rescaled,
 )
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import at_level, divisor, reads, stand_for
+from reparam_kit.onnx.importer.levels import Scaled, at_level, divisor, reads, stand_for
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.conv import Kinds, convolved
 from reparam_kit.onnx.importer.ops.quantize import as_weight
@@ -35,6 +35,9 @@ from reparam_kit.onnx.importer.rules import elementwise, first
 from reparam_kit.onnx.importer.values import Constant, Value
 
 MICROSOFT = "com.microsoft"
+_MADE_OF = (
+    "made of"  # of a node of levels: the numbers that are quantised as they come, their scale and zero point
+)
 
 _CONV: Kinds = {
     1: (AccumulatingConv1d, conv_sums),
@@ -100,7 +103,7 @@ def matmul_integer_to_float(op: Op) -> Value:
 def dynamic_quantize_matmul(op: Op) -> Value:
     """Take a in floating point, b, its scale and zero point, and a bias in floating point."""
     a, scale, zero = _dynamically(op)
-    sums = _matmul(op, op.call(centred, a, zero, None), (1, 3, op[2]))
+    sums = _matmul(op, _less(op, a, zero), (1, 3, op[2]))
     return _with_bias(op, op.call(rescaled, sums, op.call(torch.mul, scale, op[2]), None), 4)
 
 
@@ -111,10 +114,11 @@ def dynamic_quantize(op: Op) -> tuple[Value, Value, Value]:
 
 
 def _dynamically(op: Op) -> tuple[Value, Value, Value]:
-    scale, zero = (
-        op.call(function, op[0], tuple(range(op.rank(0)))) for function in (dynamic_scale, dynamic_zero)
-    )
-    return op.levels(dynamic_levels, op[0], scale, zero, dtype=torch.uint8), scale, zero
+    scale, zero = op.call_many(dynamic_settings, op[0], tuple(range(op.rank(0))), count=2)
+    made = op.levels(dynamic_levels, op[0], scale, zero, dtype=torch.uint8)
+    if isinstance(made, fx.Node):
+        made.meta[_MADE_OF] = op[0], scale, zero
+    return made, scale, zero
 
 
 def channels_second(op: Op, x: Value) -> tuple[Value, Callable[[Value], Value]]:
@@ -132,7 +136,21 @@ def channels_second(op: Op, x: Value) -> tuple[Value, Callable[[Value], Value]]:
 def _centred(op: Op, index: int, zero: int) -> Value:
     if op.get(zero) is not None and len(op.shape(zero) or ()) and op.shape(zero) != (1,):
         raise UnsupportedError("a zero point for each row of the input is not supported")
-    return op.call(centred, op[index], op.get(zero), None)
+    return _less(op, op[index], shift_of(op, zero))
+
+
+def _less(op: Op, x: Value, zero: Value | None) -> Value:
+    """Return levels less their zero: at once where they are those of numbers that are quantised as they come."""
+    made_of = x.meta.get(_MADE_OF) if isinstance(x, fx.Node) else None
+    if made_of is not None and made_of[2] is zero:
+        return op.call(dynamic_levels, *made_of, True)
+    return op.call(centred, x, zero, None)
+
+
+def shift_of(op: Op, index: int) -> Value | None:
+    """Return the zero point at that input; ``None`` where it shifts nothing."""
+    zero = op.get(index)
+    return None if isinstance(zero, Constant) and not zero.tensor.any() else zero
 
 
 def _conv(op: Op, x: Value, weight: tuple[int, int, Value | None], bias: tuple[int, Value] | None) -> Value:
@@ -219,31 +237,19 @@ def _scale_behind(op: Op) -> Constant | None:
     return Constant(scale.tensor.reshape(-1), scale.name) if usable else None
 
 
-def dynamic_scale(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return the scale of 256 levels for the numbers along ``dims``, zero among them."""
-    return _scale(*_span(x, dims))
-
-
-def dynamic_zero(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return the level of zero."""
-    least, greatest = _span(x, dims)
-    return torch.round((0 - least / divisor(_scale(least, greatest))).clamp(0, 255)).to(torch.uint8)
-
-
-def _scale(least: Tensor, greatest: Tensor) -> Tensor:
-    scale = (greatest - least) / 255
-    return torch.where(greatest == least, torch.ones_like(scale), scale)
-
-
-def _span(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def dynamic_settings(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the scale of 256 levels for the numbers along ``dims``, zero among them, and the level of zero."""
     x = x.detach()  # as the levels stand for x, whatever their scale is, it takes no gradient
     least, greatest = x.aminmax() if len(dims) == x.dim() else (x.amin(dims), x.amax(dims))
-    return least.clamp_max(0), greatest.clamp_min(0)
+    least, greatest = least.clamp_max(0), greatest.clamp_min(0)
+    scale = torch.where(greatest == least, 1, (greatest - least) / 255)
+    return scale, torch.round((0 - least / divisor(scale)).clamp(0, 255)).to(torch.uint8)
 
 
-def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Return the nearest of 256 levels for each of ``x``."""
-    return at_level(x / divisor(scale), zero.to(x.dtype), torch.uint8)
+def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor, less: bool = False) -> Tensor:
+    """Return the nearest of 256 levels for each of ``x``, or that ``less`` the zero."""
+    at = Scaled(x, torch.div, divisor(scale))
+    return at_level(at, zero, torch.uint8, saturates=False, less=less)
 
 
 def raised(sums: Tensor, bias: Tensor, behind: int) -> Tensor:
@@ -253,5 +259,5 @@ def raised(sums: Tensor, bias: Tensor, behind: int) -> Tensor:
 
 reads(raised)
 rule(first, raised)
-rule(along_axes(1), dynamic_scale, dynamic_zero)
+rule(along_axes(1), dynamic_settings)
 rule(elementwise, dynamic_levels)

@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.accumulate import centred, ratio, requantised, rescaled
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import at_level, divisor, reads
+from reparam_kit.onnx.importer.levels import (
+    Scaled,
+    at_level,
+    divisor,
+    in_parts,
+    mask_for,
+    reads,
+    settled,
+    straight_through,
+)
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.integer import MICROSOFT, channels_second
 from reparam_kit.onnx.importer.ops.quantize import levels
@@ -28,7 +37,7 @@ from reparam_kit.onnx.importer.ops.window import (
 )
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import along, elementwise, first
-from reparam_kit.onnx.importer.values import Value
+from reparam_kit.onnx.importer.values import Value, ends
 
 
 @operator("QLinearAdd", domain=MICROSOFT)
@@ -149,8 +158,17 @@ def sum_of_levels(
         torch.zeros((), dtype=kind) if z is None else z.to(kind) for z in (zero_a, zero_b, zero)
     )
     fixed = at - (factor_a * at_a + factor_b * at_b)
-    both = (b.double() * factor_b + fixed).to(kind)
-    return at_level((a.double() * factor_a + both).to(kind), 0, dtype)
+    a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    given = [x.detach().contiguous() for x in (a, b)]
+    level = torch.empty_like(given[0])
+    inside = mask_for(level)
+    for part_a, part_b, result, mask, by_a, by_b, added in in_parts(
+        [*given, level, inside], [factor_a, factor_b, fixed]
+    ):
+        both = part_b.double().mul_(by_b).add_(added).to(kind)
+        near = part_a.double().mul_(by_a).add_(both).to(kind)
+        settled(near, torch.zeros_like(fixed), *ends(dtype), result, mask)
+    return straight_through(level, inside, Scaled(a, torch.mul, factor_a), Scaled(b, torch.mul, factor_b))
 
 
 def global_average(

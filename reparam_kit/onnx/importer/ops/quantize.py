@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from reparam_kit.errors import UnsupportedError
 from reparam_kit.onnx.importer.batch import rule
 from reparam_kit.onnx.importer.fake import LEVELS, fake_quantised
-from reparam_kit.onnx.importer.levels import along, at_level, divisor, reads
+from reparam_kit.onnx.importer.levels import Scaled, along, at_level, divisor, reads
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rounded import grid_of
@@ -140,9 +140,8 @@ def levels(
     block: int | None,
 ) -> Tensor:
     """Return the nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``."""
-    at = x.to(division) / divisor(along(scale, x, axis, block).to(division))
-    shift = 0 if zero is None else along(zero, x, axis, block).to(division)
-    return at_level(at, shift, dtype)
+    at = Scaled(x.to(division), torch.div, divisor(along(scale, x, axis, block).to(division)))
+    return at_level(at, 0 if zero is None else along(zero, x, axis, block), dtype)
 
 
 def dequantized(
