@@ -37,4 +37,4 @@ def _errors(difference: Difference) -> float | None:
         return None
     error = abs(ends[1] - ends[0]) / _WIDTH
     errors = gained / error if error else math.copysign(_MOST, gained) * bool(gained)
-    return max(-_MOST, min(_MOST, errors)) if math.isfinite(errors) else None
+    return None if math.isnan(errors) else max(-_MOST, min(_MOST, errors))

@@ -83,7 +83,8 @@ def test_there_is_no_infinity_in_it(
     assert errors is None or math.isfinite(errors)
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+@example(low=0.0, more=0.5, width=5e-324)
+@given(low=st.floats(0, 1), more=st.floats(0, 1), width=st.floats(0, 1))
 def test_who_gains_more_at_the_same_error_is_not_behind(low: float, more: float, width: float) -> None:
     others = difference(0.5, 0.6, (0.05, 0.15))
     ends = (low, low + width)
