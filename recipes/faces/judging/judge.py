@@ -166,6 +166,10 @@ class Judge(ABC):
         """Return a judge like this one, whose verdicts can be compared; this one, unless a sample cannot."""
         return self
 
+    def part(self, limit: int) -> Judge:
+        """Return a judge on about ``limit`` of the examples, of whose verdicts every figure can be compared."""
+        return self.sample(limit).comparable()
+
     def decided_by(self, figure: str) -> Judge:
         """Return a judge like this one, by whose verdicts the figure of that name decides.
 

@@ -196,6 +196,10 @@ class PairsJudge(Judge, name="pairs"):
         few = self.pairs.sample(limit)
         return PairsJudge(few, **{**self._options, "folds": min(_FOLDS, len(few) // 2)})  # type: ignore[arg-type]
 
+    def part(self, limit: int) -> Judge:
+        """Judge at most ``limit`` of the pairs; where there are no more, as this judge does."""
+        return super().part(limit) if len(self.pairs.same) > limit else self
+
     def identity(self) -> str:
         """Images, truths and folds of pairs; of templates, the names of the files in place of what is in them."""
         known = self.pairs

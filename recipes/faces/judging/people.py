@@ -247,6 +247,23 @@ class PeopleJudge(Judge, name="people"):
         other._bootstrap, other._separation_alone = self._bootstrap or COMPARED, True
         return other
 
+    def part(self, limit: int) -> PeopleJudge:
+        """Judge about ``limit`` images, as large a part of the people as of the impostors, as this judge does; by its
+        own figure, since one that is asked for may not be measurable.
+        """
+        share = limit / (len(self._people) + len(self._others or ()))
+        if share >= 1:
+            return self
+        few = copy.copy(self)
+        few.__dict__.pop("_left_out", None)
+        few._people, few._decides = self._people.some(round(share * len(self._people))), None
+        if self._others is not None:
+            few._others = self._others.some(round(share * len(self._others)))
+            kept = np.isin(self._others.chosen, few._others.chosen)
+            pairs = np.where(kept, kept.cumsum() - 1, -1)[self._left_out]
+            few._alike, few._told = None, pairs[(pairs >= 0).all(axis=1)]
+        return few
+
     def with_teacher(self, teacher: Model, input: str | InputPreset, embedding: str | None = None) -> Judge:
         """Return a judge that leaves out the pairs of impostors that ``teacher`` takes for one person, unless another
         does.

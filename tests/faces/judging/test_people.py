@@ -276,6 +276,24 @@ def test_a_quick_look_has_fewer_people_and_no_impostors() -> None:
     assert smallest.people == 2
 
 
+def test_a_part_of_the_people_is_judged_by_as_large_a_part_of_the_impostors() -> None:
+    faces, others = drawn_faces(300, 60, 0), drawn_faces(90, 90, 1)
+    rows = np.array(others.rows, float)
+    judge = PeopleJudge(faces, others, alike=rows, alike_above=0.9, decides=MIXED.format(1e-3), bootstrap=40)
+    few = judge.part(130)
+    whole, part = (one.judge(Net(), "raw") for one in (judge, few))
+    assert 90 <= part.images + part.impostors <= 170
+    assert part.impostors == pytest.approx(part.images * 90 / 300, abs=5)
+    found = few.compare(part, few.judge(blurred(0.2), "raw")).differences
+    assert [one.interval is None for one in found] == [one.interval is None for one in part.figures]
+    kept = few._others.chosen.tolist()
+    pairs = {(kept[a], kept[b]) for a, b in few._left_out}
+    assert pairs == {(a, b) for a, b in judge._left_out.tolist() if a in kept and b in kept}
+    assert 0 < part.left_out < whole.left_out
+    assert judge.part(390) is judge
+    assert PeopleJudge(faces).part(299).judge(Net(), "raw").impostors == 0
+
+
 def test_a_quick_comparison_draws_the_same_people_for_what_separates_and_for_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
