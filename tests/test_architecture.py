@@ -68,6 +68,7 @@ ROOMS = {
         "stages",
         "parts",
         "config",
+        "candidates",
         "schema",
         "run",
         "catalogue",

@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 import reparam_kit as rk
 from recipes.faces import FaceParts, Judge, PairsJudge, PeopleJudge, Verdict, read_faces
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
-from recipes.tsmr.search.trials import KEEP, LEARN
+from recipes.tsmr.candidates import KEEP, LEARN
 from recipes.tsmr.targets.views import Images
 
 DEFAULTS = "defaults"

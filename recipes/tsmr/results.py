@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from recipes.faces import Comparison, Evaluation, FoundInput, Verdict
+from recipes.tsmr.candidates import Hyperparameters
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.sides import Sides
 from reparam_kit import IntegerCount
@@ -140,36 +141,30 @@ class Trial:
     """A short run with other choices, see ``recipes.tsmr.search``.
 
     Attributes:
-        value: what the judge that decides says of it, by the figure that decides; None where it diverged.
+        choices: what was tried.
+        steps: that it took.
         share: of the way from the deployed weights to its own, at which it is judged.
+        value: what the judge that decides says of it on some examples, by the figure that decides; None where it
+            diverged.
         surely: by how many standard errors it is better than the deployed model, the mean over all figures of that
             judge, by which trials are ranked; None where these are not known, and the figure that decides does.
         rate: images a second.
-        choices: by name, what was tried.
-        steps: that it took.
         shown: the figure as text.
     """
 
-    value: float | None
+    choices: Hyperparameters
+    steps: int
     share: float
+    value: float | None = None
     surely: float | None = None
     rate: float = 0.0
-    choices: dict[str, Any] = field(default_factory=dict)
-    steps: int = 0
     shown: str = "diverged"
 
     @property
     def told(self) -> str:
         """The trial in one line."""
         surely = "" if self.surely is None else f", all figures {self.surely:+.2f} standard errors"
-        return f"{self.what}, {self.steps} steps, {self.share:g} of the way: {self.shown}{surely}"
-
-    @property
-    def what(self) -> str:
-        """Its choices as text."""
-        bn = ", restored BN" if self.choices["restore_bn"] else ""
-        losses = ", ".join(f"{name} {weight:g}" for name, weight in self.choices["losses"].items())
-        return f"lr {self.choices['lr']:g}{bn}, {losses}"
+        return f"{self.choices.told}, {self.steps} steps, {self.share:g} of the way: {self.shown}{surely}"
 
 
 @dataclass(frozen=True)

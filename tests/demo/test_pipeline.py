@@ -18,7 +18,7 @@ from recipes.demo.drawing import SIZE, draw
 from recipes.demo.people import IDENTITY, VARIATION, sample, take
 from recipes.demo.pipeline import Effort, run_demo
 from recipes.faces import FaceRecords, read_pairs
-from recipes.tsmr.search import finding, trials
+from recipes.tsmr.search import planning, trials
 from reparam_kit.cli import main
 
 TINY = Effort(
@@ -37,7 +37,7 @@ TINY = Effort(
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (finding, trials):
+        for module in (planning, trials):
             patch.setattr(module, "FEWEST", 1)  # steps of a trial: what it finds says nothing here
         run_demo(folder, seed=3, effort=TINY)
     return folder

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.results import Trial
-from recipes.tsmr.search.trials import CANDIDATES, chosen
 from recipes.tsmr.targets.identity import made_folder
 from reparam_kit import atomic_file, fingerprint
 
@@ -32,7 +32,7 @@ class Found:
     """
 
     images: int | None = None
-    choices: Mapping[str, Any] | None = None
+    choices: Hyperparameters | None = None
     epochs: int | None = None
     steps: int | None = None
     trials: tuple[Trial, ...] = ()
@@ -40,7 +40,7 @@ class Found:
     def settle(self, config: TSMRConfig) -> TSMRConfig:
         """Return ``config`` with them."""
         if self.choices is not None:
-            config = chosen(config, dict(self.choices))
+            config = self.choices.settle(config)
         if self.steps is None:
             return config
         first, *others = config.plan.stages
@@ -59,10 +59,12 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
         found = dict(held["found"])
         if held["checksum"] != fingerprint([held["run"], held["search"], json.dumps(found)]):
             return Found()
-        trials = tuple(Trial(**one) for one in found["trials"])
+        choices = found["choices"] and CANDIDATES[CANDIDATES.index(Hyperparameters(**found["choices"]))]
+        trials = tuple(
+            Trial(**{**one, "choices": Hyperparameters(**one["choices"])}) for one in found["trials"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
-    choices = next((one for one in CANDIDATES if one == found["choices"]), None)
     if held["run"] == _run(origin):
         return Found(**{**found, "choices": choices, "trials": trials})
     return Found(choices=choices, trials=trials) if held["search"] == _search(origin) else Found()

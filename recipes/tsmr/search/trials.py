@@ -1,8 +1,6 @@
 """Short runs with other choices, of which the judge takes the best: successive halving.
 
-Jamieson and Talwalkar, Non-stochastic best arm identification, AISTATS 2016. What is best depends on the net that is
-deployed. One that has converged gains by small steps away from what it is; a small one that learned from labels alone
-gains by large ones, which BatchNorms allow, and has nothing to stay close to.
+Jamieson and Talwalkar, Non-stochastic best arm identification, AISTATS 2016.
 """
 
 from __future__ import annotations
@@ -10,24 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from operator import itemgetter
 
 from recipes.progress import Progress, labelled
+from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.results import Trial
-from recipes.tsmr.stages import DISTIL, Stage
-
-KEEP: dict[str, float] = dict(DISTIL.losses)
-LEARN: dict[str, float] = {name: w for name, w in KEEP.items() if name != "gallery"} | {"cosine": 1.0}
-
-CANDIDATES: tuple[dict[str, Any], ...] = (
-    {"lr": 2e-4, "restore_bn": False, "losses": KEEP},
-    {"lr": 6e-4, "restore_bn": False, "losses": KEEP},
-    {"lr": 1e-3, "restore_bn": True, "losses": LEARN},
-    {"lr": 3e-3, "restore_bn": True, "losses": LEARN},
-)
-"""What is tried: the usual choices, then those that go further from the deployed net."""
 
 Rounds = tuple[tuple[int, int], ...]
 
@@ -39,34 +27,14 @@ one where there is no time for it.
 SHARE = 0.25  # of the time, that is spent on trials
 FEWEST = 8  # steps of one that says something
 
-PART = 0.3
-"""Of the way from the deployed weights, at which a trial is judged.
-
-What few steps gain grows with the way, and what a high rate leaves unsettled in them with its square: at the end of the
-way a trial says how rough it was, near its start where it leads.
-"""
-
 Rank = tuple[float, ...]
-Run = Callable[[TSMRConfig], tuple[Rank, Trial]]
-
-
-def chosen(config: TSMRConfig, choices: dict[str, Any]) -> TSMRConfig:
-    """Return ``config`` with the choices of a candidate; a loss that its own stages add to the usual ones stays."""
-    stages = tuple(
-        Stage(stage.epochs, stage.rate, _other(stage.losses, choices["losses"]))
-        for stage in config.plan.stages
-    )
-    return replace(config, lr=choices["lr"], restore_bn=choices["restore_bn"], stages=stages, epochs=None)
+Run = Callable[[Hyperparameters, int], tuple[Rank, Trial]]
 
 
 def short(config: TSMRConfig, steps: int) -> TSMRConfig:
     """Return so many steps of the first stage of ``config``."""
     first, *_ = config.plan.stages
     return replace(config, stages=(replace(first, epochs=1),), epochs=None, steps=steps)
-
-
-def _other(losses: dict[str, float], usual: dict[str, float]) -> dict[str, float]:
-    return usual | {name: weight for name, weight in losses.items() if name not in KEEP}
 
 
 def plan(seconds: float, judging: float, pace: float, most: float = math.inf) -> tuple[Rounds, int]:
@@ -87,30 +55,26 @@ def plan(seconds: float, judging: float, pace: float, most: float = math.inf) ->
     return (), 0
 
 
-def search(
-    config: TSMRConfig, rounds: Rounds, steps: int, run: Run, progress: Progress, processes: Processes
-) -> list[Trial]:
+def search(rounds: Rounds, steps: int, run: Run, progress: Progress, processes: Processes) -> list[Trial]:
     """Try the candidates, the best of them longer, and return all trials, the best of the last round first.
 
     Args:
-        config: what a trial takes besides its choices.
         rounds: of ``ROUNDS``.
         steps: of a trial of the first round.
-        run: trains and judges one trial.
+        run: trains so many steps by a candidate, and judges what comes of it.
         progress: is told how each went.
         processes: those that train together.
     """
     trials: list[Trial] = []
-    left: Sequence[dict[str, Any]] = CANDIDATES
+    left: Sequence[Hyperparameters] = CANDIDATES
     total = sum(many for many, _ in rounds)
     for many, times in rounds:
         ranked: list[tuple[Rank, Trial]] = []
         for choices in left[:many]:
             with labelled(f"trial {len(trials) + len(ranked) + 1} of {total}"):
-                rank, trial = run(short(chosen(config, choices), times * steps))
-                ranked.append((rank, replace(trial, choices=choices, steps=times * steps)))
+                ranked.append(run(choices, times * steps))
                 progress.say(ranked[-1][1].told)
-        ranked.sort(key=lambda pair: pair[0], reverse=True)
+        ranked = processes.told(partial(sorted, ranked, key=itemgetter(0), reverse=True))
         trials = [trial for _, trial in ranked] + trials
         left = [trial.choices for _, trial in ranked]
-    return processes.told(lambda: trials)
+    return trials

@@ -13,6 +13,7 @@ from reports import compared, judged
 from recipes.faces import Evaluation
 from recipes.faces.judging.verdict import Difference
 from recipes.tsmr import TSMRReport, write_report
+from recipes.tsmr.candidates import Hyperparameters
 from recipes.tsmr.provenance import FileFacts, Provenance
 from recipes.tsmr.rendering.page import figures
 from recipes.tsmr.rendering.page.chart import MINUS, Axis, Chart, nice_step
@@ -343,18 +344,18 @@ def test_equal_reports_give_equal_bytes(report: TSMRReport, tmp_path: Path) -> N
 
 
 def test_what_was_tried_is_told_with_how_surely_it_is_better(report: TSMRReport, tmp_path: Path) -> None:
-    choices = [{"lr": lr, "restore_bn": False, "losses": {"cosine": 1.0}} for lr in (1e-3, 2e-3, 3e-3, 4e-3)]
+    tried = [Hyperparameters(lr, restore_bn=False, losses={"cosine": 1.0}) for lr in (1e-3, 2e-3, 3e-3, 4e-3)]
     trials = (
-        Trial(0.95, 0.3, 2.345, choices=choices[0], steps=20),
-        Trial(0.9, 0.3, -0.5, choices=choices[1], steps=20),
-        Trial(0.9, 0.3, choices=choices[2], steps=20),
-        Trial(None, 0.3, choices=choices[3], steps=20),
+        Trial(tried[0], 20, 0.3, 0.95, 2.345, shown="accuracy 95.00%"),
+        Trial(tried[1], 20, 0.3, 0.9, -0.5, shown="accuracy 90.00%"),
+        Trial(tried[2], 20, 0.3, 0.9, shown="accuracy 90.00%"),
+        Trial(tried[3], 20, 0.3),
     )
     page = written(replace(report, trials=trials), tmp_path)
     assert "judged 0.3 of the way" in page.html
-    rows = [page.row(trial.what) for trial in trials]
+    rows = [page.row(trial.choices.told) for trial in trials]
     assert [row[-1] for row in rows] == ["+2.35", f"{MINUS}0.50", "\N{EN DASH}", "\N{EN DASH}"]
-    assert [row[-2] for row in rows] == ["95.00", "90.00", "90.00", "diverged"]
+    assert [row[-2] for row in rows] == ["accuracy 95.00%", *["accuracy 90.00%"] * 2, "diverged"]
 
 
 def test_nothing_is_left_where_it_cannot_be_written(report: TSMRReport, tmp_path: Path) -> None:

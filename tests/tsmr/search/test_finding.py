@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from states import same, weights
 from torch import nn
 
-from recipes.faces import Figure, Judge, Verdict
+from recipes.faces import Figure, Judge, PairsJudge, Verdict
 from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr, beginning
-from recipes.tsmr.search import finding
+from recipes.tsmr.candidates import CANDIDATES
+from recipes.tsmr.search import finding, planning, trying
 from recipes.tsmr.search.stored import NAME
-from recipes.tsmr.search.trials import CANDIDATES, ROUNDS
+from recipes.tsmr.search.trials import ROUNDS
 from recipes.tsmr.training.trainer import DivergedError, Trainer
-from reparam_kit import InputError
+from reparam_kit import InputError, fingerprint
 
 OPEN = TSMRConfig(block=None, batch_size=8, epochs=120, auto=True, shares=())
 TRIALS = sum(many for many, _ in ROUNDS[0])
@@ -70,9 +72,9 @@ def test_the_choices_of_the_best_trial_are_the_run_s(
     assert best in CANDIDATES
     stage = report.config.stages[0]
     assert (report.config.lr, report.config.restore_bn, stage.losses) == (
-        best["lr"],
-        best["restore_bn"],
-        best["losses"],
+        best.lr,
+        best.restore_bn,
+        best.losses,
     )
     assert json.dumps(report.to_json()["trials"])
 
@@ -108,7 +110,59 @@ def test_a_damaged_file_of_what_was_found_is_found_anew(searched: Any, tmp_path:
     report = searched(cache=tmp_path).report
     assert [t.choices for t in report.trials] == [t.choices for t in first.trials]
     assert path.read_bytes() != damaged
-    assert json.loads(path.read_bytes())["found"]["choices"] == first.trials[0].choices
+    assert json.loads(path.read_bytes())["found"]["choices"] == asdict(first.trials[0].choices)
+
+
+def _earlier_trials(found: dict[str, Any]) -> None:
+    for trial in found["trials"]:
+        del trial["share"], trial["surely"]
+        trial["worse"] = []
+
+
+def _other_candidate(found: dict[str, Any]) -> None:
+    found["choices"]["lr"] = found["trials"][0]["choices"]["lr"] = 0.123
+
+
+def _bare_choices(found: dict[str, Any]) -> None:
+    found["choices"] = {"lr": 2e-4}
+
+
+@pytest.mark.parametrize("change", [_earlier_trials, _other_candidate, _bare_choices])
+def test_what_another_version_found_is_found_anew(
+    searched: Any, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    first = searched(cache=tmp_path).report
+    path = tmp_path / NAME
+    held = json.loads(path.read_bytes())
+    change(held["found"])
+    held["checksum"] = fingerprint([held["run"], held["search"], json.dumps(held["found"])])
+    path.write_text(json.dumps(held))
+    report = searched(cache=tmp_path).report
+    assert [trial.choices for trial in report.trials] == [trial.choices for trial in first.trials]
+
+
+def test_trials_are_judged_on_a_part_of_the_examples_and_the_run_on_all(
+    searched: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    judged: list[int] = []
+    judge = PairsJudge.judge
+
+    def counted(self: PairsJudge, *args: Any) -> Any:
+        judged.append(len(self.pairs))
+        return judge(self, *args)
+
+    monkeypatch.setattr(PairsJudge, "judge", counted)
+    whole = searched().report
+    pairs = whole.before[0].pairs
+    assert judged.count(pairs) > TRIALS
+    judged.clear()
+    monkeypatch.setattr(trying, "JUDGED", pairs // 2)
+    report = searched(progress=True).report
+    assert judged.count(pairs // 2) == TRIALS + 1  # the deployed model besides
+    assert report.before[0].pairs == report.after[0].pairs == pairs
+    assert (
+        f"trials are judged on {pairs // 4} genuine and {pairs // 4} impostor pairs" in capfd.readouterr().err
+    )
 
 
 def test_a_trial_that_diverges_is_the_last(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +180,7 @@ def test_a_trial_that_diverges_is_the_last(searched: Any, monkeypatch: pytest.Mo
 
 
 def test_a_trial_is_judged_near_the_start_of_its_way(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "PART", 0.0)
+    monkeypatch.setattr(trying, "PART", 0.0)
     report = searched().report
     assert {trial.value for trial in report.trials} == {report.before[0].deciding.value}
     assert {trial.surely for trial in report.trials} == {0.0}
@@ -178,7 +232,7 @@ def test_a_budget_says_how_long_and_an_interrupted_run_keeps_to_it(
     assert planned is not None
     assert planned.steps is not None
     assert planned.total_epochs * planned.steps <= 30 * 24 // 8
-    monkeypatch.setattr(finding, "lasting", forbidden)
+    monkeypatch.setattr(planning, "lasting", forbidden)
     report = apply_tsmr(student, teacher, rec, bin_file, config, **where).report  # type: ignore[arg-type]
     assert (report.config.steps, report.config.stages) == (planned.steps, planned.stages)
     assert len(report.epochs) == planned.total_epochs
@@ -187,12 +241,12 @@ def test_a_budget_says_how_long_and_an_interrupted_run_keeps_to_it(
 def test_as_many_images_are_drawn_as_there_is_time_to_ask_about(
     rec: Path, student: nn.Module, teacher: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finding, "affordable", lambda *args: 16)
+    monkeypatch.setattr(planning, "affordable", lambda *args: 16)
     config = TSMRConfig(block=None, batch_size=8, budget=0.02)
     first = apply_tsmr(student, teacher, rec, config=config, cache=tmp_path).report
     assert first.images == 16
     assert len({len(path.read_bytes()) for path in tmp_path.glob("teacher-*.npy")}) == 1
-    monkeypatch.setattr(finding, "affordable", forbidden)
+    monkeypatch.setattr(planning, "affordable", forbidden)
     assert apply_tsmr(student, teacher, rec, config=config, cache=tmp_path).report.data == first.data
 
 
@@ -235,8 +289,8 @@ def test_what_judging_will_take_is_not_planned_with(
         asked.append(seconds)
         return len(views)
 
-    monkeypatch.setattr(finding, "affordable", affordable)
+    monkeypatch.setattr(planning, "affordable", affordable)
     config = TSMRConfig(block=None, batch_size=8, budget=1.0, auto=False, shares=(0.5, 1.0), steps=None)
-    monkeypatch.setattr(finding, "lasting", lambda config, *args: replace(config, steps=1))
+    monkeypatch.setattr(planning, "lasting", lambda config, *args: replace(config, steps=1))
     apply_tsmr(student, teacher, rec, bin_file, config)
     assert 20 < asked[0] <= 0.9 * 60 - 3 * 10

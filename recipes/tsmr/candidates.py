@@ -1,0 +1,55 @@
+"""The choices of which a search takes the best: rate, norms and losses that go together.
+
+What is best depends on the net that is deployed. One that has converged gains by small steps away from what it is; a
+small one that learned from labels alone gains by large ones, which BatchNorms allow, and has nothing to stay close to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from recipes.tsmr.config import TSMRConfig
+from recipes.tsmr.stages import DISTIL, Stage
+
+KEEP: dict[str, float] = dict(DISTIL.losses)
+LEARN: dict[str, float] = {name: w for name, w in KEEP.items() if name != "gallery"} | {"cosine": 1.0}
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a search chooses.
+
+    Attributes:
+        lr: peak learning rate.
+        restore_bn: as in ``TSMRConfig``.
+        losses: what is in the place of the usual losses, by name with its weight.
+    """
+
+    lr: float
+    restore_bn: bool
+    losses: dict[str, float] = field(hash=False)
+
+    @property
+    def told(self) -> str:
+        """Them as text."""
+        bn = ", restored BN" if self.restore_bn else ""
+        losses = ", ".join(f"{name} {weight:g}" for name, weight in self.losses.items())
+        return f"lr {self.lr:g}{bn}, {losses}"
+
+    def settle(self, config: TSMRConfig) -> TSMRConfig:
+        """Return ``config`` with them; a loss that its own stages add to the usual ones stays."""
+
+        def losses(stage: Stage) -> dict[str, float]:
+            return self.losses | {name: weight for name, weight in stage.losses.items() if name not in KEEP}
+
+        stages = tuple(Stage(stage.epochs, stage.rate, losses(stage)) for stage in config.plan.stages)
+        return replace(config, lr=self.lr, restore_bn=self.restore_bn, stages=stages, epochs=None)
+
+
+CANDIDATES = (
+    Hyperparameters(2e-4, restore_bn=False, losses=KEEP),
+    Hyperparameters(6e-4, restore_bn=False, losses=KEEP),
+    Hyperparameters(1e-3, restore_bn=True, losses=LEARN),
+    Hyperparameters(3e-3, restore_bn=True, losses=LEARN),
+)
+"""What is tried: the usual choices, then those that go further from the deployed net."""
