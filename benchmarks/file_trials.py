@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import reparam_kit as rk
+from reparam_kit.onnx.importer.rounded import Rounded
 
 COLUMNS = ("imports", "equals", "bytes", "step", "written")
 _YES, _UNTRIED = "yes", "-"
@@ -141,7 +142,8 @@ def _write_same(student: nn.Module, path: Path, new: Path) -> None:
 def _step(student: nn.Module, inputs: Sequence[Tensor]) -> bool:
     """Take one step towards outputs that are noise away, in units of their size.
 
-    It is a twentieth of a tensor's largest number, several levels of its integers.
+    It is a twentieth of a tensor's largest number, several levels of its integers, and where a net has none a tenth of
+    that: more takes activations of some float16 nets beyond the largest number of float16.
     """
     student.train()
     trained = {name: x for name, x in student.named_parameters() if x.requires_grad}
@@ -158,9 +160,10 @@ def _step(student: nn.Module, inputs: Sequence[Tensor]) -> bool:
     cut = [name for name, x in trained.items() if x.grad is None]
     if cut:
         raise Failed(f"no gradient reaches {len(cut)} of {len(trained)} parameters: {', '.join(cut[:3])}")
+    parts = 20 if any(isinstance(module, Rounded) for module in student.modules()) else 200
     with torch.no_grad():
         for x in trained.values():
-            x -= x.abs().max() / 20 * x.grad.sign()
+            x -= x.abs().max() / parts * x.grad.sign()
     infinite = [name for name, x in trained.items() if not x.isfinite().all()]
     if infinite or not loss.isfinite():
         raise Failed(f"the loss is {loss.item():.3g}, and not finite are {', '.join(infinite[:3])}")

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx_text import SMALL, SMALL_WEIGHTS, assert_as_runtime, load, run, write
+from onnx_text import HEADER, SMALL, SMALL_WEIGHTS, assert_as_runtime, load, run, write
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import nn
 
 from reparam_kit import as_written, check_import, expand, fold, save, verify
-from reparam_kit.errors import InputError
+from reparam_kit.errors import InputError, VerificationError
 from reparam_kit.onnx import import_onnx
+from reparam_kit.onnx.importer.fake import fake_quantised
 
 
 def bfloat16(model: ModelProto) -> ModelProto:
@@ -112,6 +113,44 @@ def test_half_images_and_numbers_that_a_half_file_cannot_hold(tmp_path: Path) ->
     expected = torch.tensor([[1.0, 4.0], [300.0, 800.0]])  # of which the file makes an infinite square
     for images in (x, x.half(), x.bfloat16()):
         torch.testing.assert_close(run(model, images)[0], expected)
+
+
+def test_activations_beyond_float16_are_the_fault_of_the_format(tmp_path: Path) -> None:
+    text = """net (float16[N,3,4,4] x) => (float16[N,3,4,4] y) {
+        c = Conv (x, w) f = Cast <to = 1> (c) m = Mul (f, tenth) y = Cast <to = 10> (m)
+    }"""
+    weights = {"w": np.eye(3, dtype=np.float16).reshape(3, 3, 1, 1), "tenth": np.array(0.1, np.float32)}
+    model = load(tmp_path / "half.onnx", text, weights)
+    x = torch.full((1, 3, 4, 4), 300.0)
+    assert check_import(model, [x]) is None
+    next(model.parameters()).data.mul_(250)
+    said = r"node 'c' \(Conv\) now gives numbers up to 75,000, .* float16, of which 65,504 .* learning rate"
+    with pytest.raises(VerificationError, match=said) as raised:
+        check_import(model, [x])
+    assert "report" not in str(raised.value)
+
+
+@pytest.mark.parametrize("levels", ["uint8", "uint16"])
+def test_half_numbers_that_onnxruntime_quantises_unrounded(tmp_path: Path, levels: str) -> None:
+    path, scale = tmp_path / "half.onnx", 0.05 if levels == "uint8" else 0.0002
+    text = """net (float16[N,8,16,16] x) => (float16[N,8,16,16] y) {
+        a = Conv (x, w) c = Cast <to = 1> (a)
+        q = QuantizeLinear (c, s, z) d = DequantizeLinear (q, s, z) y = Cast <to = 10> (d)
+    }"""
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((8, 8, 1, 1)).astype(np.float16),
+        "s": np.array(scale, np.float32),
+        "z": np.array(2**7 if levels == "uint8" else 2**15, levels),
+    }
+    write(path, text, weights, HEADER.replace("17", "21"))
+    torch.manual_seed(0)
+    model, x = import_onnx(path), torch.randn(4, 8, 16, 16)
+    assert check_import(model, [x]) is None
+    [fake] = [node for node in model.graph.nodes if node.target is fake_quantised]
+    name, step, zero = fake.meta["levels"]
+    fake.meta["levels"] = name, step, zero + (2**4 if levels == "uint8" else 2**12)  # a fault
+    with pytest.raises(VerificationError, match="report this file"):
+        check_import(model, [x])
 
 
 def test_a_cast_to_a_half_type_rounds_and_lets_small_gradients_through(tmp_path: Path) -> None:
