@@ -84,7 +84,7 @@ class Beginning(Generic[Model]):
         given, config = self.given, self.given.config
         images = given.views.images
         data = given.processes.told(
-            lambda: data_identity(images, self._cache, workers=config.loaders, progress=self._progress)
+            lambda: data_identity(images, self._cache, workers=config.workers, progress=self._progress)
         )
         self.fingerprints = Fingerprints(*self._nets, data)
         self._labels = identity_labels(images) if "labels" in needs(config) else None
@@ -221,7 +221,7 @@ def answers(model: nn.Module, examples: Examples, config: TSMRConfig) -> Batch:
     """
     embed, task = of_student(model, config), Task(config.task)
     ours, theirs = [], []
-    for shown in examples.showing.first(_FITTED, _EMBEDDED, config.loaders):
+    for shown in examples.showing.first(_FITTED, _EMBEDDED, config.workers):
         ours.append(task.student(embed(shown.images)))
         theirs.append(examples.targets.rows(shown).cpu())
     student = torch.cat(ours)

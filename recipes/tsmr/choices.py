@@ -48,11 +48,7 @@ Limit = Annotated[Several | None, Meta(description="a whole number, at least 2, 
 Width = Annotated[
     int, Meta(ge=1, le=2**16, description="a whole number, at least 1 and at most 65536"), Unit("units")
 ]
-Workers = Annotated[
-    Annotated[int, Meta(ge=0, le=1024)] | None,
-    Meta(description="a whole number from 0 to 1024, or none"),
-    Unit("processes"),
-]
+Workers = Annotated[int, Meta(ge=0, le=1024, description="a whole number from 0 to 1024"), Unit("processes")]
 Seed = Annotated[int, Meta(ge=0, le=_LARGEST, description="a whole number, zero or positive, below 2^63")]
 Positive = Annotated[float, Meta(gt=0, le=_FINITE, description="a positive number")]
 Minutes = Annotated[

@@ -196,7 +196,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
 @_option("--bf16/--no-bf16")
 @_option("--compile/--no-compile")
 @_option("--seed", type=int)
-@_option("--workers", usual="some on a GPU, else 0", type=int)
+@_option("--workers", type=int)
 @_option("--device")
 @_option(
     "--work",

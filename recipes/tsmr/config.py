@@ -116,8 +116,8 @@ class TSMRConfig(Choices):
             pass of the teacher.
         decides: figure of the first judge by which the best epoch is told. None: the judge's own.
         seed: decides the start of the branches, the order of the images and which of them are mirrored.
-        workers: processes that decode images; 0: the training process does. None: some on a GPU, which one process
-            cannot keep busy, else 0. Does not change the result.
+        workers: processes that decode images; 0: the training process does, about 2,000 images of 112x112 a second,
+            which a GPU waits for: 4 there. Does not change the result.
 
     Raises:
         InputError: a value cannot be used.
@@ -167,7 +167,7 @@ class TSMRConfig(Choices):
     flip: Flag = False
     decides: Deciding = None
     seed: Seed = 0
-    workers: Workers = None
+    workers: Workers = 0
 
     def __post_init__(self) -> None:
         if self.block == _PLAIN:
@@ -234,11 +234,6 @@ class TSMRConfig(Choices):
             usual.batch_size if self.batch_size is None else self.batch_size,
             share if self.share is None else self.share,
         )
-
-    @property
-    def loaders(self) -> int:
-        """Processes that decode images."""
-        return self.workers or 0
 
     def images_of_step(self, processes: int) -> int:
         """Return how many images an optimizer step takes, of all ``processes`` together."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Generic, TypeVar
@@ -42,8 +40,6 @@ from recipes.tsmr.training.trained import choose_trained
 from reparam_kit import InputError, ReparamError, open_session, save
 
 Model = TypeVar("Model", bound=nn.Module)
-
-_LOADERS = 8  # decode more images than a GPU trains on
 
 
 @dataclass(frozen=True)
@@ -96,10 +92,9 @@ def gather(
     processes: Processes,
 ) -> Ingredients[Model]:
     """Open what ``apply_tsmr`` is given, and refuse what does not fit together, before anything takes long."""
-    device = device_of(model)
-    config = replace(config, workers=loaders(config, device, processes))
     views = open_views(data, config, processes)
     _require_second_views(config)
+    device = device_of(model)
     judges = judges_of(val, config)
     require_fit(model, views, judges, config)
     tell_input(views)
@@ -111,18 +106,6 @@ def gather(
     require_batch(views, config, processes)
     warn_of_import(model, views, config.student_input)
     return Ingredients(model, trained, others, teachers, views, judges, config, processes, task)
-
-
-def loaders(config: TSMRConfig, device: torch.device, processes: Processes) -> int:
-    """Return how many processes decode images: those chosen, or such as keep a GPU busy where they cost nothing.
-
-    They do where a process is a copy of this one: elsewhere it runs the user's script again, as far as that lets it.
-    """
-    if config.workers is not None:
-        return config.workers
-    if device.type == "cpu" or multiprocessing.get_start_method() != "fork":
-        return 0
-    return min(_LOADERS, max(len(os.sched_getaffinity(0)) - 1, 0) // processes.count)
 
 
 @contextmanager

@@ -75,7 +75,7 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "flip": FLAGS,
         "decides": [3, True, "", [], ["d'"]],
         "seed": [*WHOLE[1:], None],
-        "workers": [*WHOLE[1:], 10**6],
+        "workers": [*WHOLE[1:], None, 10**6],
     },
 }
 GIVEN = {Stage: {"cosine": 1.0}}  # without which no stage is made

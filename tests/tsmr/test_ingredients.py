@@ -12,8 +12,7 @@ from torch import nn
 import reparam_kit as rk
 from recipes.faces import Judge, Verdict
 from recipes.tsmr import Stage, TSMRConfig, apply_tsmr, ingredients
-from recipes.tsmr.distributed import Processes
-from recipes.tsmr.ingredients import as_file, loaders, of_deployed, of_student
+from recipes.tsmr.ingredients import as_file, of_deployed, of_student
 from reparam_kit import InputError
 
 CONFIG = TSMRConfig(block=None, batch_size=8, lr=1e-3, stages=(Stage(1, gallery=1.0),), shares=())
@@ -67,23 +66,3 @@ def test_a_file_that_onnxruntime_cannot_run_is_left_to_torch(
     model = rk.load(deployed[0])
     with as_file(model) as runs:
         assert runs is model
-
-
-@pytest.mark.parametrize(
-    ("device", "start", "cores", "chosen", "expected"),
-    [
-        ("cpu", "fork", 16, None, 0),
-        ("cuda", "fork", 16, None, 8),
-        ("cuda", "fork", 4, None, 3),
-        ("cuda", "fork", 1, None, 0),
-        ("cuda", "spawn", 16, None, 0),
-        ("cuda", "fork", 16, 0, 0),
-        ("cpu", "spawn", 2, 5, 5),
-    ],
-)
-def test_a_gpu_has_images_decoded_beside(
-    device: str, start: str, cores: int, chosen: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    monkeypatch.setattr("multiprocessing.get_start_method", lambda: start)
-    assert loaders(TSMRConfig(workers=chosen), torch.device(device), Processes()) == expected

@@ -90,10 +90,10 @@ def _tables(
         showing = replace(showing, views=Views(part.images))
         everyone = part.images
         data = processes.told(
-            lambda: data_identity(everyone, folder, workers=config.loaders, progress=progress)
+            lambda: data_identity(everyone, folder, workers=config.workers, progress=progress)
         )
     tables = embedding_tables(
-        nets, showing, data, folder, workers=config.loaders, progress=progress, processes=processes
+        nets, showing, data, folder, workers=config.workers, progress=progress, processes=processes
     )
     return [table if part is None else PartTable(table, part.chosen) for table in tables]
 

@@ -130,7 +130,7 @@ class Trainer:
         return self.examples.showing.epoch(
             epoch,
             config.plan.batch_size,
-            config.loaders,
+            config.workers,
             processes=self.processes,
             views=2 if self.objective.needs & SECOND else 1,
             batches=config.steps and config.steps * config.accumulate,

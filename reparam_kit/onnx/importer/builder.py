@@ -212,7 +212,7 @@ class Builder:
             return self.call(module, inputs)
         name = self._place(name, module, weights)
         dtype = integers_among(inputs) if gives_levels(module) else None
-        nodes = tuple(self._node(value if dtype else self.stored(value)) for value in inputs)
+        nodes = tuple(self._there(self._node(value if dtype else self.stored(value))) for value in inputs)
         result = layer_example(module, nodes)
         if self.images is None or not images_in(nodes):
             return stand_for(remember(self.graph.call_module(name, nodes), result), dtype)
@@ -327,6 +327,10 @@ class Builder:
         node = self.graph.call_function(torch.tensor, (tensor.tolist(),), {"dtype": tensor.dtype})
         self._on_cpu.add(node)
         return remember(node, tensor)
+
+    def _there(self, node: fx.Node) -> fx.Node:
+        """Return ``node`` on the model's device, where the inputs of the file are."""
+        return self._beside(node, next(iter(self.graph.nodes))) if node in self._on_cpu else node
 
     def _beside(self, leaf: Any, device_value: fx.Node) -> Any:
         if isinstance(leaf, fx.Node) and leaf in self._on_cpu:
