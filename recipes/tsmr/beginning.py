@@ -19,7 +19,7 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.expansion import expanded
 from recipes.tsmr.ingredients import Ingredients, as_file, of_deployed, of_student
 from recipes.tsmr.objective.loss import Batch, Start
-from recipes.tsmr.objective.objective import Objective, needs, own_losses
+from recipes.tsmr.objective.objective import THROUGH_THE_MAP, Objective, needs, own_losses
 from recipes.tsmr.objective.turn import Same, Turn
 from recipes.tsmr.stages import LOSSES
 from recipes.tsmr.targets.examples import Examples, identity_labels
@@ -237,7 +237,8 @@ def answers(model: nn.Module, examples: Examples, config: TSMRConfig) -> Batch:
 def start_objective(sample: Batch, examples: Examples, config: TSMRConfig, device: torch.device) -> Objective:
     """Map and losses, started from the ``answers`` to a sample of the training images."""
     student, teacher = sample.student, sample.teacher
-    turn = Turn(student.shape[1], teacher.shape[1]) if Task(config.task).unit else Same()
+    turns = Task(config.task).unit and needs(config) & THROUGH_THE_MAP
+    turn = Turn(student.shape[1], teacher.shape[1]) if turns else Same()
     turn.fit(student, teacher)
     objective = Objective(turn, config)
     objective.start(Start(student.shape[1], teacher.shape[1], examples, config, device, sample))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from recipes.faces.embedding.formula import parse_formula
@@ -90,9 +91,10 @@ class InputPreset:
         # A copy, and in place from there on: allocating large tensors takes time.
         images = images.to(torch.float32, copy=True)
         if self.grey and channels == 3:
-            images = (images * images.new_tensor(_LUMINANCE).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
-        mean, std = (images.new_tensor(numbers[: images.shape[1]]) for numbers in (self.mean, self.std))
-        images.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
+            images = (images * _channels(_LUMINANCE, images.device)).sum(dim=1, keepdim=True)
+        numbers = (tuple(part[: images.shape[1]]) for part in (self.mean, self.std))
+        mean, std = (_channels(part, images.device) for part in numbers)
+        images.sub_(mean).div_(std)
         return images.flip(1) if self.bgr else images
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -106,6 +108,15 @@ class InputPreset:
         import torch
 
         return torch.Size([1, *images[1:]]) if self.grey and pixels else images
+
+
+@lru_cache(maxsize=64)
+def _channels(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return a number a channel, ``[1, C, 1, 1]``: to bring it to a GPU waits for all that this has to do before."""
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
 
 def _text(values: tuple[float, float, float]) -> str:

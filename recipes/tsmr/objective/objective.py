@@ -15,6 +15,8 @@ from reparam_kit import InputError, fingerprint
 
 _OURS = ("recipes", "reparam_kit")
 _EARLIER = frozenset({"earlier_index", "earlier_student", "earlier_teacher"})
+THROUGH_THE_MAP = frozenset({"mapped", "target", "perturbed"})
+"""What is made by the map between the spaces, without which none has to follow the student."""
 
 
 def needs(config: TSMRConfig) -> frozenset[str]:
@@ -35,7 +37,8 @@ class Objective(nn.Module):
     """Trained beside the student through all stages, and thrown away.
 
     Args:
-        turn: the map from the student's space to the teacher's; that of logits and maps is none.
+        turn: the map from the student's space to the teacher's; that of logits and maps is none, and where no loss
+            looks through it there is none.
         config: says which losses some stage has.
     """
 

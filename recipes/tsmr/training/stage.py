@@ -108,8 +108,7 @@ class StageRun:
         for _ in range(self._config.accumulate):
             shown, *others = [view.to(self._device) for view in next(batches)]
             known = {
-                name: rows.to(self._device, non_blocking=True)
-                for name, rows in self._examples.known(shown, *others).items()
+                name: _sent(rows, self._device) for name, rows in self._examples.known(shown, *others).items()
             }
             losses, batch = self._step(shown.images, known)
             loss = self._objective.total(losses, done)
@@ -118,3 +117,9 @@ class StageRun:
             means.add(losses)
         self._processes.average_gradients(self._parameters)
         return {name: total / means.steps for name, total in means.sums.items()}
+
+
+def _sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Return ``rows`` on ``device``: by way of pinned memory to a GPU, which of other memory would be waited for."""
+    waits = device.type == "cuda" and not rows.is_cuda
+    return (rows.pin_memory() if waits else rows).to(device, non_blocking=True)

@@ -1,16 +1,22 @@
-"""A step reads nothing back from the device it trains on: each number that is read is a wait for all before it."""
+"""A step waits for nothing on the device it trains on, and does nothing that no loss asks for.
+
+Each number that is read back, or brought there from memory that is not pinned, is a wait for all before it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recipes.tsmr import Adversary, Batch, Stage, TSMRConfig
@@ -18,6 +24,7 @@ from recipes.tsmr.beginning import start_objective
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.expansion import expanded
 from recipes.tsmr.objective import pairs
+from recipes.tsmr.objective.turn import Turn
 from recipes.tsmr.stages import DISTIL, LOSSES
 from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.partners import Partners
@@ -44,6 +51,18 @@ class Reads(TorchDispatchMode):
             at is not None and at.dtype == torch.bool for at in args[1]
         )
         self.found += Counter([name] if name in READING or by_booleans else [])
+        return func(*args, **(kwargs or {}))
+
+
+class Made(TorchFunctionMode):
+    """Counts the tensors that are made of Python's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found += func in (torch.tensor, torch.as_tensor, Tensor.new_tensor)
         return func(*args, **(kwargs or {}))
 
 
@@ -79,8 +98,9 @@ def reads(monkeypatch: pytest.MonkeyPatch, **losses: float) -> dict[str, int]:
     config = TSMRConfig(stages=(Stage(1, losses=losses),), batch_size=4, adversary=Adversary(hidden=8))
     step = take_step(config)
     step()
-    with Reads() as seen:
+    with Reads() as seen, Made() as made:
         step()
+    assert not made.found
     return dict(seen.found)
 
 
@@ -97,8 +117,22 @@ def test_a_step_reads_nothing_from_the_device(name: str, monkeypatch: pytest.Mon
     assert reads(monkeypatch, **losses) == wanted
 
 
-def test_what_is_read_is_counted() -> None:
-    with Reads() as seen:
+def test_what_is_read_and_made_is_counted() -> None:
+    with Reads() as seen, Made() as made:
         x = torch.arange(4)
-        x[x > 1].sum().item()
+        x[x > x.new_tensor(1)].sum().item()
     assert seen.found == {"index": 1, "_local_scalar_dense": 1}
+    assert made.found == 1
+
+
+@pytest.mark.parametrize("name", [*OF_EMBEDDINGS, "usual"])
+def test_a_map_follows_the_student_where_a_loss_looks_through_it(name: str) -> None:
+    losses = DISTIL.losses if name == "usual" else {name: 1.0}
+    step = take_step(TSMRConfig(stages=(Stage(1, losses=losses),), batch_size=4))
+    with ExitStack() as stack:
+        looked, looked_back, followed = (
+            stack.enter_context(patch.object(Turn, method, autospec=True, side_effect=getattr(Turn, method)))
+            for method in ("map", "unmap", "observe")
+        )
+        step()
+    assert followed.called == (looked.called or looked_back.called)
