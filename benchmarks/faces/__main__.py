@@ -3,7 +3,8 @@
     python -m benchmarks.faces small WORK                   # trains and exports the small student
     python -m benchmarks.faces run WORK                     # MobileFaceNet, the defaults, an hour for each of 3 seeds
     python -m benchmarks.faces run WORK --student small
-    python -m benchmarks.faces run WORK --arm all --steps 240
+    python -m benchmarks.faces run WORK --arm all --steps 120 --device cuda
+    python -m benchmarks.faces run WORK --arm pairs --steps 240 --share 0.7
     python -m benchmarks.faces judge WORK                   # judges every file that has not been
     python -m benchmarks.faces throughput WORK              # a step against the bare student, two minutes
     python -m benchmarks.faces summary WORK                 # writes benchmarks/results/faces.md
@@ -30,6 +31,7 @@ from benchmarks.faces.runs import (
     arms,
     differences,
     file_of,
+    job_of,
     judges,
     lines,
     run,
@@ -85,6 +87,7 @@ def small(work: Path, faces: Path, epochs: int) -> None:
 @click.option("--teacher-input", default="insightface", show_default=True)
 @click.option("--budget", help="Of a run with the defaults.  [default: 60m]")
 @click.option("--steps", type=int, help="Of an arm.")
+@click.option("--share", default=1.0, show_default=True, help="Of the way, that an arm goes.")
 @click.option("--images", type=int, help="So many of the last file alone.")
 @click.option("--blind", is_flag=True, help="Judge nothing during the run.")
 @_DEVICE
@@ -98,18 +101,16 @@ def run_all(
     teacher_input: str,
     budget: str | None,
     steps: int | None,
+    share: float,
     images: int | None,
     blind: bool,
     device: torch.device,
 ) -> None:
     """Run what is missing; each adds its line to WORK/runs.jsonl."""
     work.mkdir(parents=True, exist_ok=True)
-    length: dict[str, Any] = (
-        {"steps": steps} if steps else {"budget": None if budget is None else minutes(budget)}
-    )
     for one in arms(students(work, faces)[name]) if chosen == ("all",) else chosen:
         for seed in map(int, seeds.split(",")):
-            job = Job(name, one, seed)
+            job = Job(name, one, seed) if one == DEFAULTS else Job(name, one, seed, steps, share)
             if file_of(work, job).is_file():
                 continue
             line = run(
@@ -120,8 +121,8 @@ def run_all(
                 teacher_input,
                 judged=one == DEFAULTS and not blind,
                 images=images,
+                budget=None if budget is None else minutes(budget),
                 device=device,
-                **length,
             )
             _add(work / "runs.jsonl", line)
 
@@ -137,8 +138,8 @@ def judge(work: Path, faces: Path, bootstrap: int, device: torch.device) -> None
     for name, student in students(work, faces).items():
         before: dict[str, Verdict] = {}
         for line in lines(work / "runs.jsonl"):
-            job = Job(line["student"], line["arm"], line["seed"])
-            if job.student != name or any(vars(job).items() <= one.items() for one in known):
+            job = job_of(line)
+            if job.student != name or job in map(job_of, known):
                 continue
             before = before or verdicts(student.file, student.preset, found_by, device)
             after = verdicts(file_of(work, job), student.preset, found_by, device)

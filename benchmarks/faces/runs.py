@@ -63,6 +63,7 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
     return {
         "fine-tuning": {**plain, "lr": student.rate / 3, "losses": {"margin": 1.0}},
         "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
+        "distillation, restored BN": {**ours, "losses": {"cosine": 1.0}},
         "pairs": ours,
         "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
         "pairs + dbb": {**ours, "block": "dbb"},
@@ -75,21 +76,35 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Job:
-    """A run: of which student, by which arm, with which seed."""
+    """A run: of which student, by which arm, with which seed.
+
+    Attributes:
+        steps: of an arm; None: as many as there is time for.
+        share: of the way to its weights that is gone; None: as the run finds best.
+    """
 
     student: str
     arm: str
     seed: int
+    steps: int | None = None
+    share: float | None = None
+
+    def __str__(self) -> str:
+        steps = f", {self.steps} steps" if self.steps else ""
+        return f"{self.arm}{steps}" + (
+            f", {self.share:g} of the way" if self.share not in (None, 1.0) else ""
+        )
 
 
-def config_of(student: Student, arm: str, seed: int, teacher_input: str, **length: Any) -> TSMRConfig:
-    """Return the choices of a run; ``length`` says how long it is."""
-    given = {"student_input": student.preset, "teacher_input": teacher_input, "seed": seed}
-    if arm == DEFAULTS:
-        return TSMRConfig(**given, **length)
-    choices = dict(arms(student)[arm])
+def config_of(job: Job, student: Student, teacher_input: str, budget: float | None) -> TSMRConfig:
+    """Return the choices of a run; ``budget`` is that of one with the defaults."""
+    given = {"student_input": student.preset, "teacher_input": teacher_input, "seed": job.seed}
+    if job.arm == DEFAULTS:
+        return TSMRConfig(**given, budget=budget)
+    choices = dict(arms(student)[job.arm])
     stages = (Stage(1, losses=choices.pop("losses")),)
-    return TSMRConfig(**given, stages=stages, batch_size=128, share=1.0, **choices, **length)
+    length = {"steps": job.steps, "share": job.share}
+    return TSMRConfig(**given, stages=stages, batch_size=128, **choices, **length)
 
 
 def judges(faces: Path, bootstrap: int) -> dict[str, Judge]:
@@ -110,12 +125,12 @@ def run(
     *,
     judged: bool,
     images: int | None,
+    budget: float | None,
     device: torch.device,
-    **length: Any,
 ) -> dict[str, Any]:
-    """Train, write ``WORK/STUDENT-ARM-SEED.onnx``, and return what was chosen; ``judged``: by ``people`` as it goes."""
+    """Train, write ``file_of`` it, and return what was chosen; ``judged``: by ``people`` as it goes."""
     student = students(work, faces)[job.student]
-    config = config_of(student, job.arm, job.seed, teacher_input, **length)
+    config = config_of(job, student, teacher_input, budget)
     val = judges(faces, 1000)["people"] if judged else None
     start = time.monotonic()
     result = apply_tsmr(
@@ -126,13 +141,14 @@ def run(
     report = result.report
     return {
         **vars(job),
+        "device": device.type,
         "minutes": round((time.monotonic() - start) / 60, 1),
         "images": report.images,
-        "steps": report.config.total_epochs * (report.config.steps or 0),
+        "taken": report.config.total_epochs * (report.config.steps or 0),
         "lr": report.config.lr,
         "restore_bn": report.config.restore_bn,
         "losses": report.config.plan.stages[0].losses,
-        "share": report.share,
+        "found": report.share,
         "trials": [trial.told for trial in report.trials],
     }
 
@@ -146,7 +162,7 @@ def data_of(student: Student, faces: Path, images: int | None) -> Images:
 
 def file_of(work: Path, job: Job) -> Path:
     """Return where the model of a run is written."""
-    name = job.arm.translate(str.maketrans({" ": "", "+": "", ",": "-", "=": "-"}))
+    name = str(job).translate(str.maketrans({" ": "", "+": "", ",": "-", "=": "-"}))
     return work / f"{job.student}-{name}-{job.seed}.onnx"
 
 
@@ -166,6 +182,11 @@ def differences(
         for change in judge.compare(before[name], after[name]).differences
         if change.after.value is not None
     }
+
+
+def job_of(line: dict[str, Any]) -> Job:
+    """Return the run that a line of results tells of."""
+    return Job(**{name: line[name] for name in Job.__annotations__})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
