@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.table import Column, Table
@@ -21,7 +22,7 @@ def figures_table(verdicts: Mapping[str, Verdict], title: str = "", notes: bool 
     ['', 'deployed']
     """
     first = next(iter(verdicts.values()))
-    table = Table(Column(printable(title), no_wrap=True), *map(printable, verdicts), box=box.SIMPLE)
+    table = Table(Column(printable(title), no_wrap=True), *_headers([*verdicts]), box=box.SIMPLE)
     above = [verdict.notes() if notes else {} for verdict in verdicts.values()]
     rows: dict[str, list[str]] = {name: [row.get(name, "") for row in above] for name in above[0]}
     for figure in first.figures:
@@ -45,7 +46,7 @@ def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
     """
     shown = [Column(name, no_wrap=True) for name in ("difference", "95 %", "chance")]
     table = Table(
-        Column("", no_wrap=True), *(Column(printable(name), overflow="fold") for name in names), *shown,
+        Column("", no_wrap=True), *(Column(name, overflow="fold") for name in _headers(names)), *shown,
         box=box.SIMPLE, padding=(0, 1, 0, 0), caption=f"* decides: {comparison.told}", caption_justify="left",
     )  # fmt: skip
     for difference in comparison.differences:
@@ -53,6 +54,13 @@ def comparison_table(comparison: Comparison, names: tuple[str, str]) -> Table:
             name = difference.before.name
             table.add_row(f"{name} *" if name == comparison.decides else name, *_cells(difference))
     return table
+
+
+def _headers(names: Sequence[str]) -> list[str]:
+    """Return the names of models without the folder that all of them are in, which would take the room of figures."""
+    shared = os.path.commonprefix(names) if len(names) > 1 else ""  # noqa: RUF071 - it is cut at a folder
+    start = shared.rfind(os.sep) + 1
+    return [printable(name[start:]) for name in names]
 
 
 def inputs_table(found: FoundInput) -> Table:
