@@ -290,7 +290,33 @@ def test_what_judging_will_take_is_not_planned_with(
         return len(views)
 
     monkeypatch.setattr(planning, "affordable", affordable)
-    config = TSMRConfig(block=None, batch_size=8, budget=1.0, auto=False, shares=(0.5, 1.0), steps=None)
+    config = TSMRConfig(block=None, batch_size=8, budget=10.0, auto=False, shares=(0.5, 1.0), steps=None)
     monkeypatch.setattr(planning, "lasting", lambda config, *args: replace(config, steps=1))
     apply_tsmr(student, teacher, rec, bin_file, config)
-    assert 20 < asked[0] <= 0.9 * 60 - 3 * 10
+    assert 400 < asked[0] <= 0.9 * 600 - 3 * 10
+
+
+@pytest.mark.parametrize(("examples", "takes"), [(10, (0.0, 5.0)), (1000, (10.0, 10.0))])
+def test_trials_are_planned_with_what_judging_one_takes(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    examples: int,
+    takes: tuple[float, float],
+) -> None:
+    judged, planned = beginning._judged, []
+
+    def plan(seconds: float, judging: float, *rest: float) -> Any:
+        planned.append(judging)
+        return (), 0
+
+    monkeypatch.setattr(beginning, "_judged", lambda given: (judged(given)[0], 10.0))
+    monkeypatch.setattr(trying, "JUDGED", examples)
+    monkeypatch.setattr(planning, "plan", plan)
+    monkeypatch.setattr(planning, "lasting", lambda config, *args: replace(config, steps=1))
+    config = TSMRConfig(block=None, batch_size=8, budget=10.0, auto=True, shares=())
+    report = apply_tsmr(student, teacher, rec, bin_file, config).report
+    assert not report.trials
+    assert takes[0] <= planned[0] <= takes[1]
