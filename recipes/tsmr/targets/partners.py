@@ -71,24 +71,23 @@ class Partners:
 
 def _within(block: npt.NDArray[np.int64], teacher: Tensor, old: Tensor | None) -> tuple[Pairs, Pairs]:
     """Pairs among the images ``block``, by their rows, of length 1."""
-    theirs, ours = Spread.of(teacher[:_MEASURED]), None if old is None else Spread.of(old[:_MEASURED])
+    theirs = Spread.of(teacher[:_MEASURED])
+    near = torch.inf if old is None else Spread.of(old[:_MEASURED]).cosine(_NEAR)
     alike, confused = [], []
-    for start in range(0, len(block), _ROWS):
+    for start in range(0, len(block), _ROWS):  # each pair once: with those of the same rows and after them
         rows = slice(start, start + _ROWS)
-        said = theirs.standard(teacher[rows] @ teacher.T)
-        did = torch.zeros_like(said) if ours is None or old is None else ours.standard(old[rows] @ old.T)
-        later = torch.ones_like(said, dtype=torch.bool).triu(
-            start + 1
-        )  # each pair once, and no image with itself
-        alike.append(_best(-did, later & (said > ALIKE), start))
-        confused.append(_best(did, later & (said < DIFFERENT) & (did > _NEAR), start))
+        said = teacher[rows] @ teacher[start:].T
+        did = torch.zeros_like(said) if old is None else old[rows] @ old[start:].T
+        later = torch.ones_like(said, dtype=torch.bool).triu(1)  # and no image with itself
+        alike.append(start + _best(-did, later & (said > theirs.cosine(ALIKE))))
+        confused.append(start + _best(did, later & (said < theirs.cosine(DIFFERENT)) & (did > near)))
     return block[torch.cat(alike).numpy()], block[torch.cat(confused).numpy()]
 
 
-def _best(worth: Tensor, among: Tensor, start: int) -> Tensor:
+def _best(worth: Tensor, among: Tensor) -> Tensor:
     """Choose of each row the pairs of most ``worth`` that are ``among`` those asked for, ``_EACH`` at most:
     ``[P, 2]``.
     """
     values, columns = worth.masked_fill(~among, -torch.inf).topk(min(_EACH, worth.shape[1]), dim=1)
     row, nth = torch.nonzero(values > -torch.inf, as_tuple=True)
-    return torch.stack([row + start, columns[row, nth]], dim=1)
+    return torch.stack([row, columns[row, nth]], dim=1)

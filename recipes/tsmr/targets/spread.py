@@ -43,10 +43,6 @@ class Spread:
         middle = cosines.median()
         return cls(float(middle), max(_NORMAL * float((cosines - middle).abs().median()), _LEAST))
 
-    def standard(self, cosines: Tensor) -> Tensor:
-        """Cosines in units of the width above the middle."""
-        return (cosines - self.middle) / self.width
-
     def cosine(self, units: float) -> float:
         """Return the cosine that lies so many widths above the middle."""
         return self.middle + units * self.width

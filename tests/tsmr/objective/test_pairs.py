@@ -69,11 +69,14 @@ def pairs_of(row: int) -> list[tuple[float, float]]:
         float(unit[a] @ unit[b])
         for a in range(12)
         for b in index
-        if a != b and float(theirs.standard(TEACHER[a] @ TEACHER[b])) < DIFFERENT
+        if a != b and float(TEACHER[a] @ TEACHER[b]) < theirs.cosine(DIFFERENT)
     ]
     mean, std = torch.tensor(unrelated).mean(), torch.tensor(unrelated).std()
     return [
-        (float((unit[row] @ unit[b] - mean) / std), float(theirs.standard(TEACHER[row] @ TEACHER[b])))
+        (
+            float((unit[row] @ unit[b] - mean) / std),
+            (float(TEACHER[row] @ TEACHER[b]) - theirs.middle) / theirs.width,
+        )
         for b in index
         if b != row
     ]
