@@ -39,7 +39,7 @@ WEIGHTS: Weights = {
     **{f"b{i}": (8,) for i in range(1, 5)},
 }
 IMAGES, LARGE = 16, 8 * 96 * 96 * 16  # entries of an activation: larger than what is done at once
-COST = {"Q/DQ": 2.0, "QOperator": 1.7, "dynamic": 2.1}
+COST = {"Q/DQ": 2.0, "QOperator": 1.7, "dynamic": 1.5}
 
 
 class Counted(TorchDispatchMode):

@@ -14,6 +14,7 @@ from torch.fx.node import map_aggregate
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.importer import rules
 from reparam_kit.onnx.importer.batch import Images, KeptBatchError, images_in, is_own, place
+from reparam_kit.onnx.importer.dynamic import join_dynamic
 from reparam_kit.onnx.importer.example import (
     MOST,
     ROWS,
@@ -118,6 +119,7 @@ class Builder:
                 self.frozen[name] = f"{source.key} is used in other ways too"
         self._keep_shared_statistics()
         forget(self.graph)
+        join_dynamic(self.graph, self.root)
         model = fx.GraphModule(self.root, self.graph).eval()
         model.meta["frozen"] = self.frozen
         if model.graph.eliminate_dead_code():

@@ -16,15 +16,18 @@ from reparam_kit.onnx.importer.values import ends
 LEVELS = "levels"  # of a node of such: the name of the integers in the file, their scale and zero
 
 
-def fake_quantised(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
+def fake_quantised(
+    x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype, saturates: bool = True
+) -> Tensor:
     """Return what the nearest levels of ``dtype`` stand for, in the dtype of ``scale``, one number.
 
-    The gradient is that of ``x``, and zero where a level beyond the first or the last is nearest.
+    The gradient is that of ``x``, and zero where a level beyond the first or the last is nearest, unless it is known
+    that at most a rounding goes beyond (not ``saturates``).
     """
     step = scale.reshape(())
     shift = torch.zeros_like(step) if zero is None else zero.reshape(()).to(step.dtype)
     by, numbers = divisor(step), x.detach().to(step.dtype).contiguous()
-    value, inside = torch.empty_like(numbers), mask_for(numbers) if x.requires_grad else None
+    value, inside = torch.empty_like(numbers), mask_for(numbers) if saturates and x.requires_grad else None
     for part, result, mask in in_parts([numbers, value, inside]):
         settled(part / by, shift, *ends(dtype), result, mask)
         result.sub_(shift).mul_(step)

@@ -6,7 +6,8 @@ the gradient that it would have on the levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -133,7 +134,8 @@ def at_level(
     level, inside = torch.empty_like(given), mask_for(given) if saturates and x.requires_grad else None
     shift = torch.as_tensor(shift, dtype=x.dtype, device=x.device)
     for part, result, mask, added, factor in in_parts([given, level, inside], [shift, by]):
-        numbers = part.clone() if factor is None else function(part, factor)
+        room = torch.empty_like(part) if mask is not None else result
+        numbers = room.copy_(part) if factor is None else function(part, factor, out=room)
         settled(numbers, added, *ends(dtype), result, mask)
         if less:
             result.sub_(added)
@@ -162,20 +164,24 @@ def in_parts(tensors: Sequence[Tensor | None], settings: Sequence[Tensor | None]
     broadcast to them: cheap operations on large tensors take the time of moving the numbers.
 
     ``None`` is given as it is. Beside settings that are not the same for all, parts are whole entries of the first
-    dimension, such as images; settings that differ there have all in one.
+    dimension, such as images.
     """
-    given = [tensor for tensor in tensors if tensor is not None]
-    size, count = given[0].shape, max(given[0].numel(), 1)
+    first = next(tensor for tensor in tensors if tensor is not None)
+    size, count = first.shape, max(first.numel(), 1)
     kept = [s.reshape(()) if s is not None and s.numel() == 1 else s for s in settings]
-    broad = [s for s in kept if s is not None and s.dim()]
-    if not given[0].is_cpu or any(s.dim() == len(size) and s.shape[0] > 1 for s in broad):
+    broad = any(s is not None and s.dim() for s in kept)
+    if not first.is_cpu:
         yield [*tensors, *kept]
         return
     length = max(_AT_ONCE * size[0] // count, 1) if broad else _AT_ONCE
-    split = [torch.split(tensor if broad else tensor.view(-1), length) for tensor in given]
-    for parts in zip(*split, strict=True):
-        these = iter(parts)
-        yield [*(None if tensor is None else next(these) for tensor in tensors), *kept]
+    split: list[Iterable[Tensor | None]] = [
+        repeat(None) if tensor is None else torch.split(tensor if broad else tensor.view(-1), length)
+        for tensor in tensors
+    ]
+    for s in kept:
+        along = s is not None and s.dim() == len(size) > 0 and s.shape[0] > 1
+        split.append(torch.split(s, length) if s is not None and along else repeat(s))
+    yield from map(list, zip(*split, strict=False))
 
 
 def straight_through(value: Tensor, inside: Tensor | None, *sources: Tensor | Scaled) -> Tensor:
@@ -218,6 +224,8 @@ class _StraightThrough(torch.autograd.Function):
 def _passed(
     grad: Tensor, inside: Tensor | None, function: Callable[..., Tensor], by: Tensor | None
 ) -> Tensor:
+    if inside is None and by is not None and function is torch.div and by.numel() == 1:
+        return grad * by.reciprocal()  # takes less time, and one rounding more
     if inside is None:
         return grad if by is None else function(grad, by)
     grad = grad.contiguous()

@@ -25,13 +25,13 @@ from reparam_kit.onnx.importer.accumulate import (
     rescaled,
 )
 from reparam_kit.onnx.importer.batch import rule
-from reparam_kit.onnx.importer.levels import Scaled, at_level, divisor, reads, stand_for
+from reparam_kit.onnx.importer.dynamic import dynamic_levels, dynamic_settings
+from reparam_kit.onnx.importer.levels import reads, stand_for
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.conv import Kinds, convolved
 from reparam_kit.onnx.importer.ops.quantize import as_weight
 from reparam_kit.onnx.importer.registry import operator
-from reparam_kit.onnx.importer.rules import along as along_axes
-from reparam_kit.onnx.importer.rules import elementwise, first
+from reparam_kit.onnx.importer.rules import first
 from reparam_kit.onnx.importer.values import Constant, Value
 
 MICROSOFT = "com.microsoft"
@@ -237,21 +237,6 @@ def _scale_behind(op: Op) -> Constant | None:
     return Constant(scale.tensor.reshape(-1), scale.name) if usable else None
 
 
-def dynamic_settings(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return the scale of 256 levels for the numbers along ``dims``, zero among them, and the level of zero."""
-    x = x.detach()  # as the levels stand for x, whatever their scale is, it takes no gradient
-    least, greatest = x.aminmax() if len(dims) == x.dim() else (x.amin(dims), x.amax(dims))
-    least, greatest = least.clamp_max(0), greatest.clamp_min(0)
-    scale = torch.where(greatest == least, 1, (greatest - least) / 255)
-    return scale, torch.round((0 - least / divisor(scale)).clamp(0, 255)).to(torch.uint8)
-
-
-def dynamic_levels(x: Tensor, scale: Tensor, zero: Tensor, less: bool = False) -> Tensor:
-    """Return the nearest of 256 levels for each of ``x``, or that ``less`` the zero."""
-    at = Scaled(x, torch.div, divisor(scale))
-    return at_level(at, zero, torch.uint8, saturates=False, less=less)
-
-
 def raised(sums: Tensor, bias: Tensor, behind: int) -> Tensor:
     """Return whole numbers plus one for each channel, in double precision, which holds them."""
     return sums + bias.to(torch.float64).reshape(*bias.shape, *[1] * behind)
@@ -259,5 +244,3 @@ def raised(sums: Tensor, bias: Tensor, behind: int) -> Tensor:
 
 reads(raised)
 rule(first, raised)
-rule(along_axes(1), dynamic_settings)
-rule(elementwise, dynamic_levels)
