@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,6 +38,7 @@ def write_summary(work: Path) -> None:
     judged = lines(work / "judged.jsonl")
     for student in dict.fromkeys(line["student"] for line in judged):
         text += [f"## {student}", "", *_table([line for line in judged if line["student"] == student]), ""]
+        text += [*_beside_pairs([line for line in judged if line["student"] == student]), ""]
         text += [*_runs([line for line in lines(work / "runs.jsonl") if line["student"] == student]), ""]
     if measured := lines(work / "throughput.jsonl"):
         text += ["## Images a second", "", *_throughput(measured)]
@@ -54,6 +56,33 @@ def _table(judged: list[dict[str, Any]]) -> Iterator[str]:
         figures = [line["figures"] for line in judged if str(job_of(line)) == arm]
         seeds = f"{len(figures)} seed{'s' * (len(figures) > 1)}"
         yield f"| {arm}, {seeds} | {' | '.join(_cell([f[name] for f in figures]) for name in names)} |"
+
+
+def _beside_pairs(judged: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what each arm adds to the usual losses without branches, of as many steps and seed by seed."""
+    pairs = {replace(job, arm=""): line["figures"] for line in judged if (job := job_of(line)).arm == "pairs"}
+    others = [line for line in judged if replace(job := job_of(line), arm="") in pairs and job.arm != "pairs"]
+    if not others:
+        return
+    names = [name for name in COLUMNS if name in others[0]["figures"]]
+    yield "Beside `pairs` of as many steps, seed by seed, in points:"
+    yield ""
+    yield f"| | {' | '.join(COLUMNS[name] for name in names)} |"
+    yield f"|---|{'---|' * len(names)}"
+    for arm in dict.fromkeys(str(job_of(line)) for line in others):
+        lines = [line for line in others if str(job_of(line)) == arm]
+        added = [
+            [
+                100 * (line["figures"][name]["after"] - pairs[replace(job_of(line), arm="")][name]["after"])
+                for line in lines
+            ]
+            for name in names
+        ]
+        yield f"| {arm} | {' | '.join(map(_added, added))} |"
+
+
+def _added(values: list[float]) -> str:
+    return f"{mean(values):+.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def _cell(found: list[dict[str, Any]]) -> str:
