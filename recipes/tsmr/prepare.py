@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -35,6 +37,7 @@ class Prepared(Generic[Model]):
         history: its epochs so far.
         trainer: of its student.
         trials: by which its open choices were made.
+        until: when training has to end, so that the budget is kept, by ``time.monotonic()``.
     """
 
     given: Ingredients[Model]
@@ -43,6 +46,17 @@ class Prepared(Generic[Model]):
     history: History
     trainer: Trainer
     trials: tuple[Trial, ...]
+    until: float
+
+    def goes_on(self, took: float) -> bool:
+        """Return whether there are epochs, and time for more than half of one that takes as long as ``took``; one is
+        trained in any case.
+
+        The plan has time for all. A machine may become slower, as others work on it or it gets hot.
+        """
+        done = len(self.history.epochs)
+        left = self.given.processes.told(lambda: self.until - time.monotonic())
+        return done < self.given.config.total_epochs and (not done or left > took / 2)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -95,7 +109,9 @@ def prepare(
         with whole(checkpoint):
             trainer.load_state_dict(saved["trainer"], done)
         progress.say(f"going on after epoch {done} of {given.config.total_epochs}, from {checkpoint}")
-    return Prepared(given, start.fingerprints, origin, history, trainer, found.trials)
+    ending = (len(given.config.shares) + 1) * start.judging
+    until = math.inf if budget is None else budget.begun + budget.seconds - ending
+    return Prepared(given, start.fingerprints, origin, history, trainer, found.trials, until)
 
 
 def _resumed(given: Ingredients[Any], saved: dict[str, Any], checkpoint: Path | None) -> History:

@@ -140,6 +140,8 @@ def apply_tsmr(
             if processes.rank == 0:
                 told = Callbacks([told, *_kept(prepared, file), own])
             train(prepared, told)
+            if (trained := len(prepared.history.epochs)) < (planned := prepared.given.config.total_epochs):
+                shown.say(f"the time is over (--budget): of {planned} epochs {trained} are trained")
             if prepared.given.judges:
                 shown.say(f"judging epoch {prepared.history.kept} and shares of the way to it")
             with labelled("judging what to return"):
@@ -162,11 +164,15 @@ def _kept(prepared: Prepared[Any], path: Path | None) -> list[Callback]:
 
 
 def train(prepared: Prepared[Any], callback: Callback) -> None:
-    """Train all epochs that are left; the history takes in each as it would be deployed."""
+    """Train the epochs that are left, or those for which there is time; the history takes in each as it would be
+    deployed.
+    """
     config, history = prepared.given.config, prepared.history
     callback.start(config, len(history.epochs))
     callback.deployed(history.before)
-    for epoch in range(len(history.epochs) + 1, config.total_epochs + 1):
+    took = 0.0
+    while prepared.goes_on(took):
+        start, epoch = time.monotonic(), len(history.epochs) + 1
         losses, rate = prepared.trainer.run_epoch(epoch, callback)
         folded = deployable(prepared.trainer.trained)
         with labelled(f"judging epoch {epoch}/{config.total_epochs}"):
@@ -174,6 +180,7 @@ def train(prepared: Prepared[Any], callback: Callback) -> None:
         report = EpochReport(epoch, config.place(epoch)[0] + 1, losses, rate, validation)
         history.add(report, folded.state_dict())
         callback.epoch(report, folded)
+        took = time.monotonic() - start
 
 
 def prove(prepared: Prepared[Model], chosen: Chosen[Model], show_images: bool) -> TSMRResult[Model]:

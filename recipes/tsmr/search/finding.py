@@ -43,6 +43,7 @@ def find(
     found = told(lambda: read_found(cache, origin))
     if found.images is None:
         planning = Planning(start, budget, progress)
+        found = replace(found, shares=planning.shares())
         found = replace(found, images=planning.images())
         start.take(drawn(given.views, found.images or 0, config))
         start.history()

@@ -18,6 +18,7 @@ from recipes.tsmr.targets.streams import Stream
 from recipes.tsmr.training.callbacks import Callback
 
 _PACED = 4  # steps by which is told how many images a second are trained on
+_ENDING = 0.2  # of the time that is left, at most, in which shares of the way are judged
 _MARGIN = 0.9  # of the time that is left, which is planned with: the machine may be slower later
 
 
@@ -35,6 +36,17 @@ class Planning:
         self._config: TSMRConfig = start.given.config
         self._processes = start.given.processes
 
+    def shares(self) -> tuple[float, ...]:
+        """Return the shares of the way that there is time to judge: the more there are, the less is trained."""
+        shares, budget = self._config.shares, self._budget
+        if budget is not None:
+            self._start.history()  # judges student and teachers first, which tells what judging takes
+            judging = max(self._start.judging, 1e-9)
+            many = self._processes.told(lambda: int(_ENDING * max(budget.left, 0.0) / judging))
+            shares = tuple(sorted(sorted(shares, key=lambda share: abs(share - 0.5))[:many]))
+            self._config = replace(self._config, shares=shares)
+        return shares
+
     def images(self) -> int:
         """Return how many images there is time to ask the nets about."""
         given, budget, there = self._start.given, self._budget, len(self._start.given.views)
@@ -44,7 +56,6 @@ class Planning:
         nets = [teacher.embed for teacher in given.teachers]
         if "old" in needs(self._config):
             nets.append(of_deployed(given.model, self._config))
-        self._start.history()  # judges student and teachers first, which tells what judging takes
         images = min(
             affordable(given.views, nets, self._config, self._unjudged(budget), self._processes), most
         )

@@ -25,6 +25,7 @@ class Found:
 
     Attributes:
         images: how many of them are trained on; None: not known.
+        shares: of the way that are judged; None: as ``TSMRConfig`` has them.
         choices: those of the candidate that did best; None where none were tried.
         epochs: of the first stage, and
         steps: in each epoch; None: as ``TSMRConfig`` has them.
@@ -32,6 +33,7 @@ class Found:
     """
 
     images: int | None = None
+    shares: tuple[float, ...] | None = None
     choices: Hyperparameters | None = None
     epochs: int | None = None
     steps: int | None = None
@@ -41,6 +43,8 @@ class Found:
         """Return ``config`` with them."""
         if self.choices is not None:
             config = self.choices.settle(config)
+        if self.shares is not None:
+            config = replace(config, shares=self.shares)
         if self.steps is None:
             return config
         first, *others = config.plan.stages
@@ -66,7 +70,8 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
     if held["run"] == _run(origin):
-        return Found(**{**found, "choices": choices, "trials": trials})
+        shares = found.get("shares")
+        return Found(**{**found, "shares": shares and tuple(shares), "choices": choices, "trials": trials})
     return Found(choices=choices, trials=trials) if held["search"] == _search(origin) else Found()
 
 

@@ -23,6 +23,7 @@ from recipes.tsmr.search.trials import ROUNDS
 from recipes.tsmr.training.trainer import DivergedError, Trainer
 from reparam_kit import InputError, fingerprint
 
+SIX = (Stage(6, cosine=1.0),)
 OPEN = TSMRConfig(block=None, batch_size=8, epochs=120, auto=True, shares=())
 TRIALS = sum(many for many, _ in ROUNDS[0])
 
@@ -320,3 +321,54 @@ def test_trials_are_planned_with_what_judging_one_takes(
     report = apply_tsmr(student, teacher, rec, bin_file, config).report
     assert not report.trials
     assert takes[0] <= planned[0] <= takes[1]
+
+
+@pytest.mark.parametrize(
+    ("takes", "left"),
+    [(1.0, (0.2, 0.5, 0.7)), (30.0, (0.2, 0.5, 0.7)), (50.0, (0.5, 0.7)), (100.0, (0.5,)), (300.0, ())],
+)
+def test_few_shares_are_judged_where_judging_would_take_the_time_to_train(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    takes: float,
+    left: tuple[float, ...],
+) -> None:
+    judged = beginning._judged
+    monkeypatch.setattr(beginning, "_judged", lambda given: (judged(given)[0], takes))
+    monkeypatch.setattr(planning, "lasting", lambda config, *args: replace(config, steps=1))
+    config = TSMRConfig(block=None, batch_size=8, budget=10.0, auto=False, shares=(0.2, 0.5, 0.7), steps=None)
+    for _ in range(2):  # the second time it is found, whatever time there is then
+        report = apply_tsmr(student, teacher, rec, bin_file, config, cache=tmp_path).report
+        assert report.config.shares == left
+        assert set(report.shares) == {0.0, *left, 1.0}
+        takes = 1e9
+
+
+@pytest.mark.parametrize(("pause", "trained"), [(0.0, 6), (2.0, 3), (30.0, 1)])
+def test_training_ends_with_the_time_where_the_machine_becomes_slower(
+    rec: Path,
+    bin_file: Path,
+    student: nn.Module,
+    teacher: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: float,
+    trained: int,
+) -> None:
+    now, run_epoch = [0.0], Trainer.run_epoch
+
+    def slower(self: Trainer, *args: Any) -> Any:
+        now[0] += pause
+        return run_epoch(self, *args)
+
+    monkeypatch.setattr(Trainer, "run_epoch", slower)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        planning, "lasting", lambda config, *args: replace(config, steps=1, stages=SIX, epochs=None)
+    )
+    config = TSMRConfig(block=None, batch_size=8, budget=0.15, auto=False, shares=(), lr=1e-3)
+    report = apply_tsmr(student, teacher, rec, bin_file, config).report
+    assert len(report.epochs) == trained
