@@ -83,7 +83,7 @@ def requantised(
     ``axis``.
     """
     at = Scaled(sums.to(factor.dtype), torch.mul, _broadcastable(factor, sums, axis))
-    return at_level(at, 0 if zero is None else zero.reshape(()), dtype)
+    return at_level(at, None if zero is None else zero.reshape(()), dtype)
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:

@@ -25,12 +25,14 @@ def fake_quantised(
     that at most a rounding goes beyond (not ``saturates``).
     """
     step = scale.reshape(())
-    shift = torch.zeros_like(step) if zero is None else zero.reshape(()).to(step.dtype)
+    shift = None if zero is None else zero.reshape(()).to(step.dtype)
     by, numbers = divisor(step), x.detach().to(step.dtype).contiguous()
     value, inside = torch.empty_like(numbers), mask_for(numbers) if saturates and x.requires_grad else None
     for part, result, mask in in_parts([numbers, value, inside]):
         settled(part / by, shift, *ends(dtype), result, mask)
-        result.sub_(shift).mul_(step)
+        if shift is not None:
+            result.sub_(shift)
+        result.mul_(step)
     return straight_through(value, inside, x.to(step.dtype))
 
 

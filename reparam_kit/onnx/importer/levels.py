@@ -18,7 +18,7 @@ from reparam_kit.onnx.importer.rules import elementwise
 from reparam_kit.onnx.importer.values import as_dtype, ends, leaves
 
 _KEY = "integers"
-_AT_ONCE = 2**16
+_AT_ONCE = 2**17
 _PICKING: set[Callable[..., Any]] = set()
 _READING: set[Callable[..., Any]] = set()
 _PICKING_LAYERS = (
@@ -115,7 +115,7 @@ class Scaled(NamedTuple):
 
 def at_level(
     at: Tensor | Scaled,
-    shift: Tensor | int,
+    shift: Tensor | None,
     dtype: torch.dtype,
     *,
     saturates: bool = True,
@@ -132,23 +132,27 @@ def at_level(
         x, by = function(x, by), None
     given = x.detach().contiguous()
     level, inside = torch.empty_like(given), mask_for(given) if saturates and x.requires_grad else None
-    shift = torch.as_tensor(shift, dtype=x.dtype, device=x.device)
+    shift = None if shift is None else shift.to(x.dtype)
     for part, result, mask, added, factor in in_parts([given, level, inside], [shift, by]):
         room = torch.empty_like(part) if mask is not None else result
         numbers = room.copy_(part) if factor is None else function(part, factor, out=room)
         settled(numbers, added, *ends(dtype), result, mask)
-        if less:
+        if less and added is not None:
             result.sub_(added)
     return straight_through(level, inside, Scaled(x, function, by))
 
 
-def settled(at: Tensor, shift: Tensor, first: int, last: int, level: Tensor, inside: Tensor | None) -> None:
+def settled(
+    at: Tensor, shift: Tensor | None, first: int, last: int, level: Tensor, inside: Tensor | None
+) -> None:
     """Let ``level`` be ``shift`` plus the nearest integer, between ``first`` and ``last``, for each entry of ``at``,
     which is overwritten; ``inside`` becomes 1, or 0 where one beyond is nearest.
 
     Comparisons that give floating-point numbers take a fraction of the time of others.
     """
-    nearest = at.round_().add_(shift)
+    nearest = at.round_()
+    if shift is not None:
+        nearest.add_(shift)
     torch.clamp(nearest, first, last, out=level)
     if inside is not None:
         inside.copy_(nearest.eq_(level))

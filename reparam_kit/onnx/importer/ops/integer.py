@@ -29,7 +29,7 @@ from reparam_kit.onnx.importer.dynamic import dynamic_levels, dynamic_settings
 from reparam_kit.onnx.importer.levels import reads, stand_for
 from reparam_kit.onnx.importer.op import Op
 from reparam_kit.onnx.importer.ops.conv import Kinds, convolved
-from reparam_kit.onnx.importer.ops.quantize import as_weight
+from reparam_kit.onnx.importer.ops.quantize import as_weight, shift_of
 from reparam_kit.onnx.importer.registry import operator
 from reparam_kit.onnx.importer.rules import first
 from reparam_kit.onnx.importer.values import Constant, Value
@@ -136,7 +136,7 @@ def channels_second(op: Op, x: Value) -> tuple[Value, Callable[[Value], Value]]:
 def _centred(op: Op, index: int, zero: int) -> Value:
     if op.get(zero) is not None and len(op.shape(zero) or ()) and op.shape(zero) != (1,):
         raise UnsupportedError("a zero point for each row of the input is not supported")
-    return _less(op, op[index], shift_of(op, zero))
+    return _less(op, op[index], shift_of(op.get(zero)))
 
 
 def _less(op: Op, x: Value, zero: Value | None) -> Value:
@@ -145,12 +145,6 @@ def _less(op: Op, x: Value, zero: Value | None) -> Value:
     if made_of is not None and made_of[2] is zero:
         return op.call(dynamic_levels, *made_of, True)
     return op.call(centred, x, zero, None)
-
-
-def shift_of(op: Op, index: int) -> Value | None:
-    """Return the zero point at that input; ``None`` where it shifts nothing."""
-    zero = op.get(index)
-    return None if isinstance(zero, Constant) and not zero.tensor.any() else zero
 
 
 def _conv(op: Op, x: Value, weight: tuple[int, int, Value | None], bias: tuple[int, Value] | None) -> Value:
@@ -210,7 +204,7 @@ def _stored(op: Op, at: int, zero: int | None, scale: Value | None, axis: int) -
 
 def _requantised(op: Op, sums: Value, factor: Value, zero: int, axis: int | None = None) -> Value:
     dtype = op.dtype(zero) if op.get(zero) is not None else op.dtype(0)
-    return op.levels(requantised, sums, factor, op.get(zero), dtype, axis, dtype=dtype)
+    return op.levels(requantised, sums, factor, shift_of(op.get(zero)), dtype, axis, dtype=dtype)
 
 
 def _whole(sums: Value) -> Value:

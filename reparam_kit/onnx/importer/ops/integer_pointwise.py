@@ -136,7 +136,7 @@ def _shifted(op: Op, y: Value, zero: int) -> Value:
 
 def shifted(at: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Return ``round(at + zero)`` as levels."""
-    return at_level(at if zero is None else at + zero.to(at.dtype), 0, dtype)
+    return at_level(at if zero is None else at + zero.to(at.dtype), None, dtype)
 
 
 def sum_of_levels(
@@ -167,7 +167,7 @@ def sum_of_levels(
     ):
         both = part_b.double().mul_(by_b).add_(added).to(kind)
         near = part_a.double().mul_(by_a).add_(both).to(kind)
-        settled(near, torch.zeros_like(fixed), *ends(dtype), result, mask)
+        settled(near, None, *ends(dtype), result, mask)
     return straight_through(level, inside, Scaled(a, torch.mul, factor_a), Scaled(b, torch.mul, factor_b))
 
 
@@ -214,7 +214,7 @@ def softmax_of_levels(
     powers = torch.exp((x - x.amax(dims, keepdim=True)).double() * scale + most).to(scale.dtype)
     shares = powers.double() / powers.sum(dims, keepdim=True)  # their products might be infinite
     at = (shares * torch.floor(1 / divisor(to_scale))).to(scale.dtype)
-    return at_level(at, 0 if zero is None else zero.to(at.dtype), dtype)
+    return at_level(at, zero, dtype)
 
 
 reads(shifted, softmax_of_levels, sum_of_levels, global_average)

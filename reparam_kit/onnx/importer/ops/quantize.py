@@ -76,7 +76,7 @@ def dequantize(op: Op) -> Value:
     if isinstance(x, fx.Node) and _QUANTISED in x.meta and _known(scale, zero) and not dtype:
         given, *settings, integers = x.meta[_QUANTISED]
         if all(map(_same, settings, (scale, zero))):
-            made = op.call(fake_quantised, given, *settings, integers)
+            made = op.call(fake_quantised, given, settings[0], shift_of(settings[1]), integers)
             if isinstance(made, fx.Node):
                 made.meta[LEVELS] = (
                     x.meta.get("value"),
@@ -84,6 +84,11 @@ def dequantize(op: Op) -> Value:
                 )
             return made
     return op.call(dequantized, x, scale, zero, held(dtype_of(dtype) if dtype else op.dtype(1)), *layout)
+
+
+def shift_of(zero: Value | None) -> Value | None:
+    """Return a zero point; ``None`` where it shifts nothing."""
+    return None if isinstance(zero, Constant) and not zero.tensor.any() else zero
 
 
 def as_weight(
@@ -141,7 +146,7 @@ def levels(
 ) -> Tensor:
     """Return the nearest of the integers of ``dtype`` for each entry of ``x``, in ``division``."""
     at = Scaled(x.to(division), torch.div, divisor(along(scale, x, axis, block).to(division)))
-    return at_level(at, 0 if zero is None else along(zero, x, axis, block), dtype)
+    return at_level(at, None if zero is None else along(zero, x, axis, block), dtype)
 
 
 def dequantized(
