@@ -47,18 +47,19 @@ class NamedPairs(
             torch.cat([now, then[:, :_MEASURED]], dim=1) < different,
         )
 
-        def above(others: Tensor) -> Tensor:
-            """How far above the margin the student puts each pair, in units of its spread."""
-            return (student @ others.T - mean) / width - MARGIN
+        units, margin = student / width, mean / width + MARGIN
 
-        pull = [_log_sum(-_PULL * above(student), now > alike)]
-        push = [_log_sum(_PUSH * above(student), now < different)]
+        def above(slope: float, others: Tensor) -> Tensor:
+            """How far above the margin the student puts each pair, in units of its spread, times ``slope``."""
+            return torch.addmm(margin, units, others.T, beta=-slope, alpha=slope)
+
+        pull = [_log_sum(above(-_PULL, student), now > alike)]
+        push = [_log_sum(above(_PUSH, student), now < different)]
         if len(earlier):
             few = _with_any(then, alike)
-            pull.append(_log_sum(-_PULL * above(earlier[few]), then[:, few] > alike))
+            pull.append(_log_sum(above(-_PULL, earlier[few]), then[:, few] > alike))
             too_alike = then.clamp_min_(different).sub_(different)
-            far = _log_sum_of_all(_PUSH / width * student, earlier, too_alike)
-            push.append(far - _PUSH * (mean / width + MARGIN))
+            push.append(_log_sum_of_all(_PUSH * units, earlier, too_alike) - _PUSH * margin)
         return (_softplus_sum(pull) / _PULL + _softplus_sum(push) / _PUSH).mean()
 
 
