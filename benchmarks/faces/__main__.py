@@ -152,11 +152,12 @@ def judge(work: Path, faces: Path, bootstrap: int, device: torch.device) -> None
 @click.option("--student", "name", default="mobilefacenet", show_default=True)
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-def throughput(work: Path, faces: Path, name: str, batch_size: int, rounds: int) -> None:
+@click.option("--threads", default=1, show_default=True)
+def throughput(work: Path, faces: Path, name: str, batch_size: int, rounds: int, threads: int) -> None:
     """Images a second of a whole training step and of a bare student's forward and backward, in turns; each adds its
     line to WORK/throughput.jsonl.
     """
-    for line in measure(name, students(work, faces)[name], faces, batch_size, rounds):
+    for line in measure(name, students(work, faces)[name], faces, batch_size, rounds, threads):
         _add(work / "throughput.jsonl", line)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,31 +35,30 @@ Work = Callable[[], None]
 
 
 def measure(
-    name: str, student: Student, faces: Path, batch_size: int, rounds: int
+    name: str, student: Student, faces: Path, batch_size: int, rounds: int, threads: int
 ) -> Iterator[dict[str, Any]]:
     """Images a second, medians over ``rounds``, with the losses and BatchNorms that ``student`` is trained with; the
     bare step has these BatchNorms, and no branches. Decoding is left out of both.
 
-    With one thread it is processor time, which other work disturbs least; with one for each core, time.
+    With one thread it is processor time, which other work disturbs least; with several, time.
     """
+    torch.set_num_threads(threads)
+    clock = time.process_time if threads == 1 else time.perf_counter
     bare, *steps = arms(student, faces, batch_size)
-    for threads in sorted({1, os.cpu_count() or 1}):
-        torch.set_num_threads(threads)
-        clock = time.process_time if threads == 1 else time.perf_counter
-        taken = [[_seconds(arm, clock) for arm in (bare, *steps)] for _ in range(rounds)]
-        for at, block in enumerate(_BLOCKS, start=1):
-            ratios = sorted(times[0] / times[at] for times in taken)
-            yield {
-                "student": name,
-                "batch": batch_size,
-                "restored": student.restore_bn,
-                "block": block,
-                "threads": threads,
-                "bare": batch_size / median(times[0] for times in taken),
-                "step": batch_size / median(times[at] for times in taken),
-                "ratio": median(ratios),
-                "spread": [ratios[0], ratios[-1]],
-            }
+    taken = [[_seconds(arm, clock) for arm in (bare, *steps)] for _ in range(rounds)]
+    for at, block in enumerate(_BLOCKS, start=1):
+        ratios = sorted(times[0] / times[at] for times in taken)
+        yield {
+            "student": name,
+            "batch": batch_size,
+            "restored": student.restore_bn,
+            "block": block,
+            "threads": threads,
+            "bare": batch_size / median(times[0] for times in taken),
+            "step": batch_size / median(times[at] for times in taken),
+            "ratio": median(ratios),
+            "spread": [ratios[0], ratios[-1]],
+        }
 
 
 def arms(student: Student, faces: Path, batch_size: int) -> list[Work]:
