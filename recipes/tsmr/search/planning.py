@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from recipes.progress import Progress
+from recipes.progress import Progress, shown_time
 from recipes.tsmr.beginning import Beginning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.ingredients import of_deployed
@@ -61,7 +61,7 @@ class Planning:
         )
         if images < most:
             self._progress.say(
-                f"in {budget.seconds / 60:.3g} min (--budget) the nets cannot be asked about {most:,} images: "
+                f"in {shown_time(budget.seconds)} (--budget) the nets cannot be asked about {most:,} images: "
                 f"{images:,} of them, drawn at random, are trained on"
             )
         return images
@@ -93,10 +93,13 @@ class Planning:
         images, judging = len(self._start.given.views), self._start.judging
         config = lasting(config, images, rate, self._unjudged(budget), judging, self._processes)
         epochs, steps = config.plan.stages[0].epochs, config.steps or 0
-        left = budget.left / 60
-        time = f"{budget.seconds / 60:.3g} min (--budget)"
+        time = f"{shown_time(budget.seconds)} (--budget)"
         self._progress.say(
-            (f"{left:.2g} of {time} are left" if left > 0 else f"{time} are over, and the least is trained")
+            (
+                f"{shown_time(budget.left)} of {time} are left"
+                if budget.left > 0
+                else f"{time} are over, and the least is trained"
+            )
             + f": epochs {config.total_epochs}, steps in each {steps}, {config.total_epochs * steps * self._size:,} "
             f"images at {rate:.0f} images/s"
         )
