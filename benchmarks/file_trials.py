@@ -160,6 +160,11 @@ def _step(student: nn.Module, inputs: Sequence[Tensor]) -> bool:
     cut = [name for name, x in trained.items() if x.grad is None]
     if cut:
         raise Failed(f"no gradient reaches {len(cut)} of {len(trained)} parameters: {', '.join(cut[:3])}")
+    grads = {name: x.grad for name, x in trained.items()}
+    if spoilt := [name for name, grad in grads.items() if not grad.isfinite().all()]:
+        raise Failed(f"{len(spoilt)} of {len(grads)} gradients are not finite: {', '.join(spoilt[:3])}")
+    if not any(grad.any() for grad in grads.values()):
+        raise Failed("all gradients are zero: the outputs are at the ends of their quantisers' levels")
     parts = 20 if any(isinstance(module, Rounded) for module in student.modules()) else 200
     with torch.no_grad():
         for x in trained.values():

@@ -36,6 +36,10 @@ def path(tmp_path: Path) -> Path:
         ("y = Relu (x, s)", ["input 1 ('s')", "not supported"]),
         ("y = Conv (x, s)", ["a weight", "of fewer than three dimensions"]),
         ("y, i = MaxPool <kernel_shape = [2]> (x) z = Identity (i)", ["its output 'i'"]),
+        (
+            "y = com.microsoft.DynamicQuantizeLSTM <hidden_size = 1> (x, s, s, , , , , , s, s, s, s)",
+            ["LSTM of integers", "op_types_to_quantize without LSTM"],
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused(nodes: str, words: list[str], path: Path) -> None:
@@ -43,7 +47,7 @@ def test_what_is_not_supported_is_refused(nodes: str, words: list[str], path: Pa
         path,
         f"net (float[N,4,4] x) => (float y) {{ {nodes} }}",
         {"s": (4,)},
-        'ir_version: 8, opset_import: ["" : 17, "own" : 3]',
+        'ir_version: 8, opset_import: ["" : 17, "own" : 3, "com.microsoft" : 1]',
     )
     with pytest.raises(UnsupportedError) as caught:
         import_onnx(path)

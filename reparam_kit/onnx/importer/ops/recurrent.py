@@ -52,6 +52,15 @@ class Settings(NamedTuple):
         return not early and not self.coupled and self.activations == _USUAL[self.kind] * len(self.backwards)
 
 
+@operator("DynamicQuantizeLSTM", domain="com.microsoft")
+def dynamic_quantize_lstm(op: Op) -> Value:
+    """Refuse it: quantisers write it in the place of an LSTM."""
+    raise UnsupportedError(
+        "an LSTM of integers, whose state is quantised anew at each step, is not imitated; give the quantiser "
+        "nodes_to_exclude or op_types_to_quantize without LSTM, which leaves it in floating point"
+    )
+
+
 @operator("GRU", "LSTM", "RNN", since=7)
 def recurrent(op: Op) -> tuple[Value | None, ...]:
     """Take x [T, N, in], weights [directions, gates, in] and [directions, gates, hidden], biases [directions, 2 gates].
