@@ -1,6 +1,7 @@
 """Whether training pays for a deployed INT8 file: a face net before it was quantised, after, and trained in place.
 
     python -m benchmarks.int8 WORK [--seed N ...] [--images N] [--epochs N] [--lr RATE] [--loss NAME=WEIGHT ...]
+                              [--scales kept|weights]
 
 Quantises the MobileFaceNet of ``faces/models`` as onnxruntime does (Q/DQ, one scale for each kernel, calibrated on
 faces of ``pool.rec``), and distils the file, once for each seed, from its own float twin and ``teacher_mbf512`` on
@@ -15,6 +16,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Literal
 
 import click
 import onnx
@@ -91,6 +93,7 @@ def _text(name: str, value: float) -> str:
 @click.option("--lr", type=float, default=3e-5, show_default=True)
 @click.option("--loss", "losses", multiple=True, default=("cosine=1",), show_default=True)
 @click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--scales", type=click.Choice(["kept", "weights"]), default="kept", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(
     work: Path,
@@ -100,6 +103,7 @@ def main(
     lr: float,
     losses: tuple[str, ...],
     batch_size: int,
+    scales: Literal["kept", "weights"],
     device: str,
 ) -> None:
     """Quantise, train and judge."""
@@ -117,10 +121,12 @@ def main(
         )  # fmt: skip
         if not output.exists():
             data = pool if images is None else Subset(pool, range(images))
-            improve(
+            improved = improve(
                 quantised, [FLOAT, TEACHER], data, output,
-                config=config, work=work / f"seed-{seed}", float=FLOAT, device=device, progress=True,
+                config=config, work=work / f"seed-{seed}", float=FLOAT, scales=scales, device=device,
+                progress=True,
             )  # fmt: skip
+            click.echo(f"{output}: {improved.report.integers}", err=True)
         click.echo(f"{output}: {figures_of(output, work, judge)}", err=True)
     after = [figures_of(work / f"seed-{seed}.onnx", work, judge) for seed in seeds]
     text = "\n".join(
@@ -128,6 +134,7 @@ def main(
             "# A deployed INT8 file, trained in place",
             "",
             f"`python -m benchmarks.int8 WORK{f' --images {images}' if images else ''} --epochs {epochs} --lr {lr:g} "
+            f"--scales {scales} "
             f"{' '.join(f'--loss {x}' for x in losses)}` "
             f"(onnxruntime {onnxruntime.__version__}, torch {torch.__version__}) on "
             f"{images or len(pool):,} images of the pool, seeds {', '.join(map(str, seeds))}: the MobileFaceNet of "

@@ -37,6 +37,7 @@ def archive(model: nn.Module) -> nn.Module | dict[str, Any]:
         "onnx": provenance.payload,
         "external": dict(provenance.external),
         "outputs": list(provenance.outputs) if provenance.partial else None,
+        "scales": "kept" if provenance.scales is None else "weights",
         "record": recorded,
         "state": dict(model.state_dict()),
     }
@@ -55,6 +56,8 @@ def rebuild(path: Path, content: dict[str, Any]) -> nn.Module:
         InputError: it is damaged, of another version, or its parts do not belong together.
     """
     from reparam_kit.onnx.importer import import_file
+    from reparam_kit.onnx.importer.following import let_scales_follow
+    from reparam_kit.onnx.scales import require_scales
     from reparam_kit.onnx.weights import OnnxFile, parse_onnx
 
     if content["format"] != _FORMAT:
@@ -67,7 +70,10 @@ def rebuild(path: Path, content: dict[str, Any]) -> nn.Module:
         if not all(isinstance(part, bytes) for part in (onnx, *external.values())):
             raise TypeError("the ONNX model is not in bytes")
         file = OnnxFile(parse_onnx(onnx, "the ONNX model"), external)
-        model: nn.Module = repeat(import_file(file, onnx, outputs=outputs), content["record"], tensors)
+        imported = import_file(file, onnx, outputs=outputs)
+        if require_scales(content.get("scales", "kept")):  # older archives do not say
+            let_scales_follow(imported)
+        model: nn.Module = repeat(imported, content["record"], tensors)
         model.load_state_dict(content["state"])
     return model
 

@@ -21,6 +21,7 @@ from reparam_kit.tensors import with_tensors, write_tensors
 
 if TYPE_CHECKING:
     from reparam_kit.onnx.integers import IntegerCount
+    from reparam_kit.onnx.scales import Scales
 
 
 def load(
@@ -32,6 +33,7 @@ def load(
     exclude: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     float: str | Path | None = None,
+    scales: Scales = "kept",
 ) -> nn.Module:
     """Return the model that ``model`` names.
 
@@ -52,6 +54,8 @@ def load(
             whatever operators, stays in the file as it is. None: all that the file gives.
         float: of a ``.onnx`` file with weights in integers, the float ``.onnx`` that it was quantised from. The weights
             start where they were before they were rounded; the function is that of the integers all the same.
+        scales: of a ``.onnx`` file with weights in integers, "weights" to give a weight a wider scale where training
+            takes it beyond the last level, if the file has a scale for it alone. "kept": such a weight is clipped.
 
     Raises:
         InputError: nothing there, not such a file, or weights that do not fit.
@@ -70,6 +74,8 @@ def load(
         raise InputError(f"outputs (--outputs) are values within a .onnx file; {name} is none")
     if float is not None and path.suffix != ".onnx":
         raise InputError(f"float (--float) is what a .onnx file was quantised from; {name} is none")
+    if scales != "kept" and path.suffix != ".onnx":
+        raise InputError(f"scales (--scales) are those of a quantised .onnx file; {name} is none")
     if is_factory(name):
         made = make(name)
         return made if weights is None else _with_weights(made, weights, name)
@@ -77,7 +83,9 @@ def load(
     if path.suffix == ".onnx":
         from reparam_kit.onnx import import_onnx
 
-        imported = import_onnx(path, include=include, exclude=exclude, outputs=outputs, float=float)
+        imported = import_onnx(
+            path, include=include, exclude=exclude, outputs=outputs, float=float, scales=scales
+        )
         return imported if weights is None else _with_weights(imported, weights, name)
     if weights is not None:
         raise InputError(

@@ -78,6 +78,8 @@ MARGINS: tuple[MarginKind, ...] = get_args(MarginKind)
 Taught = Annotated[
     Literal["original", "live"] | Count, Meta(description='"original", "live", or a whole number, at least 1')
 ]
+Scales = Literal["kept", "weights"]
+SCALES: tuple[Scales, ...] = get_args(Scales)
 TaskName = Literal["auto", "embeddings", "logits", "maps"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 Combine = Literal["concat", "mean"]

@@ -13,7 +13,7 @@ import click
 import reparam_kit as rk
 from recipes.faces.embedding.inputs import CHOICES
 from recipes.tsmr.catalogue import keys
-from recipes.tsmr.choices import COMBINES, MARGINS, TASKS
+from recipes.tsmr.choices import COMBINES, MARGINS, SCALES, TASKS
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.options import ablation, chosen, one_or_all
 from recipes.tsmr.parts import Ablation
@@ -222,6 +222,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
 @_option("--weights", type=_FILE)
 @_option("--outputs", multiple=True, metavar="NAME")
 @_option("--float", type=_FILE, metavar="FILE.onnx")
+@_option("--scales", type=click.Choice(SCALES))
 @_option("--unsafe-load", is_flag=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def tsmr(

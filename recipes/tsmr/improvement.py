@@ -16,6 +16,7 @@ import reparam_kit as rk
 from recipes.faces.judging.reading import Judged
 from recipes.tsmr.ablation import Comparable, compare
 from recipes.tsmr.arguments import require_kinds
+from recipes.tsmr.choices import Scales
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.improved import Improved, Verification
@@ -54,6 +55,7 @@ def improve(
     unsafe: bool = False,
     outputs: Sequence[str] | None = None,
     float: Named | None = None,
+    scales: Scales = "kept",
     teacher_weights: Weights = None,
     device: str | torch.device = "auto",
     latency: bool = False,
@@ -72,7 +74,7 @@ def improve(
         work: folder of checkpoint and embeddings, from which the same call goes on. None: ``OUTPUT.work``.
         log_to: as in ``apply_tsmr``; "csv" alone is ``OUTPUT.csv``, and "tensorboard" the folder ``OUTPUT.logs``.
         report: HTML page to write. None: ``OUTPUT.html``.
-        weights, unsafe, outputs, float: as in ``rk.load``.
+        weights, unsafe, outputs, float, scales: as in ``rk.load``.
         device: where to train, as in ``rk.choose_device``.
         latency: also measure how long either file takes, run in turn.
         show_images: show on the page the images of ``val`` that changed sides; only where they are yours to show.
@@ -91,8 +93,9 @@ def improve(
     """
     asked = {
         "student": student, "teacher": teachers, "data": data, "output": output, "val": val, "weights": weights,
-        "teacher_weights": teacher_weights, "outputs": outputs, "float": float, "report": report, "work": work,
-        "log_to": log_to, "latency": latency, "show_images": show_images, "unsafe_load": unsafe, "device": str(device),
+        "teacher_weights": teacher_weights, "outputs": outputs, "float": float,
+        "scales": None if scales == "kept" else scales, "report": report, "work": work, "log_to": log_to,
+        "latency": latency, "show_images": show_images, "unsafe_load": unsafe, "device": str(device),
         "compare": None if ablation is None else asdict(ablation),
     }  # fmt: skip
     output = Path(output)
@@ -118,7 +121,7 @@ def improve(
     went_in += _parts(**{"teacher's weights": teacher_weights})
     place = rk.choose_device(device)
     with _work_folder(work):
-        model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float)
+        model = rk.load(student, weights=weights, unsafe=unsafe, outputs=outputs, float=float, scales=scales)
         _rehearse(model, output, work)
         model = model.to(place)
         if ablation is not None and val is not None:
@@ -137,7 +140,9 @@ def improve(
         improved = Improved(output, page, card, result.model, result.report, made, sides=result.sides)
         if first:
             try:
-                improved = replace(improved, verification=_verified(student, output, result.images, latency))
+                improved = replace(
+                    improved, verification=_verified(student, output, result.images, latency, scales)
+                )
             finally:
                 _write_pages(improved)
         if ablation is not None and val is not None:
@@ -172,15 +177,17 @@ def _rehearse(model: nn.Module, output: Path, work: Path) -> None:
             raise rk.InputError(str(error).replace(str(trial), str(output))) from error
 
 
-def _verified(student: Named, output: Path, images: Tensor, latency: bool) -> Verification | None:
+def _verified(
+    student: Named, output: Path, images: Tensor, latency: bool, scales: Scales
+) -> Verification | None:
     """Hold ``output`` against the file that it came from; None where one of them is no ONNX file."""
     if Path(student).suffix != ".onnx" or output.suffix != ".onnx":
         return None
     try:
-        verification = rk.verify(student, output, images, same_function=False, latency=latency)
+        verification = rk.verify(student, output, images, same_function=False, latency=latency, scales=scales)
     except rk.InputError:
         # onnxruntime does not run the file on what its net was trained on: on other inputs, or none.
-        verification = rk.verify(student, output, same_function=False, latency=latency)
+        verification = rk.verify(student, output, same_function=False, latency=latency, scales=scales)
     if not verification.ok:
         raise rk.VerificationError(
             f"{output} has another graph than {student}: {verification.structure}", verification

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from recipes.tsmr.choices import Choices, Flag, Name
+from recipes.tsmr.choices import Choices, Flag, Name, Scales
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.parts import Ablation
 from recipes.tsmr.settings import write_settings
@@ -47,6 +47,7 @@ class Run(Choices):
         outputs: train an .onnx student up to these values within it, whatever lies behind.
         float: float file (.onnx) that the student was quantised from: integers start where they were before they were
             rounded.
+        scales: of a quantised .onnx student: kept, or wider ones for weights that grow beyond the last level.
         report: HTML page to write of the run. None: OUTPUT.html.
         work: folder of the checkpoint and the teacher's embeddings; the same run again goes on from there. None:
             OUTPUT.work.
@@ -82,6 +83,7 @@ class Run(Choices):
     teacher_weights: Files = ()
     outputs: Names = ()
     float: MaybeFile = None
+    scales: Scales = "kept"
     report: MaybeFile = None
     work: MaybeFile = None
     log_to: Names = ()
@@ -129,6 +131,7 @@ class Run(Choices):
             "show_images",
             "weights",
             "float",
+            "scales",
             "device",
         )
         return {name: getattr(self, name) for name in same} | {

@@ -27,6 +27,8 @@ from reparam_kit.kinds import TORCH, refuse_others
 if TYPE_CHECKING:
     from torch import nn
 
+    from reparam_kit.onnx.scales import Scales
+
 
 def _versions(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
     """Say what a report of a fault has to say."""
@@ -159,16 +161,33 @@ _outputs = click.option(
 )
 
 
+_scales = click.option(
+    "--scales",
+    type=click.Choice(["kept", "weights"]),
+    default="kept",
+    show_default=True,
+    help="Of a quantised .onnx file, give weights wider scales where they grow beyond the last level.",
+)
+_free_scales = click.option(
+    "--scales",
+    type=click.Choice(["kept", "weights"]),
+    default="kept",
+    show_default=True,
+    help="Whether scales of quantised weights may differ, as what was trained with --scales weights has them.",
+)
+
+
 def _load(
     model: str,
     weights: str | None,
     unsafe_load: bool,
     outputs: tuple[str, ...] = (),
     float: str | None = None,
+    scales: Scales = "kept",
 ) -> nn.Module:
     from reparam_kit.formats import load
 
-    return load(model, weights=weights, unsafe=unsafe_load, outputs=outputs, float=float)
+    return load(model, weights=weights, unsafe=unsafe_load, outputs=outputs, float=float, scales=scales)
 
 
 @main.command()
@@ -176,12 +195,14 @@ def _load(
 @_block_options
 @_model_options
 @_outputs
+@_scales
 @_json
 def inspect(
     model: str,
     weights: str | None,
     unsafe_load: bool,
     outputs: tuple[str, ...],
+    scales: Scales,
     as_json: bool,
     **choice: Any,
 ) -> None:
@@ -189,7 +210,7 @@ def inspect(
     from reparam_kit.cli.listing import show
     from reparam_kit.planning import plan
 
-    plans = plan(_load(model, weights, unsafe_load, outputs), **choice)
+    plans = plan(_load(model, weights, unsafe_load, outputs, scales=scales), **choice)
     if as_json:
         click.echo(json.dumps([item.to_json() for item in plans], indent=2))
     else:
@@ -202,6 +223,7 @@ def inspect(
 @_block_options
 @_model_options
 @_outputs
+@_scales
 @click.option(
     "--float",
     type=click.Path(),
@@ -215,13 +237,14 @@ def expand(
     unsafe_load: bool,
     outputs: tuple[str, ...],
     float: str | None,
+    scales: Scales,
     **choice: Any,
 ) -> None:
     """Write MODEL with its convolutions as sums of branches, ready to train; the function is unchanged."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    save(surgery.expand(_load(model, weights, unsafe_load, outputs, float), **choice), output)
+    save(surgery.expand(_load(model, weights, unsafe_load, outputs, float, scales), **choice), output)
     click.echo(printable(f"expanded model in {output}"), err=True)
 
 
@@ -229,12 +252,13 @@ def expand(
 @click.argument("expanded", type=click.Path())
 @_output(".onnx", ".pt", ".pth", ".safetensors")
 @_model_options
-def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) -> None:
+@_scales
+def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool, scales: Scales) -> None:
     """Multiply the branches of EXPANDED out into the original convolutions."""
     from reparam_kit import surgery
     from reparam_kit.formats import save
 
-    count = save(surgery.fold(_load(expanded, weights, unsafe_load)), output)
+    count = save(surgery.fold(_load(expanded, weights, unsafe_load, scales=scales)), output)
     integers = "" if count is None else f": {count}"
     click.echo(printable(f"folded model in {output}{integers}"), err=True)
 
@@ -265,6 +289,7 @@ def fold(expanded: str, output: Path, weights: str | None, unsafe_load: bool) ->
     metavar="PRESET",
     help="What A expects of the images of --calibration: imagenet, insightface, a formula, ... as for evaluate.",
 )
+@_free_scales
 @click.option("--retrained", is_flag=True, help="Values may differ: judge the graph, report the numbers.")
 @click.option("--latency", is_flag=True, help="Measure the latency of both, interleaved.")
 @_json
@@ -275,6 +300,7 @@ def verify(
     shapes: dict[str, tuple[int, ...]],
     calibration: str | None,
     preset: str | None,
+    scales: Scales,
     retrained: bool,
     latency: bool,
     as_json: bool,
@@ -287,8 +313,9 @@ def verify(
     examples = read_inputs(inputs, a) if inputs else None
     seen = read_calibration(calibration, preset, a)
     report = compare(
-        a, b, examples, same_function=not retrained, latency=latency, shapes=shapes, calibration=seen
-    )
+        a, b, examples,
+        same_function=not retrained, latency=latency, shapes=shapes, calibration=seen, scales=scales,
+    )  # fmt: skip
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else str(report))
     if not report.ok:
         click.get_current_context().exit(1)
@@ -297,12 +324,13 @@ def verify(
 @main.command()
 @_file("a")
 @_file("b")
+@_free_scales
 @_json
-def diff(a: str, b: str, as_json: bool) -> None:
+def diff(a: str, b: str, scales: Scales, as_json: bool) -> None:
     """Say how two .onnx files differ, weights apart. Exit status 1 if their graphs do."""
     from reparam_kit.onnx import diff as compare
 
-    difference = compare(a, b)
+    difference = compare(a, b, scales=scales)
     click.echo(json.dumps(difference.to_json(), indent=2) if as_json else str(difference))
     if not difference.same_graph:
         click.get_current_context().exit(1)

@@ -59,16 +59,18 @@ class StructuralDiff:
     """Where two models differ in structure (``changes``), and which weights of equal shape and dtype differ.
 
     ``renamed``: the changes are all in names, order, storage and metadata; operator by operator, two files compute the
-    same expression of weights of the same shapes, as two exports of one net do.
+    same expression of weights of the same shapes, as two exports of one net do. ``scales``: those of quantised weights
+    that differ, where they may.
     """
 
     changes: tuple[Change, ...]
     payloads: tuple[PayloadChange, ...]
     renamed: bool = False
+    scales: tuple[PayloadChange, ...] = ()
 
     @property
     def same_graph(self) -> bool:
-        """Whether nothing but the numbers of weights differs."""
+        """Whether nothing but the numbers of weights differs, and scales that may."""
         return not self.changes
 
     def to_json(self) -> dict[str, Any]:
@@ -85,6 +87,8 @@ class StructuralDiff:
             *_first(self.changes, 3 if self.renamed else 20),
             f"weights that differ: {len(farthest)}",
             *_first(farthest, 5),
+            *([f"scales of weights that differ: {len(self.scales)}"] if self.scales else []),
+            *_first(self.scales, 5),
         ]
         return "\n".join(map(printable, lines))
 

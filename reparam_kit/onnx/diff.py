@@ -7,7 +7,7 @@ that none is forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableSequence, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,21 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.changes import Change, PayloadChange, StructuralDiff, change, measure
+from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.match import match
-from reparam_kit.onnx.weights import OnnxFile, decode, dtype_name, read_onnx, weights
+from reparam_kit.onnx.scales import OwnScale, Scales, places_of, require_scales, scale_changes
+from reparam_kit.onnx.weights import OnnxFile, decode, dtype_name, read_onnx, stored_tensors, weights
 
 
-def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDiff:
+def diff(
+    a: str | Path | ModelProto, b: str | Path | ModelProto, *, scales: Scales = "kept"
+) -> StructuralDiff:
     """Compare two ONNX models, given as files or parsed.
 
     The order of nodes, inputs, initializers and attributes counts, as does everything else in the file but the
     numbers of weights (see :mod:`reparam_kit.onnx.weights`) and the names of external data files.
+    With ``scales="weights"``, so do the scales that belong to a quantised weight alone, and of its bias if that has
+    followed (see :mod:`reparam_kit.onnx.scales`).
 
     Raises:
         InputError: a file is missing, damaged or not an ONNX model, or a parsed model has external data (its folder
@@ -34,19 +40,23 @@ def diff(a: str | Path | ModelProto, b: str | Path | ModelProto) -> StructuralDi
     >>> difference.same_graph, len(difference.payloads)
     (True, 1)
     """
+    free = require_scales(scales)
     first, second = (OnnxFile(m, {}) if isinstance(m, ModelProto) else read_onnx(m) for m in (a, b))
-    return compare(first, second)
+    return compare(first, second, places_of(first) if free else ())
 
 
-def compare(a: OnnxFile, b: OnnxFile) -> StructuralDiff:
-    """Compare, as :func:`diff` does, models already read."""
-    changes: tuple[Change, ...] = ()
-    before, after = a.structure(), b.structure()
+def compare(a: OnnxFile, b: OnnxFile, places: Collection[OwnScale] = ()) -> StructuralDiff:
+    """Compare, as :func:`diff` does, models already read, of which the scales at ``places`` may differ."""
+    changes = list(scale_changes(a, b, places))
+    free = [key for place in places for key in (place.key, place.bias) if key is not None]
+    before, after = a.structure(free), b.structure(free)
     if before.SerializeToString(deterministic=True) != after.SerializeToString(deterministic=True):
-        changes = tuple(_walk(before, after, ""))
+        changes += _walk(before, after, "")
         if not changes:
-            changes = (Change("changed", "a field that the installed onnx does not know", "...", "..."),)
-    return StructuralDiff(changes, tuple(_payloads(a, b)), bool(changes) and _renamed(a, b))
+            changes = [Change("changed", "a field that the installed onnx does not know", "...", "...")]
+    numbers = [key for key in weights(a.model) if key not in free]
+    payloads, scales = (tuple(_payloads(a, b, keys)) for keys in (numbers, free))
+    return StructuralDiff(tuple(changes), payloads, bool(changes) and _renamed(a, b), scales)
 
 
 def _renamed(a: OnnxFile, b: OnnxFile) -> bool:
@@ -56,10 +66,10 @@ def _renamed(a: OnnxFile, b: OnnxFile) -> bool:
         return False
 
 
-def _payloads(a: OnnxFile, b: OnnxFile) -> Iterator[PayloadChange]:
-    others = weights(b.model)
-    for key, tensor in weights(a.model).items():
-        other = others.get(key)
+def _payloads(a: OnnxFile, b: OnnxFile, keys: Iterable[TensorKey]) -> Iterator[PayloadChange]:
+    tensors, others = stored_tensors(a.model), stored_tensors(b.model)
+    for key in keys:
+        tensor, other = tensors[key], others.get(key)
         if other is None or (other.dims, other.data_type) != (tensor.dims, tensor.data_type):
             continue
         before, after = a.read(tensor), b.read(other)

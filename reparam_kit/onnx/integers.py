@@ -24,18 +24,25 @@ class IntegerCount:
         total: of all weights that the file quantises.
         changed: which are not those of the file.
         clipped: of whose weights a level beyond the first or the last would be nearest.
+        rescaled: how many weights have a new scale.
+        scales: how many may have one; 0 where all scales are kept.
 
     >>> print(IntegerCount(total=216, changed=31, clipped=0))
     31 of 216 integers changed, 0 clipped to the first or last level
+    >>> print(IntegerCount(total=216, changed=31, clipped=0, rescaled=1, scales=2))
+    31 of 216 integers changed, 0 clipped to the first or last level, 1 of 2 scales changed
     """
 
     total: int
     changed: int
     clipped: int
+    rescaled: int = 0
+    scales: int = 0
 
     def __str__(self) -> str:
         changed = f"{self.changed:,} of {self.total:,} integers changed"
-        return f"{changed}, {self.clipped:,} clipped to the first or last level"
+        clipped = f"{changed}, {self.clipped:,} clipped to the first or last level"
+        return f"{clipped}, {self.rescaled} of {self.scales} scales changed" if self.scales else clipped
 
 
 def count_integers(module: nn.Module) -> IntegerCount | None:
@@ -56,13 +63,18 @@ def count_integers(module: nn.Module) -> IntegerCount | None:
     original = OnnxFile(parse_onnx(provenance.payload, "the original"), provenance.external)
     stored, state = stored_tensors(original.model), module.state_dict()
     total = changed = clipped = 0
+    scales = provenance.new_scales(module)
     once = {source.key: (name, source) for name, source in provenance.tensors.items() if name in state}
     for name, source in once.values():
         if source.grid is None:
             continue
-        before, after = source.levels(original.read(stored[source.key]), state[name])
+        numbers = original.read(stored[source.key])
+        before, after = source.levels(numbers, state[name])
+        if name in scales:
+            after = source.rescaled(scales[name][0]).levels(numbers, state[name])[1]
         written = np.clip(after, *source.grid.ends)
         total += after.size
         changed += int((written != np.clip(before, *source.grid.ends)).sum())
         clipped += int((written != after).sum())
-    return IntegerCount(total, changed, clipped)
+    places = provenance.scales or {}
+    return IntegerCount(total, changed, clipped, len(scales.keys() & places.keys()), len(places))

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from reparam_kit.errors import InputError
 from reparam_kit.onnx.keys import TensorKey
+from reparam_kit.onnx.scales import OwnScale
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Step(Protocol):
@@ -219,6 +220,13 @@ class Source:
         """What turns stored integers into numbers."""
         return next((step for step in self.steps if isinstance(step, Grid)), None)
 
+    def rescaled(self, scale: NDArray[Any]) -> Source:
+        """Return it on a grid of another scale, which is one number or has one for each entry of the grid's."""
+        grid = self.grid
+        assert grid is not None
+        scale = np.broadcast_to(scale.reshape(-1), grid.scale.size).reshape(grid.scale.shape)
+        return replace(self, steps=tuple(replace(s, scale=scale) if s is grid else s for s in self.steps))
+
     def then(self, step: Step) -> Source:
         """Return it with one more step, by which a change of layout is taken together with one just before."""
         steps, last = self.steps, self.steps[-1] if self.steps else None
@@ -314,6 +322,8 @@ class Provenance:
 
     ``inputs`` and ``outputs`` are the names of what the model takes and returns. Where it was imported as a part of the
     graph, ``partial``, these outputs are values within it, and what lies behind them is in ``payload`` alone.
+
+    ``scales`` are the places of those that follow a weight, by its name in ``tensors``; ``None``: all scales are kept.
     """
 
     path: Path | None
@@ -323,3 +333,18 @@ class Provenance:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     partial: bool = False
+    scales: Mapping[str, OwnScale] | None = None
+
+    def new_scales(self, module: nn.Module) -> dict[str, tuple[NDArray[Any], TensorKey | None]]:
+        """Return the scales that are no longer those of the file, and where they go, by the names of the tensors whose
+        grids they are of. That of a bias may have no place: its operator implies it.
+        """
+        found = dict[str, tuple[NDArray[Any], TensorKey | None]]()
+        for name, place in (self.scales or {}).items():
+            owner = name.rpartition(".")[0]
+            layer: Any = module.get_submodule(owner)
+            for own, tensor in layer.scales().items():
+                scale, grid = _array(tensor), self.tensors[f"{owner}.{own}"].grid
+                if grid is not None and (scale.reshape(-1) != np.reshape(grid.scale, -1)).any():
+                    found[f"{owner}.{own}"] = scale, place.key if own == "weight" else place.bias
+        return found

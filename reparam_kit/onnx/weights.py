@@ -9,7 +9,7 @@ Training changes weights only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ DEQUANTISED = _LEVELS - {TensorProto.INT32}
 _SETTINGS = {
     "Clip": (1, 2),
     "DequantizeLinear": (1,),
+    "DynamicQuantizeMatMul": (2,),
     "Dropout": (1,),
     "Pad": (2,),
     "QuantizeLinear": (1,),
@@ -55,6 +56,7 @@ _SETTINGS = {
     "QLinearConv": (1, 4, 6),
     "QLinearMatMul": (1, 4, 6),
     "QGemm": (1, 4, 7),
+    "MatMulIntegerToFloat": (2, 3),
     "MatMulNBits": (2, 3),
 }
 
@@ -72,7 +74,7 @@ _WEIGHTS = {
 }
 
 # Operators that only arrange the numbers of their first input, or keep them in bounds.
-_LAYOUT = {"Clip", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+LAYOUT = {"Clip", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 _Scope = tuple[tuple[Place, ...], Iterable[NodeProto], Iterable[TensorProto]]
 
@@ -120,8 +122,10 @@ class OnnxFile:
         else:  # the two half types are stored as their bits, each in an int32
             tensor.int32_data[:] = new.view(np.uint16).tolist()
 
-    def structure(self) -> ModelProto:
+    def structure(self, besides: Collection[TensorKey] = ()) -> ModelProto:
         """Return a copy of the model without its weights' numbers and without the names of its external files.
+
+        Tensors ``besides`` count as weights.
 
         Two files have equal structure when these copies are equal. How a weight is stored (dtype, shape, raw,
         typed or external, offset) is part of it; so are the numbers of all tensors that are no weights, wherever
@@ -135,7 +139,8 @@ class OnnxFile:
                 for entry in tensor.external_data:
                     if entry.key in ("location", "checksum"):
                         entry.value = ""
-        for tensor in weights(model).values():
+        stored = stored_tensors(model)
+        for tensor in [*weights(model).values(), *(stored[key] for key in besides if key in stored)]:
             if tensor.HasField("raw_data"):
                 tensor.raw_data = b""
             for field in ("float_data", "int32_data", "double_data"):
@@ -211,7 +216,7 @@ def stored_tensors(model: ModelProto) -> dict[TensorKey, TensorProto]:
 
 def weights(model: ModelProto) -> dict[TensorKey, TensorProto]:
     """Return the part of :func:`stored_tensors` that training may change."""
-    nodes = [node for _, nodes, _ in _scopes(model) for node in nodes]
+    nodes = [node for _, nodes, _ in scopes(model) for node in nodes]
     settings, levels = _inputs(nodes, _SETTINGS), _laid_out(_inputs(nodes, _WEIGHTS), nodes)
     casts = {node.input[0] for node in nodes if node.op_type == "Cast" and node.input and _is_floating(node)}
     numbers = _laid_out(casts, nodes)
@@ -234,7 +239,7 @@ def _is_floating(cast: NodeProto) -> bool:
 
 def _laid_out(names: set[str], nodes: Iterable[NodeProto]) -> set[str]:
     """Return ``names`` and of which values they are another layout."""
-    laid_out = {node.output[0]: node.input[0] for node in nodes if node.op_type in _LAYOUT and node.input}
+    laid_out = {node.output[0]: node.input[0] for node in nodes if node.op_type in LAYOUT and node.input}
     found: set[str] = set()
     for name in names:
         while name not in found:
@@ -318,7 +323,7 @@ def _is_text(message: Message) -> bool:
 
 
 def _stored_tensors(model: ModelProto) -> Iterator[tuple[TensorKey, TensorProto]]:
-    for scope, nodes, initializers in _scopes(model):
+    for scope, nodes, initializers in scopes(model):
         for tensor in initializers:
             yield TensorKey("initializer", tensor.name, scope), tensor
         for node in nodes:
@@ -333,8 +338,8 @@ def body_place(node: NodeProto, attribute: str, number: int = 0) -> Place:
     return Place(f"{attribute} of {node.op_type} {node.name!r}", f"{number} of {node.output[:1]}")
 
 
-def _scopes(model: ModelProto) -> Iterator[_Scope]:
-    """Place, nodes and initializers of the main graph, of every sub-graph and of every function."""
+def scopes(model: ModelProto) -> Iterator[_Scope]:
+    """Yield place, nodes and initializers of the main graph, of every sub-graph and of every function."""
 
     def with_bodies(
         scope: tuple[Place, ...], nodes: Iterable[NodeProto], initializers: Iterable[TensorProto]

@@ -8,7 +8,8 @@ bit for bit what it was or exactly what the module holds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +23,7 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.external import is_external
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.provenance import FakeGrid, Provenance, Source
+from reparam_kit.onnx.scales import OwnScale
 from reparam_kit.onnx.weights import (
     OnnxFile,
     all_tensors,
@@ -45,7 +47,8 @@ def write_back(module: nn.Module, path: str | Path) -> None:
 
     A weight that did not change keeps its bytes. One that did is rounded once to the dtype that the file stores it
     in, and stored as it was: raw or typed data, in an initializer or a ``Constant`` node. One that the file stores
-    quantised goes to the nearest of its levels, whose scale stays. External data goes to
+    quantised goes to the nearest of its levels, whose scale stays, unless the model was loaded with
+    ``scales="weights"`` and the weight has grown beyond them. External data goes to
     ``<name of path>.data`` beside the new file, at the same offsets (``.0.data``, ``.1.data``, ... where the original
     has several such files). The original files are not touched unless ``path`` is one of them.
 
@@ -84,7 +87,8 @@ def write_back(module: nn.Module, path: str | Path) -> None:
             )
     payload = edited.model.SerializeToString()
 
-    _check(original, OnnxFile(parse_onnx(payload, str(path)), renamed), moved)
+    places = list((provenance.scales or {}).values())
+    _check(original, OnnxFile(parse_onnx(payload, str(path)), renamed), moved, places)
     contents = {path: payload, **{path.parent / location: data for location, data in renamed.items()}}
     with atomic_paths(list(contents)) as temporaries:
         for temporary, content in zip(temporaries, contents.values(), strict=True):
@@ -123,6 +127,12 @@ def as_written(model: Model) -> Model:
             _require_finite(source.key, new, tensor)
             values = source.values(rounded(new, tensor).reshape(source.shape)).astype(np.float64)
             held.data.copy_(torch.from_numpy(values).reshape(held.shape))
+    for name, (scale, place) in provenance.new_scales(copied).items():
+        for own, source in provenance.tensors.items():
+            if source.key == place:  # a number that the graph multiplies sums by
+                number = torch.from_numpy(source.values(scale.reshape(source.shape)).copy())
+                state[own].data.copy_(number.reshape(state[own].shape))
+                copied.get_buffer(f"{name}_scale").copy_(torch.from_numpy(scale))
     return copied
 
 
@@ -157,9 +167,15 @@ def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Val
     state = module.state_dict(keep_vars=True)
     stored, trainable = stored_tensors(original.model), weights(original.model)
     found: dict[TensorKey, tuple[str, NDArray[Any] | None]] = {}
+    scales = provenance.new_scales(module)
+    places = {place for _, place in scales.values()}
     for name, source in provenance.tensors.items():
-        key = source.key
-        new = source.changed(original.read(stored[key]), _tensor(state, name, source))
+        key, tensor = source.key, _tensor(state, name, source)
+        if key in places:
+            continue
+        new = source.changed(original.read(stored[key]), tensor)
+        if name in scales and not isinstance(source.grid, FakeGrid):
+            new = source.rescaled(scales[name][0]).to_onnx(tensor)  # all of it, on the new grid
         if new is not None and key not in trainable:
             raise InputError(
                 f"{key} was changed, but it is a part of the graph's structure, not a weight; restore it"
@@ -172,7 +188,12 @@ def _moved(module: nn.Module, provenance: Provenance, original: OnnxFile) -> Val
             raise InputError(
                 f"{owner!r} and {name!r} differ, but both are {key} in the file; share one parameter"
             )
-    return {key: new for key, (_, new) in found.items() if new is not None}
+    moved = {key: new for key, (_, new) in found.items() if new is not None}
+    for scale, place in scales.values():
+        if place is not None:
+            dims = tuple(stored[place].dims)
+            moved[place] = np.broadcast_to(scale.reshape(-1), prod(dims)).reshape(dims)
+    return moved
 
 
 def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
@@ -193,15 +214,16 @@ def _rename_external(file: OnnxFile, path: Path) -> dict[str, bytes]:
     return {names[old]: bytes(data) for old, data in file.external.items()}
 
 
-def _check(original: OnnxFile, written: OnnxFile, moved: Values) -> None:
-    found = compare(original, written)
+def _check(original: OnnxFile, written: OnnxFile, moved: Values, places: Collection[OwnScale]) -> None:
+    found = compare(original, written, places)
     if not found.same_graph:
-        places = "; ".join(map(str, found.changes[:3]))
+        parts = "; ".join(map(str, found.changes[:3]))
         raise VerificationError(
-            f"writing the weights back would change more than weights, so it was not done: {places}", found
+            f"writing the weights back would change more than weights, so it was not done: {parts}", found
         )
-    before = weights(original.model)
-    for key, tensor in weights(written.model).items():
+    before, after = stored_tensors(original.model), stored_tensors(written.model)
+    for key in {**weights(written.model), **moved}:
+        tensor = after[key]
         expected = moved[key] if key in moved else original.read(before[key])
         bits, expected_bits = (rounded(v, tensor).tobytes() for v in (written.read(tensor), expected))
         if bits != expected_bits:

@@ -10,6 +10,7 @@ from torch import nn
 from reparam_kit.errors import InputError, NothingToDoError
 from reparam_kit.inputs import Inputs, arguments
 from reparam_kit.onnx.noise import Shapes
+from reparam_kit.onnx.scales import Scales
 from reparam_kit.surgery import fold
 from reparam_kit.verification.files import compare_files, opened, run_files
 from reparam_kit.verification.outputs import Model, compare_module_outputs
@@ -30,6 +31,7 @@ def verify(
     latency: bool = False,
     shapes: Shapes | None = None,
     calibration: Inputs | None = None,
+    scales: Scales = "kept",
 ) -> Report:
     """Compare ``b`` with ``a``; each is an ``nn.Module`` or the path of a ``.onnx`` file.
 
@@ -58,6 +60,7 @@ def verify(
         shapes: of inputs of a file by their names, for the noise: those that could not be found.
         calibration: images as the net takes them, ``[N, ...]``, a hundred or more, or a tensor for each input. Every
             other one sets the ranges of the INT8 copies of two files, and the copies are run on the rest.
+        scales: "weights" where those of quantised weights may differ too, as in :func:`reparam_kit.diff`.
 
     Raises:
         InputError: a file or a module cannot be read, or not be run on ``example_inputs`` or at ``shapes``; or
@@ -73,8 +76,11 @@ def verify(
     if not isinstance(a, nn.Module) and not isinstance(b, nn.Module):
         seen = None if calibration is None else [x.detach().cpu() for x in arguments(calibration)]
         return compare_files(
-            a, b, inputs, shapes, same_function=same_function, latency=latency, calibration=seen
-        )
+            a, b, inputs, shapes,
+            same_function=same_function, latency=latency, calibration=seen, scales=scales,
+        )  # fmt: skip
+    if scales != "kept":
+        raise InputError("scales are those of two quantised .onnx files")
     if calibration is not None:
         raise InputError("calibration is for onnxruntime's quantiser, which takes two .onnx files")
     if latency:

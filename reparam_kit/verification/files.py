@@ -17,6 +17,7 @@ from reparam_kit.onnx.diff import compare
 from reparam_kit.onnx.latency import measure_latency
 from reparam_kit.onnx.noise import Shapes, noise
 from reparam_kit.onnx.run import Session
+from reparam_kit.onnx.scales import Scales, places_of, require_scales
 from reparam_kit.onnx.weights import OnnxFile, all_tensors, read_onnx
 from reparam_kit.verification.outputs import Model, Runner, errors_of, runner
 from reparam_kit.verification.quantisation import Quantisation, compare_file_kernels
@@ -115,6 +116,7 @@ def compare_files(
     same_function: bool,
     latency: bool,
     calibration: Sequence[Tensor] | None,
+    scales: Scales,
 ) -> Report:
     """Compare two files in structure and weights, and in outputs as far as onnxruntime runs them.
 
@@ -123,8 +125,9 @@ def compare_files(
     Raises:
         InputError: a file cannot be read, or does not take what the caller gives to run it on.
     """
+    free = require_scales(scales)
     files = read_onnx(a), read_onnx(b)
-    structure = compare(*files)
+    structure = compare(*files, places_of(files[0]) if free else ())
     strict = structure.same_graph and (inputs is not None or bool(shapes))
     notes: list[str] = []
     ran, moved, taken = None, None, None

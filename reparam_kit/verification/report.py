@@ -69,7 +69,7 @@ class Report:
 
     @property
     def _same_function(self) -> bool:
-        moved = self.structure is not None and bool(self.structure.payloads)
+        moved = self.structure is not None and bool(self.structure.payloads or self.structure.scales)
         return not moved if self._not_run else all(output.ok for output in self.outputs)
 
     @property

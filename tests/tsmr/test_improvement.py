@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,14 +93,20 @@ def test_what_is_judged_of_a_half_file_is_what_is_written(
     assert improved.verification.structure.payloads
 
 
+def quantise(student: Path) -> tuple[Path, list[int]]:
+    """An INT8 file of a student, and the shape of an image."""
+    quantised = student.with_name("quantised.onnx")
+    shape = [dim.dim_value for dim in onnx.load(student).graph.input[0].type.tensor_type.shape.dim]
+    images = iter(np.random.default_rng(0).uniform(-1, 1, (4, 1, *shape[1:])).astype(np.float32))
+    reader = SimpleNamespace(get_next=lambda: next(({"x": image} for image in images), None))
+    quantize_static(student, quantised, reader)
+    return quantised, shape
+
+
 def test_a_quantised_file_is_judged_and_counted_as_it_is_written(
     files: dict[str, Any], bin_file: Path
 ) -> None:
-    quantised = files["student"].with_name("quantised.onnx")
-    shape = [dim.dim_value for dim in onnx.load(files["student"]).graph.input[0].type.tensor_type.shape.dim]
-    images = iter(np.random.default_rng(0).uniform(-1, 1, (4, 1, *shape[1:])).astype(np.float32))
-    reader = SimpleNamespace(get_next=lambda: next(({"x": image} for image in images), None))
-    quantize_static(files["student"], quantised, reader)
+    quantised, shape = quantise(files["student"])
     improved = improve(**files | {"student": quantised}, val=bin_file, float=files["student"])
     written, model = rk.load(improved.output), improved.model.cpu()
     x = torch.randn(3, *shape[1:])
@@ -111,6 +118,30 @@ def test_a_quantised_file_is_judged_and_counted_as_it_is_written(
     assert improved.report.integers is not None
     assert improved.report.integers.changed == sum((old[name] != new[name]).sum() for name in old)
     assert str(improved.report.integers) in improved.page.read_text()
+
+
+def test_scales_follow_where_they_are_told_to(files: dict[str, Any]) -> None:
+    class Interrupt(Callback):
+        def epoch(self, epoch: EpochReport, model: Any) -> None:
+            raise KeyboardInterrupt
+
+    quantised, shape = quantise(files["student"])
+    given = files | {"student": quantised, "config": replace(CONFIG, lr=0.05)}
+    with pytest.raises(KeyboardInterrupt):
+        improve(**given, scales="weights", callbacks=[Interrupt()])
+    with pytest.raises(rk.InputError, match="was written by a run with student"):
+        improve(**given)
+    improved = improve(**given, scales="weights")
+    count = improved.report.integers
+    assert count is not None
+    assert 0 < count.rescaled <= count.scales
+    assert count.clipped == 0
+    assert f"{count.rescaled} of {count.scales} scales changed" in improved.page.read_text()
+    assert "scales: weights" in improved.output.with_name("out.onnx.yaml").read_text()
+    assert not rk.diff(quantised, improved.output).same_graph
+    assert rk.diff(quantised, improved.output, scales="weights").scales
+    x = torch.randn(3, *shape[1:])
+    torch.testing.assert_close(improved.model(x), rk.load(improved.output)(x), rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_call_goes_on_after_an_interruption(files: dict[str, Any], tmp_path: Path) -> None:

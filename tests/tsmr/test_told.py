@@ -30,6 +30,7 @@ runs = st.builds(
     **dict.fromkeys(("val", "teacher_weights", "outputs", "log_to"), some),
     **dict.fromkeys(("val_people", "impostors", "weights", "float", "report", "work"), st.none() | paths),
     compare=st.none() | st.builds(Ablation, seeds=st.just((0, 7)), rates=st.none() | st.just((1e-5, 3.0))),
+    scales=st.sampled_from(["kept", "weights"]),
     unsafe_load=st.booleans(),
     sha256=st.dictionaries(st.sampled_from(["student", "data"]), st.just("ab")),
     config=configs,

@@ -30,13 +30,23 @@ class Accumulating(Rounded):
     """
 
     def forward(self, x: Tensor) -> Any:
-        """Return whole numbers, in the dtype of ``x`` or, where that does not hold them, in double precision."""
-        levels = self.on_grids(levels_on_grid)
+        """Return whole numbers, in the dtype of ``x`` or, where that does not hold them, in double precision.
+
+        Where the scale of the weight has left that of the file, by which others go on with them, they are multiplied by
+        how far.
+        """
+        scales = self.scales()
+        levels = self.on_grids(levels_on_grid, scales)
         dtype = x.dtype if self.training or _fits(levels, x) else torch.float64
         levels = {name: level.to(dtype) for name, level in levels.items()}
         device = "cpu" if x.is_meta else x.device.type
         with torch.autocast(device, enabled=False), self.instead(levels):
-            return super(Rounded, self).forward(x.to(dtype))
+            sums = super(Rounded, self).forward(x.to(dtype))
+        return sums if self.moves is None else sums * self._units(scales["weight"]).to(dtype)
+
+    def _units(self, scale: Tensor) -> Tensor:
+        """Return what a scale is in that of the file, for each output."""
+        return (scale / self.get_buffer("weight_scale"))[:, 0]
 
 
 class AccumulatingConv1d(Accumulating, nn.Conv1d):

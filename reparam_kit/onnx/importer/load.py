@@ -20,6 +20,7 @@ from reparam_kit.onnx.importer.batch import KeptBatchError
 from reparam_kit.onnx.importer.builder import Builder
 from reparam_kit.onnx.importer.ends import Ends, find_ends
 from reparam_kit.onnx.importer.example import ROWS, input_example
+from reparam_kit.onnx.importer.following import let_scales_follow
 from reparam_kit.onnx.importer.functions import inlined
 from reparam_kit.onnx.importer.op import UnknownError
 from reparam_kit.onnx.importer.trainable import train_only
@@ -28,12 +29,8 @@ from reparam_kit.onnx.importer.walk import Import
 from reparam_kit.onnx.keys import TensorKey
 from reparam_kit.onnx.part import cut
 from reparam_kit.onnx.provenance import Provenance
-from reparam_kit.onnx.weights import (
-    OnnxFile,
-    all_tensors,
-    read_onnx,
-    stored_tensors,
-)
+from reparam_kit.onnx.scales import Scales, require_scales
+from reparam_kit.onnx.weights import OnnxFile, all_tensors, read_onnx, stored_tensors
 
 
 def import_onnx(
@@ -43,6 +40,7 @@ def import_onnx(
     exclude: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     float: str | Path | None = None,
+    scales: Scales = "kept",
 ) -> fx.GraphModule:
     """Read an ONNX inference graph as a model of ordinary torch modules, in eval mode.
 
@@ -63,6 +61,9 @@ def import_onnx(
     ``float`` is the float net that the file was quantised from: its weights then start at that one's numbers, as far as
     these round to the file's integers, see :mod:`.twin`.
 
+    With ``scales="weights"`` the scale of a quantised weight becomes wider where training moves the weight beyond the
+    last level of the file, if the file has a place for it, see :mod:`.following`.
+
     A batch size that the file fixes is not kept: the model takes any number of images and does to each what the file
     does to it, also where an operator works across the batch (see :mod:`.batch`). An output is put together along the
     dimension of the batch or, where that has not come through, the first. Only a net whose sizes depend on the numbers
@@ -72,13 +73,15 @@ def import_onnx(
 
     Raises:
         InputError: the file cannot be read, is not an ONNX model, contradicts itself, or has no such output; a pattern
-            matches nothing; or the file was not quantised from ``float``.
+            matches nothing; the file was not quantised from ``float``, or has no scale that could follow a weight.
         UnsupportedError: it has an operator, or an operator's attribute, that cannot be imported. The message says
             where the import could end.
     """
-    path = Path(path)
+    path, follow = Path(path), require_scales(scales)
     payload = read_file(path, "an .onnx file")
     model = import_file(read_onnx(path, payload), payload, path, outputs)
+    if follow:
+        let_scales_follow(model)
     if float is not None:
         start_at(model, float)
     train_only(model, include, exclude)

@@ -297,7 +297,10 @@ def test_a_quantised_file_says_how_many_integers_changed(report: TSMRReport, tmp
     assert sentence not in written(report, tmp_path).text
     report = replace(report, integers=IntegerCount(total=1216, changed=31, clipped=2))
     assert sentence in written(report, tmp_path).text
-    assert report.to_json()["integers"] == {"total": 1216, "changed": 31, "clipped": 2}
+    plain = {"total": 1216, "changed": 31, "clipped": 2, "rescaled": 0, "scales": 0}
+    assert report.to_json()["integers"] == plain
+    report = replace(report, integers=IntegerCount(1216, 31, 0, rescaled=3, scales=5))
+    assert "0 clipped to the first or last level, 3 of 5 scales changed" in written(report, tmp_path).text
 
 
 def test_a_better_input_is_told(report: TSMRReport, tmp_path: Path) -> None:
