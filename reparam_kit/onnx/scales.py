@@ -37,6 +37,8 @@ _SCALED = {
     "QLinearConv": (3, 4),
     "QLinearMatMul": (3, 4),
 }
+_ADDED = {"QGemm": 6, "QLinearConv": 8}  # position of a bias, which is in the scale of the sums
+_COMPUTED = "its bias, which would follow, is computed in the graph"
 _SCALED_BEHIND = {"ConvInteger", "MatMulInteger"}  # by a product with the sums
 _WITH_BIAS = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "Gemm"}
 _LAYERS = {*_WITH_BIAS, "FusedMatMul", "MatMul"}
@@ -127,7 +129,8 @@ class _Search:
                     return "it is quantised by one scale and dequantised by another"
                 scale, by = found, [*by, node]
                 if node.op_type not in _PAIR:
-                    return self._own(scale, by, None)
+                    sums = _input(node, _ADDED.get(node.op_type, len(node.input)))
+                    return self._own(scale, by, None) if sums in ("", *self._keys) else _COMPUTED
             elif node.op_type in _SCALED_BEHIND and at == 1:
                 behind = self._wiring.factors_behind(node.output[0])
                 scale = next((factor for factor in behind if factor in self._keys), "")
@@ -159,7 +162,9 @@ class _Search:
                 node = self._wiring.makers.get(_input(node, 0))
         if node is None or node.op_type != "DequantizeLinear":
             return own
-        if self._types.get(_input(node, 0)) != TensorProto.INT32:
+        if _input(node, 0) not in self._keys:
+            return _COMPUTED
+        if self._types[_input(node, 0)] != TensorProto.INT32:
             return own  # it has a range of its own, as another tensor
         scale = _input(node, 1)
         if scale not in self._keys or not self._is_alone(scale, [node]):

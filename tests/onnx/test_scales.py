@@ -230,7 +230,7 @@ def test_a_layer_with_branches_has_its_scale_by_their_sum(form: str, tmp_path: P
     student, x = rk.expand(rk.load(path, scales="weights"), include=["*"]), image(made)
     with torch.no_grad():
         for parameter in student.parameters():
-            parameter += 0.8 * parameter.abs().max() * torch.rand(parameter.shape)
+            parameter += parameter.abs().max() * (0.5 + torch.rand(parameter.shape))
         expected = student(x)
     rk.save(student, archive)
     folded = rk.fold(rk.load(archive))  # which knows that scales follow
@@ -273,6 +273,16 @@ STAYS = {
         "v = DequantizeLinear <axis = 0> (w, s4) k = DequantizeLinear (b, bs) y = Conv (x, v, k)",
         "its scales are not one for each output (1)",
     ),
+    "a bias that is computed": (
+        """q = QuantizeLinear (x, s2) t = ReduceMax <keepdims = 0> (x, dims) i = Cast <to = 6> (t)
+        r = QLinearConv (q, s2, zu, w, ws, z8, s2, zu, i)
+        y = DequantizeLinear (r, s2)""",
+        "its bias, which would follow, is computed in the graph (1)",
+    ),
+    "a quantised bias that is computed": (
+        "v = DequantizeLinear (w, ws) i = Add (b, b) k = DequantizeLinear (i, bs) y = Conv (x, v, k)",
+        "its bias, which would follow, is computed in the graph (1)",
+    ),
     "blocks": (
         "v = DequantizeLinear <axis = 0, block_size = 2> (m, s24) t = Flatten (x) y = MatMul (t, v)",
         "it has a scale for each block of numbers (1)",
@@ -305,6 +315,9 @@ STAYS_WEIGHTS: Weights = {
     "s24": np.full((2, 5), 0.01, np.float32),
     "b": random.integers(-100, 100, 4).astype(np.int32),
     "bs": np.array(0.001, np.float32),
+    "zu": np.array(0, np.uint8),
+    "z8": np.array(0, np.int8),
+    "dims": np.array([0, 2, 3]),
 }
 OWN = " v9 = DequantizeLinear (w9, s9) y9 = Conv (x, v9)"  # of which the scale follows
 
