@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -39,6 +40,7 @@ _SCALED = {
 }
 _ADDED = {"QGemm": 6, "QLinearConv": 8}  # position of a bias, which is in the scale of the sums
 _COMPUTED = "its bias, which would follow, is computed in the graph"
+_SHARED = "its bias, which would follow, is read by something else too"
 _SCALED_BEHIND = {"ConvInteger", "MatMulInteger"}  # by a product with the sums
 _WITH_BIAS = {"Conv", "ConvTranspose", "FusedConv", "FusedGemm", "Gemm"}
 _LAYERS = {*_WITH_BIAS, "FusedMatMul", "MatMul"}
@@ -104,7 +106,7 @@ class _Search:
         self._wiring = Wiring(model.graph.node)
         stored = {key: tensor for key, tensor in stored_tensors(model).items() if not key.scope}
         self._keys = {key.name: key for key in stored}
-        self._types = {key.name: tensor.data_type for key, tensor in stored.items()}
+        self._stored = {key.name: tensor for key, tensor in stored.items()}
         # Read where it is not seen as what: in sub-graphs, functions, or behind the file.
         inner = (node for scope, nodes, _ in scopes(model) if scope for node in nodes)
         self._elsewhere = {name for node in inner for name in node.input}
@@ -122,6 +124,8 @@ class _Search:
             if len(readers) != 1 or name in self._elsewhere:
                 return "several parts of the file use it" if by else None
             [node] = readers
+            if node.op_type in _PAIR and any(a.name == "block_size" and a.i for a in node.attribute):
+                return "it has a scale for each block of numbers"
             at = list(node.input).index(name)
             if at == _SCALED.get(node.op_type, (None,))[0]:
                 found = _input(node, _SCALED[node.op_type][1])
@@ -129,11 +133,12 @@ class _Search:
                     return "it is quantised by one scale and dequantised by another"
                 scale, by = found, [*by, node]
                 if node.op_type not in _PAIR:
-                    sums = _input(node, _ADDED.get(node.op_type, len(node.input)))
-                    return self._own(scale, by, None) if sums in ("", *self._keys) else _COMPUTED
+                    bias = _input(node, _ADDED.get(node.op_type, len(node.input)))
+                    if bias not in ("", *self._keys):
+                        return _COMPUTED
+                    return self._own(scale, by, None) if not bias or self._is_alone(bias, [node]) else _SHARED
             elif node.op_type in _SCALED_BEHIND and at == 1:
-                behind = self._wiring.factors_behind(node.output[0])
-                scale = next((factor for factor in behind if factor in self._keys), "")
+                scale = "" if by else self._factor(node, list(self._stored[name].dims))
                 return self._own(scale, self._wiring.readers.get(scale, [])[:1], None)
             elif at != 0 or node.op_type not in LAYOUT:
                 return self._own(scale, by, node if at == 1 else None) if by else None
@@ -155,20 +160,53 @@ class _Search:
             return own
         return self._with_bias(own, layer.input[2])
 
+    def _factor(self, sums: NodeProto, weight: list[int]) -> str:
+        """Return the stored factor of sums of integers, by itself or within a product with the scale of what they are
+        sums of; "" where something on the way is read by others too, or is no factor of the outputs of ``weight``.
+        """
+        cast = self._only_reader(sums.output[0], "Cast")
+        if cast is None or cast.attribute[0].i != TensorProto.FLOAT:
+            return ""
+        product = self._only_reader(cast.output[0], "Mul")
+        if product is None:
+            return ""
+        [factor] = [name for name in product.input if name != cast.output[0]] or [""]
+        made = self._wiring.makers.get(factor)
+        if made is not None and made.op_type == "Mul" and self._only_reader(factor, "Mul") is product:
+            factor = next((name for name in made.input if name in self._keys), "")
+        if factor not in self._keys:
+            return ""
+        dims, behind = list(self._stored[factor].dims), [1] * (len(weight) - 2)
+        each = [weight[0], *behind] if sums.op_type == "ConvInteger" else [weight[-1]]
+        fits = (
+            (prod(dims) == 1 and len(dims) < 2)
+            or dims == each
+            or dims == [1, *each][: len(each) + bool(behind)]
+        )
+        return factor if fits else ""
+
+    def _only_reader(self, name: str, operator: str) -> NodeProto | None:
+        readers = self._wiring.readers.get(name, [])
+        alone = len(readers) == 1 and name not in self._elsewhere and readers[0].op_type == operator
+        return readers[0] if alone else None
+
     def _with_bias(self, own: OwnScale, bias: str) -> OwnScale | str:
-        node = self._wiring.makers.get(bias)
+        node, read = self._wiring.makers.get(bias), [bias]
         for _ in range(_FURTHEST):
             if node is not None and node.op_type in LAYOUT:
+                read.append(_input(node, 0))
                 node = self._wiring.makers.get(_input(node, 0))
         if node is None or node.op_type != "DequantizeLinear":
             return own
         if _input(node, 0) not in self._keys:
             return _COMPUTED
-        if self._types[_input(node, 0)] != TensorProto.INT32:
+        if self._stored[_input(node, 0)].data_type != TensorProto.INT32:
             return own  # it has a range of its own, as another tensor
         scale = _input(node, 1)
         if scale not in self._keys or not self._is_alone(scale, [node]):
             return "the scale of its bias, which would follow, is that of something else too"
+        if any(len(self._wiring.readers[n]) > 1 or n in self._elsewhere for n in (*read, _input(node, 0))):
+            return _SHARED
         return OwnScale(own.key, self._keys[scale])
 
     def _is_alone(self, name: str, by: list[NodeProto]) -> bool:

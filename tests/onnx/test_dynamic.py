@@ -73,3 +73,31 @@ def test_training_is_as_without_rounding_of_what_comes(scale: tuple[int, ...], t
     plain = nn.functional.conv2d(x, layer.weight, padding=1)
     for ours, theirs in zip(found, torch.autograd.grad(plain, [x, layer.weight], grad), strict=True):
         assert nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("cast", "scale"),
+    [
+        ("h = Cast <to = 10> (i) c = Cast <to = 1> (h)", ()),
+        ("c = Cast <to = 1> (i)", (1, 1, 1)),
+        ("c = Cast <to = 1> (i)", (4, 1)),
+    ],
+    ids=["sums rounded to half", "a factor of higher rank", "a factor for each row"],
+)
+def test_what_is_not_one_product_of_outputs_stays_as_it_is(
+    cast: str, scale: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    model = load(
+        path,
+        f"""net (float[4,3] x) => (float y) {{
+            q, s, z = DynamicQuantizeLinear (x) f = Mul (s, ws) i = MatMulInteger (q, m, z) {cast} y = Mul (c, f)
+        }}""",
+        {"m": random.integers(-90, 90, (3, 4)).astype(np.int8), "ws": weights(*scale)["ws"]},
+    )
+    assert not joined(model)
+    x = torch.randn(4, 3)
+    found = run(model, x)[0]
+    assert found.shape == runtime(path, x).shape
+    assert torch.equal(found, runtime(path, x))
+    torch.testing.assert_close(model.train()(x), found)

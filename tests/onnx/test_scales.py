@@ -520,3 +520,71 @@ def test_a_gradient_passes_where_a_kept_scale_stops_it(tmp_path: Path) -> None:
         conv(torch.randn(2, 3, 8, 8)).square().sum().backward()
         assert conv.weight.grad is not None
         assert bool((conv.weight.grad == 0).any()) is stopped
+
+
+DYNAMIC = "q, s, z = DynamicQuantizeLinear (x) i = MatMulInteger (q, w, z, wz) c = Cast <to = 1> (i) "
+TAKEN = "q = QuantizeLinear (x, xs, xz) d = DequantizeLinear (q, xs, xz) v = DequantizeLinear (w, ws, wz) "
+SHARED = "its bias, which would follow, is read by something else too"
+ALONE = "the file has no scale for it alone"
+READ_ELSEWHERE = {
+    "a product of scales of two weights": (
+        DYNAMIC + "j = MatMulInteger (q, w2, z, wz) e = Cast <to = 1> (j) k = Mul (s, ws) "
+        "y1 = Mul (c, k) y2 = Mul (e, k) y = Add (y1, y2)",
+        "", ALONE,
+    ),
+    "sums that are an output": (DYNAMIC + "k = Mul (s, ws) y = Mul (c, k)", ", int32[N,4] i", ALONE),
+    "a product of scales that is an output": (DYNAMIC + "k = Mul (s, ws) y = Mul (c, k)", ", float k", ALONE),
+    "scaled sums that are an output": (DYNAMIC + "m = Mul (c, s) y = Mul (m, ws)", ", float[N,4] m", ALONE),
+    "sums that are rounded": (
+        DYNAMIC.replace("Cast <to = 1> (i)", "Cast <to = 1> (h)").replace(" c =", " h = Cast <to = 3> (i) c =")
+        + "k = Mul (s, ws) y = Mul (c, k)",
+        "", ALONE,
+    ),
+    "a weight quantised in each pass": (
+        "w = QuantizeLinear (n, ws2, wz) " + DYNAMIC + "k = Mul (s, ws) y = Mul (c, k)",
+        "", ALONE,
+    ),
+    "a factor for each row": (DYNAMIC + "k = Mul (s, wr) y = Mul (c, k)", "", ALONE),
+    "a bias of two convolutions": (
+        TAKEN + "b1 = DequantizeLinear (b, bs) v2 = DequantizeLinear (w2, ws2, wz) "
+        "y1 = Conv (d, v, b1) y2 = Conv (d, v2, b1) y = Add (y1, y2)",
+        "", SHARED,
+    ),
+    "integers of two biases": (
+        TAKEN + "b1 = DequantizeLinear (b, bs) b2 = DequantizeLinear (b, bs2) v2 = DequantizeLinear (w2, ws2, wz) "
+        "y1 = Conv (d, v, b1) y2 = Conv (d, v2, b2) y = Add (y1, y2)",
+        "", SHARED,
+    ),
+    "a bias that is an output": (TAKEN + "b1 = DequantizeLinear (b, bs) y = Conv (d, v, b1)", ", float[4] b1", SHARED),
+    "a bias of QLinearConv that is dequantised too": (
+        "q = QuantizeLinear (x, xs, xz) r = QLinearConv (q, xs, xz, w, ws, wz, ws2, xz, b) "
+        "y1 = DequantizeLinear (r, ws2, xz) b1 = DequantizeLinear (b, bs) "
+        "e = ReduceMean <keepdims = 1> (b1) y = Add (y1, e)",
+        "", SHARED,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", READ_ELSEWHERE)
+def test_a_scale_stays_where_what_it_scales_is_read_elsewhere(case: str, tmp_path: Path) -> None:
+    nodes, results, reason = READ_ELSEWHERE[case]
+    convolution = "Conv" in nodes
+    shape = (4, 4, 1, 1) if convolution else (3, 4)
+    weights: Weights = {
+        "w": random.integers(-100, 100, shape).astype(np.int8),
+        "w2": random.integers(-100, 100, shape).astype(np.int8),
+        "n": random.standard_normal(shape).astype(np.float32),
+        "wz": np.array(0, np.int8),
+        "wr": np.full((4, 1), 0.01, np.float32),
+        "b": random.integers(-100, 100, 4).astype(np.int32),
+        "xz": np.array(120, np.uint8),
+        **{name: np.array(0.01, np.float32) for name in ("ws", "ws2", "xs", "bs", "bs2")},
+    }
+    used = {name: value for name, value in weights.items() if re.search(rf"[ (]{name}[,)]", nodes)}
+    if "w = Quant" in nodes:
+        del used["w"]
+    sizes = ("N,4,3,3", "N,4,3,3") if convolution else ("4,3" if "wr" in nodes else "N,3", "N,4")
+    path = tmp_path / "model.onnx"
+    write(path, f"net (float[{sizes[0]}] x) => (float[{sizes[1]}] y{results}) {{ {nodes} }}", used, HEADER)
+    with pytest.raises(rk.InputError, match=re.escape(reason)):
+        rk.load(path, scales="weights")

@@ -99,6 +99,8 @@ def _chain(node: fx.Node, root: nn.Module) -> tuple[fx.Node, fx.Node, Tensor] | 
         return None
     sums, factor = node.args[:2]
     while isinstance(sums, fx.Node) and sums.target in (as_dtype, as_numbers) and len(sums.users) == 1:
+        if sums.target is as_dtype and sums.args[1] is not torch.float32:
+            return None  # which rounds the sums
         sums = sums.args[0]
     if not isinstance(sums, fx.Node) or sums.op != "call_module" or len(sums.users) != 1:
         return None
@@ -117,15 +119,20 @@ def _chain(node: fx.Node, root: nn.Module) -> tuple[fx.Node, fx.Node, Tensor] | 
         and made.args[0] is x
         for setting in (scale, zero)
     )
-    own = root.get_buffer(f"{sums.target}.weight_scale")
-    if (
-        not whole
-        or known is None
-        or not isinstance(x, fx.Node)
-        or not known.reshape(-1).equal(own.reshape(-1))
-    ):
+    layer = root.get_submodule(str(sums.target))
+    own = layer.get_buffer("weight_scale")
+    if not whole or known is None or not isinstance(x, fx.Node) or not _is_of_outputs(known, layer):
         return None
-    return sums, x, known
+    return (sums, x, known) if known.reshape(-1).equal(own.reshape(-1)) else None
+
+
+def _is_of_outputs(factor: Tensor, layer: nn.Module) -> bool:
+    """Return whether a factor of the results is one for all, or one for each output, and adds no dimension to them."""
+    dims = layer.weight.dim() - 2 if isinstance(layer.weight, Tensor) else 0
+    if factor.numel() == 1:
+        return factor.dim() <= (dims + 2 if dims else 1)
+    each = (factor.numel(), *[1] * dims)
+    return tuple(factor.shape) in ([each, (1, *each)] if dims else [each])
 
 
 def _constant(factor: object, scale: object, root: nn.Module) -> Tensor | None:
