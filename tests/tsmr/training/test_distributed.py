@@ -162,7 +162,7 @@ def start(
     return subprocess.Popen([*command, *map(str, numbers)], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
 
-@pytest.fixture(scope="module", params=["embeddings", "logits"])
+@pytest.fixture
 def alone(
     request: pytest.FixtureRequest, uneven: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, dict[str, Any]]:
@@ -172,7 +172,7 @@ def alone(
     return request.param, torch.load(folder / "result.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize(("alone", "count"), [("embeddings", 2), ("logits", 3)], indirect=["alone"])
 def test_processes_take_the_steps_of_one_with_a_batch_of_all(
     uneven: Path, tmp_path: Path, alone: tuple[str, dict[str, Any]], count: int
 ) -> None:
