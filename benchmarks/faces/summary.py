@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import reparam_kit as rk
-from benchmarks.faces.runs import job_of, lines
+from benchmarks.faces.runs import DEFAULTS, job_of, lines
 
 RESULT = Path(__file__).parents[1] / "results" / "faces.md"
 
@@ -95,13 +95,15 @@ def _cell(found: list[dict[str, Any]]) -> str:
 
 
 def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield what was chosen in each run with the defaults, and in all runs of each arm, which do not differ."""
     for arm in dict.fromkeys(str(job_of(line)) for line in runs):
         seeds = [line for line in runs if str(job_of(line)) == arm]
-        for line in seeds if any(line["trials"] for line in seeds) else seeds[:1]:
+        for line in seeds if arm == DEFAULTS else seeds[:1]:
             losses = ", ".join(f"{name} {weight:g}" for name, weight in line["losses"].items())
+            seed, alike = line["seed"], [line] if arm == DEFAULTS else seeds
             yield (
-                f"- {arm}: {line['images']:,} images, {line['taken']} steps, "
-                f"{mean(one['minutes'] for one in seeds):.1f} minutes on {line['device']}, lr {line['lr']:g}"
+                f"- {arm}{f', seed {seed}' * (arm == DEFAULTS)}: {line['images']:,} images, {line['taken']} steps, "
+                f"{mean(one['minutes'] for one in alike):.1f} minutes on {line['device']}, lr {line['lr']:g}"
                 f"{', restored BN' * line['restore_bn']}, {losses}, share {line['found']:g}"
             )
             for trial in line["trials"]:
