@@ -16,7 +16,7 @@ from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.ingredients import Ingredients, of_deployed
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.results import Trial
-from recipes.tsmr.search.budget import Budget
+from recipes.tsmr.search.budget import Budget, ending
 from recipes.tsmr.search.finding import find
 from recipes.tsmr.training.checkpoint import read_checkpoint, whole
 from recipes.tsmr.training.checks import warn_of_input, warn_of_overlap, warn_of_placement, warn_of_teachers
@@ -109,8 +109,7 @@ def prepare(
         with whole(checkpoint):
             trainer.load_state_dict(saved["trainer"], done)
         progress.say(f"going on after epoch {done} of {given.config.total_epochs}, from {checkpoint}")
-    ending = (len(given.config.shares) + 1) * start.judging
-    until = math.inf if budget is None else budget.begun + budget.seconds - ending
+    until = math.inf if progress.until is None else progress.until - ending(given.config, start.judging)
     return Prepared(given, start.fingerprints, origin, history, trainer, found.trials, until)
 
 

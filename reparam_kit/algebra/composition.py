@@ -96,6 +96,19 @@ def compose(layers: Sequence[Parts]) -> tuple[Tensor, ...]:
     return out
 
 
+def versions_of(tensors: Sequence[Tensor]) -> list[int]:
+    """Return how often each has been written to."""
+    return [tensor._version for tensor in tensors]
+
+
+def require_unchanged(tensors: Sequence[Tensor], versions: list[int]) -> None:
+    """Raise RuntimeError, as torch does, where a tensor has been written to since ``versions`` were theirs."""
+    if versions != versions_of(tensors):
+        raise RuntimeError(
+            "a parameter of an expanded layer has been modified by an inplace operation since the forward pass"
+        )
+
+
 def _own_precision(like: Tensor) -> torch.autocast:
     """Keep autocast out: it is for activations, and would round the weights."""
     return torch.autocast(like.device.type, enabled=False)
@@ -106,7 +119,7 @@ class _Composition(torch.autograd.Function):
     def forward(ctx: Any, form: Form, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         # Not save_for_backward: two losses may share a kernel, and each goes back through it.
         ctx.form, ctx.count, ctx.tensors = form, count, tensors
-        ctx.versions = [tensor._version for tensor in tensors]
+        ctx.versions = versions_of(tensors)
         ctx.set_materialize_grads(False)
         ctx.chains = []
         slots = _side_by_side(tensors, count)
@@ -120,10 +133,7 @@ class _Composition(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.versions != [tensor._version for tensor in ctx.tensors]:
-            raise RuntimeError(
-                "a parameter of an expanded layer has been modified by an inplace operation since the forward pass"
-            )
+        require_unchanged(ctx.tensors, ctx.versions)
         with _own_precision(ctx.tensors[0]):
             return None, None, *_backward(ctx, grads)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from reparam_kit.algebra.composition import Parts, compose
+from reparam_kit.algebra.composition import Parts, compose, require_unchanged, versions_of
 
 Groups: TypeAlias = Sequence[Sequence[Parts]]
 """Layers, those side by side that are composed together."""
@@ -111,17 +111,14 @@ def replayed(replay: Replay) -> tuple[Tensor, ...]:
 class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, replay: Replay, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.replay, ctx.versions = replay, [tensor._version for tensor in tensors]
+        ctx.replay, ctx.versions = replay, versions_of(tensors)
         ctx.set_materialize_grads(False)
         return tuple(replay.kernels())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         replay: Replay = ctx.replay
-        if ctx.versions != [tensor._version for tensor in replay.tensors]:
-            raise RuntimeError(
-                "a parameter of an expanded layer has been modified by an inplace operation since the forward pass"
-            )
+        require_unchanged(replay.tensors, ctx.versions)
         given = [grad for grad in grads if grad is not None]
         if len(given) == len(grads) and not torch.is_grad_enabled():
             return None, *replay.gradients(given)

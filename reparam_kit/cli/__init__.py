@@ -161,19 +161,16 @@ _outputs = click.option(
 )
 
 
-_scales = click.option(
-    "--scales",
-    type=click.Choice(["kept", "weights"]),
-    default="kept",
-    show_default=True,
-    help="Of a quantised .onnx file, give weights wider scales where they grow beyond the last level.",
+def _scales_option(help: str) -> Callable[[_Command], _Command]:
+    kinds = click.Choice(["kept", "weights"])
+    return click.option("--scales", type=kinds, default="kept", show_default=True, help=help)
+
+
+_scales = _scales_option(
+    "Of a quantised .onnx file, give weights wider scales where they grow beyond the last level."
 )
-_free_scales = click.option(
-    "--scales",
-    type=click.Choice(["kept", "weights"]),
-    default="kept",
-    show_default=True,
-    help="Whether scales of quantised weights may differ, as what was trained with --scales weights has them.",
+_free_scales = _scales_option(
+    "Whether scales of quantised weights may differ, as what was trained with --scales weights has them."
 )
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,9 @@ def require_scales(scales: str) -> bool:
     Raises:
         InputError: it is neither "kept" nor "weights".
     """
-    if scales not in ("kept", "weights"):
-        raise InputError(
-            f"scales={scales!r} is not known: {suggestion(str(scales), ['kept', 'weights'], 'choices')}"
-        )
+    kinds = get_args(Scales)
+    if scales not in kinds:
+        raise InputError(f"scales={scales!r} is not known: {suggestion(str(scales), kinds, 'choices')}")
     return scales == "weights"
 
 

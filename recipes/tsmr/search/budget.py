@@ -53,6 +53,11 @@ class Budget:
         return self.begun + self.seconds - time.monotonic()
 
 
+def ending(config: TSMRConfig, judging: float) -> float:
+    """Return the seconds in which the shares of the way and the last model are judged, one in ``judging``."""
+    return (len(config.shares) + 1) * judging
+
+
 def affordable(
     views: Views, nets: Sequence[Embedder], config: TSMRConfig, seconds: float, processes: Processes
 ) -> int:

@@ -11,7 +11,7 @@ from recipes.tsmr.beginning import Beginning
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.ingredients import of_deployed
 from recipes.tsmr.objective.objective import needs
-from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, lasting
+from recipes.tsmr.search.budget import MOST_PASSES, Budget, affordable, ending, lasting
 from recipes.tsmr.search.stored import Found
 from recipes.tsmr.search.trials import FEWEST, ROUNDS, SHARE, Rounds, plan, short
 from recipes.tsmr.targets.streams import Stream
@@ -107,7 +107,7 @@ class Planning:
 
     def _unjudged(self, budget: Budget) -> float:
         """Return the seconds that are left to plan with before the shares of the way are judged, and the last model."""
-        return _MARGIN * budget.left - (len(self._config.shares) + 1) * self._start.judging
+        return _MARGIN * budget.left - ending(self._config, self._start.judging)
 
     @property
     def _size(self) -> int:
