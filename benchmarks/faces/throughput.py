@@ -25,6 +25,7 @@ from recipes.tsmr.targets.examples import Examples
 from recipes.tsmr.targets.showing import Showing, Shown
 from recipes.tsmr.targets.targets import StoredTargets
 from recipes.tsmr.targets.views import Views
+from recipes.tsmr.training.memory import kept_memory
 from recipes.tsmr.training.trainer import Trainer
 
 _TEACHER = 512  # numbers of the teacher's embedding
@@ -45,7 +46,8 @@ def measure(
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
     bare, *steps = arms(student, faces, batch_size)
-    taken = [[_seconds(arm, clock) for arm in (bare, *steps)] for _ in range(rounds)]
+    with kept_memory():
+        taken = [[_seconds(arm, clock) for arm in (bare, *steps)] for _ in range(rounds)]
     for at, block in enumerate(_BLOCKS, start=1):
         ratios = sorted(times[0] / times[at] for times in taken)
         yield {

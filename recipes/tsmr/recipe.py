@@ -35,6 +35,7 @@ from recipes.tsmr.training.callbacks import Callback, Callbacks, ProgressBar
 from recipes.tsmr.training.checkpoint import CheckpointFile
 from recipes.tsmr.training.checks import shown_images
 from recipes.tsmr.training.logs import Logger, LogTo, made, opened, written
+from recipes.tsmr.training.memory import kept_memory
 from recipes.tsmr.training.trained import MEASURED, changed_outputs
 from reparam_kit import InputError, count_integers, imported_files, name_device
 
@@ -120,7 +121,7 @@ def apply_tsmr(
     if processes.count > 1 and cache is None:
         raise InputError("several processes share the teacher's embeddings in a folder: give cache")
     shown = Progress(silent=not progress or processes.rank > 0)
-    with own_places(cache, checkpoint), shown.shown(), ExitStack() as stack:
+    with own_places(cache, checkpoint), shown.shown(), kept_memory(), ExitStack() as stack:
         data, val, held_out = with_auto(data, val, partial(logits_of_student, model, config))
         if held_out:
             shown.say(held_out)
