@@ -137,7 +137,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
     "losses",
     metavar="NAME=WEIGHT",
     multiple=True,
-    show_default="pairs=0.1, gallery=0.5, of logits kl=1 and labels=1",
+    show_default="pairs=0.1, gallery=0.3, of logits kl=1 and labels=1",
     help="What is minimised in all stages; again for more. Losses that --config names stay. Names: "
     f"{', '.join(BROUGHT)}, and those of your own or of other packages.",
 )

@@ -94,6 +94,8 @@ class Augment(Choices):
     Which embedding the teacher has for it, ``TSMRConfig.views`` says.
 
     Attributes:
+        mirror: mirror it, learnt with what the teacher says of the image as it is. Right for faces, which are the same
+            person either way; what tells left from right is for ``TSMRConfig.flip``.
         crop: show a part of the image.
         colour: change brightness, contrast and saturation.
         low_resolution: scale it down, and up again.
@@ -104,6 +106,7 @@ class Augment(Choices):
     0.2
     """
 
+    mirror: Share = 0.0
     crop: Share = 0.0
     colour: Share = 0.0
     low_resolution: Share = 0.0

@@ -78,7 +78,7 @@ class Stage(Choices):
                 )
 
 
-DISTIL = Stage(epochs=3, pairs=0.1, gallery=0.5)
+DISTIL = Stage(epochs=3, pairs=0.1, gallery=0.3)
 REFINE = Stage(epochs=1, rate=0.5, losses=DISTIL.losses | {"adversarial": 0.005})
 CLASSIFY = Stage(epochs=10, kl=1.0, labels=1.0)
 

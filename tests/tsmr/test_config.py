@@ -37,7 +37,9 @@ BAD: dict[Any, dict[str, list[Any]]] = {
         "saturation": [*NUMBERS, 0.5, 1.0],
     },
     Attack: {"radius": [*NUMBERS, 0.0], "steps": [*WHOLE, None]},
-    Augment: {share: [*NUMBERS, 1.5] for share in ("crop", "colour", "low_resolution", "occlusion", "mix")},
+    Augment: {
+        share: [*NUMBERS, 1.5] for share in ("mirror", "crop", "colour", "low_resolution", "occlusion", "mix")
+    },
     TSMRConfig: {
         "task": ["logit", None, 1, ["logits"]],
         "block": [3, True, "", ["dbb"], {}],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain, count, islice
 from typing import NamedTuple
 
@@ -128,9 +128,14 @@ class Showing:
         return self._batches(share, views, batch_size, workers, pin_memory)
 
     def first(self, images: int, batch_size: int, workers: int) -> Iterator[Shown]:
-        """Return the first ``images`` of the first epoch, at most."""
+        """Return the first ``images`` of the first epoch, at most, as teachers are asked about them."""
+
+        def asked(mirrored: bool) -> Draw:
+            drawn, _ = self.draws(1, mirrored)
+            return drawn._replace(seed=None) if self.taught == "original" else drawn
+
         order = islice(epoch_order(len(self.views), self.flip, self._seed(1)), images)
-        keys = ((index, self.draws(1, mirrored)[:1]) for index, mirrored in order)
+        keys = ((index, (asked(mirrored),)) for index, mirrored in order)
         return (shown for (shown,) in self._batches(keys, 1, batch_size, workers))
 
     @property
@@ -198,10 +203,10 @@ class Drawn(Dataset[Shown]):
 
     def __init__(self, views: Views, augment: Augment, flip: bool) -> None:
         self._views = views
-        self._mix = augment.mix
-        chances = asdict(replace(augment, mix=0.0))
-        del chances["mix"]
-        chances["flip"] = 0.5 if flip else 0.0
+        chances = asdict(augment)
+        self._mix = chances.pop("mix")
+        mirror = chances.pop("mirror")
+        chances["flip"] = 0.5 if flip else mirror
         self._augmentation = Augmentation(**chances) if any(chances.values()) else None
         self._last: tuple[int, Tensor] | None = None  # views of one image follow each other
 

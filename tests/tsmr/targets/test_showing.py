@@ -103,6 +103,23 @@ def test_without_changes_half_of_the_images_are_mirrored(taught: Taught) -> None
         assert seen[i][1] == (side if taught == "original" else 0)
 
 
+def test_a_mirrored_image_is_learnt_with_what_the_teacher_says_of_the_other() -> None:
+    showing = Showing(Views(Greys()), augment=Augment(mirror=0.5))
+    assert len(showing.columns) == 1
+    seen = shown(showing.epoch(1, 4, 0))
+    mirrored = {i: bool(image[0, 0, 3]) for i, (image, _, _) in seen.items() if i}
+    assert 4 < sum(mirrored.values()) < 16
+    for i, side in mirrored.items():
+        image = Greys()[i][0]
+        assert torch.equal(seen[i][0], image.flip(2) if side else image)
+        assert seen[i][1] == 0
+    for first in showing.first(20, 20, 0):  # as the teacher was asked about them
+        assert all(
+            torch.equal(image, Greys()[int(i)][0])
+            for image, i in zip(first.images, first.number, strict=True)
+        )
+
+
 def test_a_blend_is_of_two_images_and_told_as_such() -> None:
     showing = Showing(Views(Greys()), "live", Augment(mix=0.5))
     seen = shown(showing.epoch(1, 4, 0))
