@@ -14,11 +14,13 @@ from torch.utils.data import Subset
 
 import reparam_kit as rk
 from recipes.faces import FaceParts, Judge, PairsJudge, PeopleJudge, Verdict, read_faces
-from recipes.tsmr import Stage, TSMRConfig, apply_tsmr
-from recipes.tsmr.candidates import KEEP, LEARN
+from recipes.tsmr import Augment, Stage, TSMRConfig, apply_tsmr
+from recipes.tsmr.candidates import LEARN
 from recipes.tsmr.targets.views import Images
 
 DEFAULTS = "defaults"
+
+_NEAR = {"pairs": 0.1, "gallery": 0.5}
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Student:
         preset: its input.
         data: of ``faces``, the training images.
         rate: by which its arms are trained, found by a run with the defaults.
-        losses: of its arms, found likewise.
+        losses: of its arms; those of the default were found by their sweep.
         restore_bn: likewise.
     """
 
@@ -46,7 +48,7 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
     """By name: ``mobilefacenet``, 1.0 M parameters, and ``small``, 0.26 M."""
     large = faces / "models" / "mobilefacenet.onnx"
     return {
-        "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 2e-4, KEEP, False),
+        "mobilefacenet": Student(large, "imagenet", ("train.rec", "pool.rec"), 2e-4, _NEAR, False),
         "small": Student(work / "small.onnx", "insightface", ("train.rec", "pool.rec"), 3e-3, LEARN, True),
     }
 
@@ -65,6 +67,9 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
         "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
         "distillation, restored BN": {**ours, "losses": {"cosine": 1.0}},
         "pairs": ours,
+        "pairs, gallery 0.3": {**ours, "losses": _NEAR | {"gallery": 0.3}},
+        "pairs, mirrored": {**ours, "augment": Augment(mirror=0.5)},
+        "pairs, mirrored, asked": {**ours, "flip": True},
         "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
         "pairs + dbb": {**ours, "block": "dbb"},
         "pairs + orepa": {**ours, "block": "orepa"},
@@ -147,6 +152,7 @@ def run(
         "taken": report.config.total_epochs * (report.config.steps or 0),
         "lr": report.config.lr,
         "restore_bn": report.config.restore_bn,
+        "mirrored": report.config.augment.mirror,
         "losses": report.config.plan.stages[0].losses,
         "found": report.share,
         "trials": [trial.told for trial in report.trials],

@@ -104,7 +104,8 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
             yield (
                 f"- {arm}{f', seed {seed}' * (arm == DEFAULTS)}: {line['images']:,} images, {line['taken']} steps, "
                 f"{mean(one['minutes'] for one in alike):.1f} minutes on {line['device']}, lr {line['lr']:g}"
-                f"{', restored BN' * line['restore_bn']}, {losses}, share {line['found']:g}"
+                f"{', restored BN' * line['restore_bn']}{', mirrored' * bool(line['mirrored'])}, {losses}, "
+                f"share {line['found']:g}"
             )
             for trial in line["trials"]:
                 yield f"  - trial: {trial}"
