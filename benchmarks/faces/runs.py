@@ -68,6 +68,7 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
         "distillation, restored BN": {**ours, "losses": {"cosine": 1.0}},
         "pairs": ours,
         "pairs, gallery 0.3": {**ours, "losses": _NEAR | {"gallery": 0.3}},
+        "pairs, twice the rate": {**ours, "lr": 2 * student.rate},
         "pairs, mirrored": {**ours, "augment": Augment(mirror=0.5)},
         "pairs, mirrored, asked": {**ours, "flip": True},
         "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
