@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
+import benchmarks.faces.adversaries  # noqa: F401 known by their names
 import reparam_kit as rk
 from recipes.faces import FaceParts, Judge, PairsJudge, PeopleJudge, Verdict, read_faces
 from recipes.tsmr import Augment, Stage, TSMRConfig, apply_tsmr
@@ -21,6 +22,14 @@ from recipes.tsmr.targets.views import Images
 DEFAULTS = "defaults"
 
 _NEAR = {"pairs": 0.1, "gallery": 0.5}
+_ADVERSARIES = {
+    "adversarial": 0.005,
+    "adversarial_profiles": 0.02,
+    "adversarial_neighbours": 0.02,
+    "adversarial_pairs": 0.02,
+    "adversarial_hinge": 0.005,
+    "perturbed": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,10 @@ def arms(student: Student) -> dict[str, dict[str, Any]]:
         "pairs + orepa": {**ours, "block": "orepa"},
         "pairs + dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},
         "pairs + EMA": {**ours, "ema": 0.99},
-        "pairs + adversarial": {**ours, "losses": {**student.losses, "adversarial": 0.005}},
+        **{
+            f"pairs + {name}": {**ours, "losses": {**student.losses, name: weight}}
+            for name, weight in _ADVERSARIES.items()
+        },
     }
 
 
