@@ -19,7 +19,7 @@ from recipes.tsmr.targets.views import Part, Views
 USUAL = 60.0
 """Minutes of a run of embeddings that nothing else is said of."""
 
-MOST_PASSES = 30
+MOST_PASSES = 20
 """Over the images, at most: a set that is shown more often teaches itself."""
 
 _ASKED = 0.35  # of the time, at most, in which nets are asked about the images

@@ -18,8 +18,8 @@ def kept_memory() -> Iterator[None]:
     """Keep what is freed until the end, then hand it back; nothing changes but where it is not for glibc to say.
 
     Activations are blocks of megabytes. What glibc does with them by itself is to give them back to the system after
-    each step, which clears every page of them before the next one: 40 % of the time of a step of MobileFaceNet where
-    the machine is a virtual one. The peak is no higher.
+    each step, which clears every page of them before the next one: a quarter of the time of a step of MobileFaceNet
+    where the machine is a virtual one. The peak is 6 % higher.
     """
     allocator = _glibc()
     if allocator is None:
