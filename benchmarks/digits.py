@@ -32,7 +32,6 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "orepa": {"block": "orepa"},
     "lr 0.001": {"lr": 1e-3},
     "lr 0.016": {"lr": 1.6e-2},
-    "a rate that is found, a fifth held out": {"val": "auto", "auto": True},
 }
 _FEWER = 300
 
@@ -88,12 +87,10 @@ def by_hand(student: nn.Module, teacher: nn.Module, data: TensorDataset, epochs:
     return rk.fold(train(expanded, data, teacher, 1e-3, epochs))
 
 
-def by_recipe(
-    student: nn.Module, teacher: nn.Module, data: TensorDataset, val: str | None = None, **choices: Any
-) -> nn.Module:
+def by_recipe(student: nn.Module, teacher: nn.Module, data: TensorDataset, **choices: Any) -> nn.Module:
     """Train the student by the recipe, as it is but for ``choices``."""
     images: Any = StackDataset(*data.tensors)
-    return apply_tsmr(student, teacher, images, val, TSMRConfig(**choices)).model
+    return apply_tsmr(student, teacher, images, config=TSMRConfig(**choices)).model
 
 
 def accuracy(net: nn.Module, data: TensorDataset) -> float:

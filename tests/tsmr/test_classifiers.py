@@ -23,12 +23,10 @@ from recipes.progress import Progress
 from recipes.tsmr import Ablation, Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, improve, write_report
 from recipes.tsmr.ablation import arms
 from recipes.tsmr.beginning import Fingerprints, gathered
-from recipes.tsmr.candidates import CANDIDATES
 from recipes.tsmr.cli import tsmr
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.improved import Improved
 from recipes.tsmr.ingredients import gather
-from recipes.tsmr.stages import USUAL
 from recipes.tsmr.targets import holdout
 from reparam_kit import InputError
 
@@ -95,19 +93,6 @@ def taught(seed: int, photos: Path, form: str = "tensor") -> Classifier:
         nn.functional.cross_entropy(net.net(x), y).backward()
         optimizer.step()
     return net.eval()
-
-
-def test_a_classifier_s_rate_is_found_by_short_runs(photos: Path, tmp_path: Path) -> None:
-    config = TSMRConfig(batch_size=8)
-    student, teacher = Classifier(1), taught(2, photos)
-    report = apply_tsmr(student, teacher, photos, ClassesJudge(photos), config, cache=tmp_path).report
-    best, *_ = report.trials
-    assert {trial.choices for trial in report.trials} == set(CANDIDATES["logits"])
-    assert (report.config.lr, report.config.restore_bn) == (best.choices.lr, best.choices.restore_bn)
-    assert report.config.plan.stages == USUAL["logits"].stages
-    again = apply_tsmr(student, teacher, photos, ClassesJudge(photos), config, cache=tmp_path).report
-    assert again.trials == report.trials
-    assert not apply_tsmr(student, teacher, photos, None, replace(config, epochs=1)).report.trials
 
 
 @pytest.mark.parametrize(("form", "name"), [("dict", "logits"), ("tuple", "1"), ("object", "logits")])

@@ -8,7 +8,6 @@ from typing import Any
 
 from recipes.progress import Progress
 from recipes.tsmr.beginning import Beginning
-from recipes.tsmr.candidates import CANDIDATES
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.search.budget import Budget, drawn
 from recipes.tsmr.search.planning import Planning
@@ -36,7 +35,7 @@ def find(
     if config.images is not None and isinstance(given.views.images, Stream):
         raise InputError("images: how many of a stream are trained on, steps says")
     wanted = asked.open and not asked.timed if asked.auto is None else asked.auto
-    searched = bool(wanted and given.judges and config.task in CANDIDATES)
+    searched = bool(wanted and given.judges and config.task == "embeddings")
     if budget is None and not searched:
         start.take(drawn(given.views, min(config.images or there, there), config))
         return Found()
@@ -70,7 +69,6 @@ def _searched(found: Found, start: Beginning[Any], planning: Planning, progress:
             "there is no time to try choices by short runs, and the usual ones are taken: a longer --budget gives it"
         )
         return found
-    given = start.given
-    trials = search(CANDIDATES[given.config.task], rounds, steps, trying, progress, given.processes)
+    trials = search(rounds, steps, trying, progress, start.given.processes)
     progress.say(f"chosen: {trials[0].choices.told}")
     return replace(found, choices=trials[0].choices, trials=tuple(trials))

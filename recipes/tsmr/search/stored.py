@@ -63,8 +63,7 @@ def read_found(folder: Path | None, origin: Mapping[str, Any]) -> Found:
         found = dict(held["found"])
         if held["checksum"] != fingerprint([held["run"], held["search"], json.dumps(found)]):
             return Found()
-        known = [one for candidates in CANDIDATES.values() for one in candidates]
-        choices = found["choices"] and known[known.index(Hyperparameters(**found["choices"]))]
+        choices = found["choices"] and CANDIDATES[CANDIDATES.index(Hyperparameters(**found["choices"]))]
         trials = tuple(
             Trial(**{**one, "choices": Hyperparameters(**one["choices"])}) for one in found["trials"]
         )

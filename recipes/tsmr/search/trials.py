@@ -12,14 +12,14 @@ from functools import partial
 from operator import itemgetter
 
 from recipes.progress import Progress, labelled
-from recipes.tsmr.candidates import Hyperparameters
+from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.distributed import Processes
 from recipes.tsmr.results import Trial
 
 Rounds = tuple[tuple[int, int], ...]
 
-ROUNDS: tuple[Rounds, ...] = (((4, 1), (2, 2)), ((4, 1),))
+ROUNDS: tuple[Rounds, ...] = (((len(CANDIDATES), 1), (2, 2)), ((len(CANDIDATES), 1),))
 """How many candidates each round tries, and for how many times the steps of the first: the whole search, and a shorter
 one where there is no time for it.
 """
@@ -55,18 +55,10 @@ def plan(seconds: float, judging: float, pace: float, most: float = math.inf) ->
     return (), 0
 
 
-def search(
-    candidates: Sequence[Hyperparameters],
-    rounds: Rounds,
-    steps: int,
-    run: Run,
-    progress: Progress,
-    processes: Processes,
-) -> list[Trial]:
+def search(rounds: Rounds, steps: int, run: Run, progress: Progress, processes: Processes) -> list[Trial]:
     """Try the candidates, the best of them longer, and return all trials, the best of the last round first.
 
     Args:
-        candidates: as many as the first round tries.
         rounds: of ``ROUNDS``.
         steps: of a trial of the first round.
         run: trains so many steps by a candidate, and judges what comes of it.
@@ -74,7 +66,7 @@ def search(
         processes: those that train together.
     """
     trials: list[Trial] = []
-    left = candidates
+    left: Sequence[Hyperparameters] = CANDIDATES
     total = sum(many for many, _ in rounds)
     for many, times in rounds:
         ranked: list[tuple[Rank, Trial]] = []

@@ -17,7 +17,7 @@ from torch import nn
 from recipes.faces import Figure, Judge, PairsJudge, Verdict
 from recipes.tsmr import Callback, EpochReport, Stage, TSMRConfig, TSMRResult, apply_tsmr, beginning
 from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
-from recipes.tsmr.search import finding, planning, trying
+from recipes.tsmr.search import finding, planning, trials, trying
 from recipes.tsmr.search.stored import NAME
 from recipes.tsmr.search.trials import ROUNDS
 from recipes.tsmr.training.trainer import DivergedError, Trainer
@@ -70,7 +70,7 @@ def test_the_choices_of_the_best_trial_are_the_run_s(
         assert None not in sure
         assert sure == sorted(sure, reverse=True)
     best = report.trials[0].choices
-    assert best in CANDIDATES["embeddings"]
+    assert best in CANDIDATES
     stage = report.config.stages[0]
     assert (report.config.lr, report.config.restore_bn, stage.losses) == (
         best.lr,
@@ -80,12 +80,12 @@ def test_the_choices_of_the_best_trial_are_the_run_s(
     assert json.dumps(report.to_json()["trials"])
 
 
-@pytest.mark.parametrize("candidate", CANDIDATES["embeddings"][1::2])
+@pytest.mark.parametrize("candidate", CANDIDATES[1::2])
 def test_the_run_by_what_was_found_is_the_run_that_found_it(
     searched: Any, candidate: Hyperparameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trials leave nothing behind: not in the student, and not in the generator."""
-    monkeypatch.setitem(CANDIDATES, "embeddings", 4 * (candidate,))
+    monkeypatch.setattr(trials, "CANDIDATES", len(CANDIDATES) * (candidate,))
     found = searched()
     assert found.report.config.augment.mirror == candidate.mirror
     assert same(weights(found.model), weights(searched(found.report.config).model))
