@@ -27,6 +27,8 @@ one where there is no time for it.
 SHARE = 0.25  # of the time, that is spent on trials
 FEWEST = 8  # steps of one that says something
 
+_ALIKE = 0.25  # standard errors, by which two trials are hardly told apart
+
 Rank = tuple[float, ...]
 Run = Callable[[Hyperparameters, int], tuple[Rank, Trial]]
 
@@ -74,7 +76,20 @@ def search(rounds: Rounds, steps: int, run: Run, progress: Progress, processes: 
             with labelled(f"trial {len(trials) + len(ranked) + 1} of {total}"):
                 ranked.append(run(choices, times * steps))
                 progress.say(ranked[-1][1].told)
-        ranked = processes.told(partial(sorted, ranked, key=itemgetter(0), reverse=True))
+        ranked = processes.told(partial(_in_order, ranked))
         trials = [trial for _, trial in ranked] + trials
         left = [trial.choices for _, trial in ranked]
     return trials
+
+
+def _in_order(ranked: list[tuple[Rank, Trial]]) -> list[tuple[Rank, Trial]]:
+    """Return the best first; of those that are hardly told from it, the boldest: what a high rate gains grows with the
+    length of a run, so that a short one shows the least of it.
+    """
+    ranked = sorted(ranked, key=itemgetter(0), reverse=True)
+    best = ranked[0][1].surely
+    if best is None:
+        return ranked
+    near = [one for one in ranked if one[1].surely is not None and one[1].surely >= best - _ALIKE]
+    boldest = max(near, key=lambda one: CANDIDATES.index(one[1].choices))
+    return [boldest, *(one for one in ranked if one is not boldest)]

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from recipes.faces import Comparison, Figure
 from recipes.faces.judging.bootstrap import Interval
 from recipes.faces.judging.verdict import Difference
+from recipes.progress import Progress
+from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
+from recipes.tsmr.distributed import ALONE
+from recipes.tsmr.results import Trial
 from recipes.tsmr.search.ranking import surely_better
+from recipes.tsmr.search.trials import search
+from recipes.tsmr.search.trying import PART
 
 ANY = st.none() | st.floats()
 
@@ -92,3 +98,28 @@ def test_who_gains_more_at_the_same_error_is_not_behind(low: float, more: float,
     assert first is not None
     assert second is not None
     assert first <= second
+
+
+@pytest.mark.parametrize(
+    ("surely", "first"),
+    [
+        ((0.5, 0.05, -1.1, -2.7), 0),
+        ((3.0, 2.5, 3.39, 3.29), 3),
+        ((3.0, 3.39, 3.29, 2.9), 2),
+        ((1.0, 1.0, 1.0, 1.0), 3),
+        ((None, None, None, None), 1),
+    ],
+)
+def test_of_trials_that_are_hardly_told_apart_the_boldest_is_taken(
+    surely: tuple[float | None, ...], first: int
+) -> None:
+    """Where nothing tells how sure they are, the figures alone order them."""
+    figures = (0.1, 0.4, 0.2, 0.3)
+
+    def run(choices: Hyperparameters, steps: int) -> tuple[tuple[float, ...], Trial]:
+        at = CANDIDATES.index(choices)
+        return (surely[at] or 0.0, figures[at]), Trial(choices, steps, PART, surely=surely[at])
+
+    trials = search(((4, 1),), 8, run, Progress(silent=True), ALONE)
+    assert trials[0].choices == CANDIDATES[first]
+    assert {trial.choices for trial in trials} == set(CANDIDATES)

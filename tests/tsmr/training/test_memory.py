@@ -4,54 +4,52 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
-FAULTS = """
-import resource
-import torch
+from recipes.tsmr.training import memory
 from recipes.tsmr.training.memory import kept_memory
 
-def faults():
-    "Of one step that takes 32 blocks of 8 MB and frees them."
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(2_000_000) for _ in range(32)]
-    del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-def held():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-faults(), faults()
-given_back, small = faults(), held()
-with kept_memory():
-    faults()
-    kept, large = faults(), held()
-print(given_back, kept, small, large, held())
-"""
+GLIBC = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="what is said of memory is said to glibc"
+)
 
 
-def measured(**environment: str) -> list[int]:
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(number) for number in done.stdout.split()]
+@pytest.fixture
+def unchosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable by which a user has chosen."""
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is said of memory is said to glibc")
-def test_what_a_step_frees_is_there_for_the_next_one_and_is_handed_back_in_the_end() -> None:
-    given_back, kept, small, large, after = measured()
-    assert given_back > 10 * max(kept, 1000)
-    assert large > small + 200_000_000 > after + 100_000_000
+def test_what_is_freed_is_kept_until_the_end_and_then_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, ...]] = []
+    monkeypatch.setattr(memory, "_glibc", lambda: (lambda *at: said.append(at), lambda *at: said.append(at)))
+    with kept_memory():
+        assert said == [(-3, 2**25), (-1, 2**31 - 1)]
+    assert said[2:] == [(-1, 2**26), (0,)]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is said of memory is said to glibc")
-def test_what_a_user_says_of_memory_counts() -> None:
-    given_back, kept, *_ = measured(MALLOC_TRIM_THRESHOLD_="131072")
-    assert kept > given_back / 2
+@GLIBC
+@pytest.mark.usefixtures("unchosen")
+def test_glibc_takes_what_it_is_told() -> None:
+    allocator = memory._glibc()
+    assert allocator is not None
+    mallopt, trim = allocator
+    with kept_memory():
+        assert mallopt(-3, 2**25) == mallopt(-1, 2**31 - 1) == 1
+    assert trim(0) in (0, 1)
+
+
+@pytest.mark.usefixtures("unchosen")
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_a_user_says_of_memory_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "131072")
+    assert memory._glibc() is None
+    with kept_memory():
+        pass
+
+
+def test_other_allocators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert memory._glibc() is None
