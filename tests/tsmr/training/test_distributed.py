@@ -192,7 +192,7 @@ def test_processes_take_the_steps_of_one_with_a_batch_of_all(
 
 
 def test_processes_find_the_same_choices_and_length(uneven: Path, tmp_path: Path) -> None:
-    process = start(uneven, tmp_path, 6, count=2, task="search")
+    process = start(uneven, tmp_path, 4, count=2, task="search")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
