@@ -130,9 +130,7 @@ class Beginning(Generic[Model]):
     def trainer(self, config: TSMRConfig) -> Trainer:
         """Return the training of the expanded student by ``config``, from its start."""
         examples = self.examples()
-        if (
-            config.views == "original"
-        ):  # what is stored is of the images as they are, whatever happens to them
+        if config.views == "original":  # what is stored is of the images as they are, however they are shown
             examples = replace(examples, showing=replace(examples.showing, augment=config.augment))
         torch.manual_seed(config.seed)
         student = expanded(self.given.trained, self.given.views, config)

@@ -20,7 +20,7 @@ from recipes.tsmr.parts import Ablation
 from recipes.tsmr.progress import LOGGER
 from recipes.tsmr.run import HOLDS, OWN, Run
 from recipes.tsmr.schema import minutes
-from recipes.tsmr.stages import BROUGHT, CLASSIFY, REFINE, USUAL
+from recipes.tsmr.stages import BROUGHT, CLASSIFY, DISTIL, REFINE, USUAL, Stage
 from recipes.tsmr.told import Told
 
 _FILE = click.Path(path_type=Path)
@@ -63,6 +63,11 @@ def _option(*names: str, place: str = "", usual: str = "", **options: Any) -> Ca
     return click.option(
         *names, key.place.replace(".", "_"), default=None, show_default=usual or False, **options
     )
+
+
+def _weighed(stage: Stage) -> str:
+    """Return the losses of a stage as ``--loss`` has them."""
+    return ", ".join(f"{name}={weight:g}" for name, weight in stage.losses.items())
 
 
 def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
@@ -137,7 +142,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
     "losses",
     metavar="NAME=WEIGHT",
     multiple=True,
-    show_default="pairs=0.1, gallery=0.3, of logits kl=1 and labels=1",
+    show_default=f"{_weighed(DISTIL)}, of logits {_weighed(CLASSIFY)}",
     help="What is minimised in all stages; again for more. Losses that --config names stay. Names: "
     f"{', '.join(BROUGHT)}, and those of your own or of other packages.",
 )

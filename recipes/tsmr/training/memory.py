@@ -15,7 +15,7 @@ _OWN = ("MALLOC_", "GLIBC_TUNABLES")  # by which a user has chosen
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep what is freed until the end, then hand it back; nothing changes but where it is not for glibc to say.
+    """Keep what is freed until the end, then hand it back; where that is not for glibc to say, nothing changes.
 
     Activations are blocks of megabytes. What glibc does with them by itself is to give them back to the system after
     each step, which clears every page of them before the next one: a quarter of the time of a step of MobileFaceNet

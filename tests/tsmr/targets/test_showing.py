@@ -91,28 +91,30 @@ def test_the_teacher_is_asked_about_the_unchanged_image_and_its_mirror_image() -
     assert plain.images.shape == (1, 3, 4, 4)
 
 
-@pytest.mark.parametrize("taught", ["original", "live", 3])
-def test_without_changes_half_of_the_images_are_mirrored(taught: Taught) -> None:
-    showing = Showing(Views(Greys()), taught, flip=True)
+def half_mirrored(showing: Showing) -> list[tuple[bool, int]]:
+    """Of each image of ``Greys`` but the first, which is alike either way: whether it is mirrored, about half of them
+    are, and its column.
+    """
     seen = shown(showing.epoch(1, 4, 0))
     mirrored = {i: bool(image[0, 0, 3]) for i, (image, _, _) in seen.items() if i}
     assert 4 < sum(mirrored.values()) < 16
     for i, side in mirrored.items():
         image = Greys()[i][0]
         assert torch.equal(seen[i][0], image.flip(2) if side else image)
-        assert seen[i][1] == (side if taught == "original" else 0)
+    return [(side, seen[i][1]) for i, side in mirrored.items()]
+
+
+@pytest.mark.parametrize("taught", ["original", "live", 3])
+def test_without_changes_half_of_the_images_are_mirrored(taught: Taught) -> None:
+    showing = Showing(Views(Greys()), taught, flip=True)
+    for side, column in half_mirrored(showing):
+        assert column == (side if taught == "original" else 0)
 
 
 def test_a_mirrored_image_is_learnt_with_what_the_teacher_says_of_the_other() -> None:
     showing = Showing(Views(Greys()), augment=Augment(mirror=0.5))
     assert len(showing.columns) == 1
-    seen = shown(showing.epoch(1, 4, 0))
-    mirrored = {i: bool(image[0, 0, 3]) for i, (image, _, _) in seen.items() if i}
-    assert 4 < sum(mirrored.values()) < 16
-    for i, side in mirrored.items():
-        image = Greys()[i][0]
-        assert torch.equal(seen[i][0], image.flip(2) if side else image)
-        assert seen[i][1] == 0
+    assert all(column == 0 for _, column in half_mirrored(showing))
     for first in showing.first(20, 20, 0):  # as the teacher was asked about them
         assert all(
             torch.equal(image, Greys()[int(i)][0])
