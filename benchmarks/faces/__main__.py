@@ -26,9 +26,9 @@ import torch
 
 import reparam_kit as rk
 from benchmarks.faces.runs import (
+    ARMS,
     DEFAULTS,
     Job,
-    arms,
     differences,
     file_of,
     job_of,
@@ -80,7 +80,7 @@ def small(work: Path, faces: Path, epochs: int) -> None:
     multiple=True,
     default=[DEFAULTS],
     show_default=True,
-    help="All, or one; again for more.",
+    help="All, or one such as 'pairs, mirrored + dbb'; again for more.",
 )
 @click.option("--seeds", default="0,1,2", show_default=True)
 @click.option("--teacher", default="teacher_mbf512", show_default=True)
@@ -108,7 +108,7 @@ def run_all(
 ) -> None:
     """Run what is missing; each adds its line to WORK/runs.jsonl."""
     work.mkdir(parents=True, exist_ok=True)
-    for one in arms(students(work, faces)[name]) if chosen == ("all",) else chosen:
+    for one in ARMS if chosen == ("all",) else chosen:
         for seed in map(int, seeds.split(",")):
             job = Job(name, one, seed) if one == DEFAULTS else Job(name, one, seed, steps, share)
             if file_of(work, job).is_file():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +63,69 @@ def students(work: Path, faces: Path) -> dict[str, Student]:
     }
 
 
-def arms(student: Student) -> dict[str, dict[str, Any]]:
-    """Return what each arm is trained with, by name: the same steps for all."""
-    ours: dict[str, Any] = {
-        "lr": student.rate,
-        "restore_bn": student.restore_bn,
-        "losses": student.losses,
-        "block": None,
-    }
-    plain = {"block": None, "restore_bn": False}
+ARMS = (
+    "fine-tuning",
+    "distillation",
+    "distillation, restored BN",
+    "pairs",
+    "pairs, gallery 0.3",
+    "pairs, twice the rate",
+    "pairs, mirrored",
+    "pairs, mirrored, asked",
+    "pairs, mirrored, moved",
+    "pairs, restored BN turned",
+    "pairs + dbb",
+    "pairs + orepa",
+    "pairs + dbb, norm=batch",
+    "pairs + EMA",
+    *(f"pairs + {name}" for name in _ADVERSARIES),
+)
+"""What ``--arm all`` runs; an arm may be any start with any changes, see ``choices_of``."""
+
+
+def choices_of(arm: str, student: Student) -> dict[str, Any]:
+    """Return what an arm is trained with: how it starts, and what is changed in that, one after the other.
+
+    Raises:
+        InputError: there is no such start, or no such change.
+    """
+    start, *named = re.split(r", | \+ ", arm)
+    choices = _choose(start, _starts(student), arm)
+    for name in named:
+        choices |= _choose(name, _changes(choices, student), arm)
+    return choices
+
+
+def _choose(name: str, known: dict[str, dict[str, Any]], arm: str) -> dict[str, Any]:
+    if name not in known:
+        raise rk.InputError(f"arm {arm!r}: {rk.suggestion(name, sorted(known), 'choices')}")
+    return known[name]
+
+
+def _starts(student: Student) -> dict[str, dict[str, Any]]:
+    plain = {"block": None, "restore_bn": False, "augment": Augment(), "lr": student.rate}
     return {
         "fine-tuning": {**plain, "lr": student.rate / 3, "losses": {"margin": 1.0}},
-        "distillation": {**plain, "lr": student.rate, "losses": {"cosine": 1.0}},
-        "distillation, restored BN": {**ours, "losses": {"cosine": 1.0}},
-        "pairs": ours,
-        "pairs, gallery 0.3": {**ours, "losses": _NEAR | {"gallery": 0.3}},
-        "pairs, twice the rate": {**ours, "lr": 2 * student.rate},
-        "pairs, mirrored": {**ours, "augment": Augment(mirror=0.5)},
-        "pairs, mirrored, asked": {**ours, "flip": True},
-        "pairs, restored BN turned": {**ours, "restore_bn": not student.restore_bn},
-        "pairs + dbb": {**ours, "block": "dbb"},
-        "pairs + orepa": {**ours, "block": "orepa"},
-        "pairs + dbb, norm=batch": {**ours, "block": "dbb", "norm": "batch"},
-        "pairs + EMA": {**ours, "ema": 0.99},
-        **{
-            f"pairs + {name}": {**ours, "losses": {**student.losses, name: weight}}
-            for name, weight in _ADVERSARIES.items()
-        },
+        "distillation": {**plain, "losses": {"cosine": 1.0}},
+        "pairs": {**plain, "restore_bn": student.restore_bn, "losses": student.losses},
+    }
+
+
+def _changes(choices: dict[str, Any], student: Student) -> dict[str, dict[str, Any]]:
+    losses, augment = choices["losses"], choices["augment"]
+    return {
+        "restored BN": {"restore_bn": True},
+        "restored BN turned": {"restore_bn": not student.restore_bn},
+        "twice the rate": {"lr": 2 * choices["lr"]},
+        "mirrored": {"augment": replace(augment, mirror=0.5)},
+        "asked": {"augment": replace(augment, mirror=0.0), "flip": True},
+        "moved": {"augment": replace(augment, affine=1.0)},
+        "dbb": {"block": "dbb"},
+        "orepa": {"block": "orepa"},
+        "norm=batch": {"norm": "batch"},
+        "EMA": {"ema": 0.99},
+        "gallery 0.3": {"losses": {**losses, "gallery": 0.3}},
+        **{name: {"losses": {**losses, name: weight}} for name, weight in _ADVERSARIES.items()},
     }
 
 
@@ -119,7 +156,7 @@ def config_of(job: Job, student: Student, teacher_input: str, budget: float | No
     given = {"student_input": student.preset, "teacher_input": teacher_input, "seed": job.seed}
     if job.arm == DEFAULTS:
         return TSMRConfig(**given, budget=budget)
-    choices = dict(arms(student)[job.arm])
+    choices = choices_of(job.arm, student)
     stages = (Stage(1, losses=choices.pop("losses")),)
     length = {"steps": job.steps, "share": job.share}
     return TSMRConfig(**given, stages=stages, batch_size=128, **choices, **length)
@@ -165,7 +202,7 @@ def run(
         "taken": report.config.total_epochs * (report.config.steps or 0),
         "lr": report.config.lr,
         "restore_bn": report.config.restore_bn,
-        "mirrored": report.config.augment.mirror,
+        "augment": {name: share for name, share in asdict(report.config.augment).items() if share},
         "losses": report.config.plan.stages[0].losses,
         "found": report.share,
         "trials": [trial.told for trial in report.trials],

@@ -99,12 +99,14 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
     for arm in dict.fromkeys(str(job_of(line)) for line in runs):
         seeds = [line for line in runs if str(job_of(line)) == arm]
         for line in seeds if arm == DEFAULTS else seeds[:1]:
-            losses = ", ".join(f"{name} {weight:g}" for name, weight in line["losses"].items())
+            changes, losses = (
+                [f"{name} {value:g}" for name, value in line[part].items()] for part in ("augment", "losses")
+            )
             seed, alike = line["seed"], [line] if arm == DEFAULTS else seeds
             yield (
                 f"- {arm}{f', seed {seed}' * (arm == DEFAULTS)}: {line['images']:,} images, {line['taken']} steps, "
                 f"{mean(one['minutes'] for one in alike):.1f} minutes on {line['device']}, lr {line['lr']:g}"
-                f"{', restored BN' * line['restore_bn']}{', mirrored' * bool(line['mirrored'])}, {losses}, "
+                f"{', restored BN' * line['restore_bn']}, {', '.join(changes + losses)}, "
                 f"share {line['found']:g}"
             )
             for trial in line["trials"]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from recipes.tsmr.config import TSMRConfig
 from recipes.tsmr.stages import DISTIL, Stage
 
+MOVED: dict[str, float] = {"mirror": 0.5, "affine": 1.0}
 KEEP: dict[str, float] = dict(DISTIL.losses)
 LEARN: dict[str, float] = {name: w for name, w in KEEP.items() if name != "gallery"} | {"cosine": 1.0}
 
@@ -23,21 +24,21 @@ class Hyperparameters:
         lr: peak learning rate.
         restore_bn: as in ``TSMRConfig``.
         losses: what is in the place of the usual losses, by name with its weight.
-        mirror: share of the images that are mirrored; where what the teacher is asked about is chosen, none.
+        augment: how images are changed, as in ``Augment``; where what the teacher is asked about is chosen, not at all.
     """
 
     lr: float
     restore_bn: bool
     losses: dict[str, float] = field(hash=False)
-    mirror: float = 0.0
+    augment: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def told(self) -> str:
         """Them as text."""
         parts = [f"lr {self.lr:g}"]
         parts += ["restored BN"] * self.restore_bn
-        parts += [f"{self.mirror:.0%} mirrored"] * bool(self.mirror)
-        return ", ".join(parts + [f"{name} {weight:g}" for name, weight in self.losses.items()])
+        named = {**self.augment, **self.losses}
+        return ", ".join(parts + [f"{name} {value:g}" for name, value in named.items()])
 
     def settle(self, config: TSMRConfig) -> TSMRConfig:
         """Return ``config`` with them; a loss that its own stages add to the usual ones stays."""
@@ -46,9 +47,11 @@ class Hyperparameters:
             return self.losses | {name: weight for name, weight in stage.losses.items() if name not in KEEP}
 
         stages = tuple(Stage(stage.epochs, stage.rate, losses(stage)) for stage in config.plan.stages)
-        augment = config.augment
-        if self.mirror and config.views == "original" and not config.flip:
-            augment = replace(augment, mirror=max(augment.mirror, self.mirror))
+        augment, changes = config.augment, self.augment if config.views == "original" else {}
+        most = {name: max(share, getattr(augment, name)) for name, share in changes.items()}
+        if config.flip:
+            most.pop("mirror", None)
+        augment = replace(augment, **most)
         return replace(
             config, lr=self.lr, restore_bn=self.restore_bn, augment=augment, stages=stages, epochs=None
         )
@@ -57,8 +60,8 @@ class Hyperparameters:
 CANDIDATES = (
     Hyperparameters(2e-4, restore_bn=False, losses=KEEP),
     Hyperparameters(6e-4, restore_bn=False, losses=KEEP),
-    Hyperparameters(1e-3, restore_bn=True, losses=LEARN, mirror=0.5),
-    Hyperparameters(3e-3, restore_bn=True, losses=LEARN, mirror=0.5),
+    Hyperparameters(1e-3, restore_bn=True, losses=LEARN, augment=MOVED),
+    Hyperparameters(6e-3, restore_bn=True, losses=LEARN, augment=MOVED),
 )
 """What is tried: the usual choices, then those that go further from the deployed net.
 

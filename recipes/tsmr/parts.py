@@ -96,6 +96,7 @@ class Augment(Choices):
     Attributes:
         mirror: mirror it, learnt with what the teacher says of the image as it is. Right for faces, which are the same
             person either way; what tells left from right is for ``TSMRConfig.flip``.
+        affine: shift, turn and scale it a little, learnt likewise.
         crop: show a part of the image.
         colour: change brightness, contrast and saturation.
         low_resolution: scale it down, and up again.
@@ -107,6 +108,7 @@ class Augment(Choices):
     """
 
     mirror: Share = 0.0
+    affine: Share = 0.0
     crop: Share = 0.0
     colour: Share = 0.0
     low_resolution: Share = 0.0

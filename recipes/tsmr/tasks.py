@@ -32,13 +32,22 @@ def with_maps(config: TSMRConfig) -> TSMRConfig:
     """Return ``config`` for maps, where all losses that were chosen take maps: what a net is asked for depends on that.
 
     Raises:
-        InputError: maps are asked for, and no losses: there are no usual ones.
+        InputError: maps are asked for, and no losses: there are no usual ones; or images are moved whose maps are
+            stored.
     """
     tasks = {LOSSES[name].task for name in config.losses}
     if config.task == "auto" and tasks == {"maps"}:
-        return replace(config, task="maps")
-    if config.task == "maps" and not tasks:
+        config = replace(config, task="maps")
+    if config.task != "maps":
+        return config
+    if not tasks:
         raise InputError("no losses are usual for maps (task='maps'): give stages whose losses take maps")
+    moved = [name for name in ("mirror", "affine") if getattr(config.augment, name)]
+    if moved and config.views == "original":
+        raise InputError(
+            f"augment={moved[0]} moves an image and not the map that the teacher gave of it: take views='live' "
+            "(--views live), with which the teacher sees the moved image"
+        )
     return config
 
 

@@ -10,7 +10,7 @@ from recipes.tsmr import Augment, Stage, TSMRConfig
 from recipes.tsmr.candidates import CANDIDATES, Hyperparameters
 from recipes.tsmr.stages import USUAL
 
-MIRRORED = Hyperparameters(1e-3, restore_bn=True, mirror=0.5, losses={"cosine": 1.0})
+BOLD = Hyperparameters(1e-3, restore_bn=True, losses={"cosine": 1.0}, augment={"mirror": 0.5, "affine": 0.7})
 
 
 def test_the_usual_choices_are_tried_first_and_others_after_them() -> None:
@@ -22,23 +22,24 @@ def test_the_usual_choices_are_tried_first_and_others_after_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "mirror"),
+    ("choices", "mirror", "affine"),
     [
-        ({}, 0.5),
-        ({"augment": Augment(mirror=0.9)}, 0.9),
-        ({"flip": True}, 0.0),
-        ({"views": 3}, 0.0),
-        ({"views": "live"}, 0.0),
+        ({}, 0.5, 0.7),
+        ({"augment": Augment(mirror=0.9)}, 0.9, 0.7),
+        ({"flip": True}, 0.0, 0.7),
+        ({"views": 3}, 0.0, 0.0),
+        ({"views": "live", "augment": Augment(affine=0.2)}, 0.0, 0.2),
     ],
 )
-def test_images_are_mirrored_where_nothing_else_says_what_is_shown(
-    choices: dict[str, Any], mirror: float
+def test_images_are_moved_where_nothing_else_says_what_is_shown(
+    choices: dict[str, Any], mirror: float, affine: float
 ) -> None:
-    assert MIRRORED.settle(TSMRConfig(**choices)).augment.mirror == mirror
-    assert MIRRORED.told == "lr 0.001, restored BN, 50% mirrored, cosine 1"
+    augment = BOLD.settle(TSMRConfig(**choices)).augment
+    assert (augment.mirror, augment.affine) == (mirror, affine)
+    assert BOLD.told == "lr 0.001, restored BN, mirror 0.5, affine 0.7, cosine 1"
 
 
 def test_losses_of_one_s_own_stay_beside_those_of_a_candidate() -> None:
     own = Stage(2, losses={"pairs": 0.3, "gallery": 1.0, "adversarial": 0.1})
-    (stage,) = MIRRORED.settle(TSMRConfig(stages=(own,))).plan.stages
+    (stage,) = BOLD.settle(TSMRConfig(stages=(own,))).plan.stages
     assert stage.losses == {"cosine": 1.0, "adversarial": 0.1}

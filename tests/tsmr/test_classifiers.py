@@ -20,7 +20,18 @@ from torch.utils.data import StackDataset
 import reparam_kit as rk
 from recipes.faces import ClassesJudge, RetrievalJudge, read_faces
 from recipes.progress import Progress
-from recipes.tsmr import Ablation, Batch, Loss, Stage, Start, TSMRConfig, apply_tsmr, improve, write_report
+from recipes.tsmr import (
+    Ablation,
+    Augment,
+    Batch,
+    Loss,
+    Stage,
+    Start,
+    TSMRConfig,
+    apply_tsmr,
+    improve,
+    write_report,
+)
 from recipes.tsmr.ablation import arms
 from recipes.tsmr.beginning import Fingerprints, gathered
 from recipes.tsmr.cli import tsmr
@@ -276,6 +287,15 @@ def test_maps_train_with_a_loss_of_ones_own(photos: Path, views: Any) -> None:
     assert result.report.config.task == "maps"
     assert last.losses["test_pixels"] < 0.9 * first.losses["test_pixels"]
     assert result.model.state_dict().keys() == student.state_dict().keys()
+
+
+@pytest.mark.parametrize("move", ["mirror", "affine"])
+def test_maps_of_images_that_are_moved_without_them_are_refused(photos: Path, move: str) -> None:
+    stages = (Stage(1, losses={"test_pixels": 1.0}),)
+    config = TSMRConfig(stages=stages, batch_size=8, augment=Augment(**{move: 0.5}))
+    with pytest.raises(InputError, match=f"augment={move} moves an image and not the map"):
+        apply_tsmr(segmenter(4), segmenter(6), photos, config=config)
+    apply_tsmr(segmenter(4), segmenter(6), photos, config=replace(config, views="live"))
 
 
 @pytest.mark.parametrize(

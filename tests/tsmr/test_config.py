@@ -38,7 +38,8 @@ BAD: dict[Any, dict[str, list[Any]]] = {
     },
     Attack: {"radius": [*NUMBERS, 0.0], "steps": [*WHOLE, None]},
     Augment: {
-        share: [*NUMBERS, 1.5] for share in ("mirror", "crop", "colour", "low_resolution", "occlusion", "mix")
+        share: [*NUMBERS, 1.5]
+        for share in ("mirror", "affine", "crop", "colour", "low_resolution", "occlusion", "mix")
     },
     TSMRConfig: {
         "task": ["logit", None, 1, ["logits"]],

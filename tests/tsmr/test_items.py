@@ -176,7 +176,7 @@ def test_what_means_pixels_is_refused_for_normalised_images(choices: dict[str, A
 @pytest.mark.parametrize("images", [GREYS, PIXELS.float() / 255], ids=["one channel", "normalised"])
 def test_what_else_changes_images_works(images: Tensor) -> None:
     pixels = images.dtype == torch.uint8
-    augment = Augment(1, 1, 1, 1) if pixels else Augment(low_resolution=1.0)
+    augment = Augment(1, 1, 1, 1, 1) if pixels else Augment(affine=1.0, low_resolution=1.0)
     stage = Stage(epochs=1, cosine=1.0, perturbed=0.1 if pixels else 0.0)
     config = TSMRConfig(stages=(stage,), batch_size=4, augment=augment)
     channels = images.shape[1]

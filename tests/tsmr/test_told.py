@@ -71,7 +71,7 @@ OTHER = {  # another value that each key may have
     "clip": 1.0, "shares": [0.1], "share": 0.3, "ema": 0.9, "bf16": True, "compile": True, "flip": True,
     "decides": "accuracy", "seed": 5, "workers": 2, "stages.0.epochs": 9, "stages.0.rate": 0.1,
     "stages.0.losses": {"mse": 0.5},
-    **{f"augment.{name}": 0.5 for name in ("mirror", "crop", "colour", "low_resolution", "occlusion")},
+    **{f"augment.{name}": 0.5 for name in ("mirror", "affine", "crop", "colour", "low_resolution", "occlusion")},
     "augment.mix": 0.0,
 }  # fmt: skip
 CHOICES = [key.place for key in keys() if key.place.partition(".")[0] not in OWN]

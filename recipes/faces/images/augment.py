@@ -1,4 +1,4 @@
-"""Random changes of training faces: mirror, crop, colour, low resolution, occlusion.
+"""Random changes of training faces: mirror, small affine moves, crop, colour, low resolution, occlusion.
 
 Written in torch, because a training run has to give the same images again after it was killed, on one process or two:
 what happens to an image may depend on a seed alone. torchvision, kornia and albumentations draw from global state
@@ -7,8 +7,8 @@ torch, kornia 0.9 needs python 3.11 and changes float images only, albumentation
 maintained, and its successor is under the AGPL.
 
 The crop, colour and low-resolution changes are those of AdaFace (M. Kim, A. K. Jain, X. Liu, CVPR 2022, section 4.1 and
-its code), with its probabilities; the occlusion is Random Erasing (Z. Zhong et al., AAAI 2020). All leave the face
-where it is, because a net is trained on aligned faces.
+its code), with its probabilities; the occlusion is Random Erasing (Z. Zhong et al., AAAI 2020). They leave the face
+where it is, because a net is trained on aligned faces; the affine moves are as far as detectors differ about it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from reparam_kit import InputError
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+# How far an image is moved at most: a share of its side, degrees, and a share of its size.
+_SHIFT, _TURN, _SCALE = 0.025, 5.0, 0.06
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Augmentation:
 
     Attributes:
         flip: mirrored.
+        affine: shifted by up to 2.5 % of its sides, turned by up to 5 degrees and scaled by up to 6 %.
         crop: all but a rectangle of 20 to 100 % of the area is black.
         colour: brightness, contrast and saturation, each times 0.5 to 1.5.
         low_resolution: scaled down to 20 to 100 % of its side and up again.
@@ -47,6 +51,7 @@ class Augmentation:
     """
 
     flip: float = 0.5
+    affine: float = 0.0
     crop: float = 0.2
     colour: float = 0.2
     low_resolution: float = 0.2
@@ -61,13 +66,14 @@ class Augmentation:
         """Return the changed image ``[C, H, W]`` of one that is left as it is. The same seed gives the same image.
 
         Args:
-            image: uint8, RGB or of one channel, on any device; of floating point, which is already normalised, ``flip``
-                and ``low_resolution`` make sense.
+            image: uint8, RGB or of one channel, on any device; of floating point, which is already normalised,
+                ``flip``, ``affine`` and ``low_resolution`` make sense.
             seed: what decides; for training, a number that epoch and image give.
         """
         random = _Random(seed)
         changes = (
             (self.flip, _flip),
+            (self.affine, _affine),
             (self.crop, _crop),
             (self.colour, _colour),
             (self.low_resolution, _low_resolution),
@@ -106,6 +112,18 @@ class _Random:
 
 def _flip(image: Tensor, random: _Random) -> Tensor:
     return image.flip(-1)
+
+
+def _affine(image: Tensor, random: _Random) -> Tensor:
+    turn = math.radians(random.uniform(-_TURN, _TURN))
+    scale = 1 + random.uniform(-_SCALE, _SCALE)
+    across, down = (2 * random.uniform(-_SHIFT, _SHIFT) for _ in range(2))  # an image is two units wide
+    height, width = image.shape[1:]
+    cosine, sine = scale * math.cos(turn), scale * math.sin(turn)
+    rows = [[cosine, -sine * height / width, across], [sine * width / height, cosine, down]]
+    onto = affine_grid(torch.tensor([rows], device=image.device), [1, *image.shape], align_corners=False)
+    moved = grid_sample(image[None].float(), onto, padding_mode="border", align_corners=False)[0]
+    return _pixels(moved) if image.dtype == torch.uint8 else moved
 
 
 def _crop(image: Tensor, random: _Random) -> Tensor:

@@ -20,7 +20,7 @@ USUAL = 60.0
 """Minutes of a run of embeddings that nothing else is said of."""
 
 MOST_PASSES = 20
-"""Over the images, at most: a set that is shown more often teaches itself."""
+"""Over the images, at most: a set that is shown more often teaches itself. Images that are moved each time, twice."""
 
 _ASKED = 0.35  # of the time, at most, in which nets are asked about the images
 _TIMED = 32  # images on which a net is timed
@@ -112,7 +112,8 @@ def lasting(
         if judging * _MOST_EPOCHS > _JUDGED * seconds:
             judged = max(int(_JUDGED * seconds / judging), kept)
         steps = int((seconds - judged * judging) * rate / size)
-        steps = min(max(steps, 1), MOST_PASSES * one_pass)
+        passes = MOST_PASSES * (2 if config.augment.affine else 1)
+        steps = min(max(steps, 1), passes * one_pass)
         epochs = max(kept + 1, min(judged, steps))
         return epochs, max(steps // epochs, 1)
 

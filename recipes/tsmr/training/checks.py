@@ -84,7 +84,7 @@ def _require_normalised(config: TSMRConfig) -> None:
     if changes:
         raise InputError(
             f"augment={changes[0]} is made of black, light or noise in pixels of 0..255, and the training images are "
-            "floating point, already normalised: give uint8, or leave it out (flip and low_resolution work)"
+            "floating point, already normalised: give uint8, or leave it out (flip, affine and low_resolution work)"
         )
     attacks = [name for name in config.losses if "perturbed" in LOSSES[name].needs]
     if attacks:

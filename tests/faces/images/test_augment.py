@@ -6,7 +6,7 @@ import torch
 from recipes.faces import Augmentation
 from reparam_kit import InputError
 
-NONE = {"flip": 0.0, "crop": 0.0, "colour": 0.0, "low_resolution": 0.0, "occlusion": 0.0}
+NONE = {"flip": 0.0, "affine": 0.0, "crop": 0.0, "colour": 0.0, "low_resolution": 0.0, "occlusion": 0.0}
 
 
 def only(**changes: float) -> Augmentation:
@@ -21,7 +21,7 @@ def image() -> torch.Tensor:
 
 
 def test_the_seed_alone_decides(image: torch.Tensor) -> None:
-    augment = Augmentation(crop=0.5, colour=0.5, low_resolution=0.5, occlusion=0.5)
+    augment = Augmentation(affine=0.5, crop=0.5, colour=0.5, low_resolution=0.5, occlusion=0.5)
     kept = image.clone()
     before = torch.get_rng_state()
     first = [augment(image, seed) for seed in range(20)]
@@ -38,7 +38,7 @@ def test_the_seed_alone_decides(image: torch.Tensor) -> None:
 
 def test_global_state_is_left_alone(image: torch.Tensor) -> None:
     before = torch.get_rng_state()
-    Augmentation(1, 1, 1, 1, 1)(image, 3)
+    Augmentation(1, 1, 1, 1, 1, 1)(image, 3)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -61,6 +61,33 @@ def test_probability_is_kept(name: str, image: torch.Tensor) -> None:
 
 def test_flip(image: torch.Tensor) -> None:
     assert torch.equal(only(flip=1)(image, 0), image.flip(2))
+
+
+def test_an_affine_move_is_a_small_one_and_every_way() -> None:
+    """Points far from the middle of an image that is wider than high, found again by their colour."""
+    height, width = 120, 160
+    places = {0: (-40.0, -20.0), 1: (40.0, -20.0), 2: (-40.0, 20.0)}  # right of the middle, below it
+    across, down = torch.arange(width) - (width - 1) / 2, torch.arange(height)[:, None] - (height - 1) / 2
+    dots = torch.stack(
+        [255 * torch.exp(-((across - x) ** 2 + (down - y) ** 2) / 18) for x, y in places.values()]
+    )
+    found = []
+    for seed in range(60):
+        moved = only(affine=1)(dots.round().byte(), seed).double()
+        total = moved.sum((1, 2))
+        points = torch.stack([(moved * across).sum((1, 2)) / total, (moved * down).sum((1, 2)) / total], 1)
+        right, lower = points[1] - points[0], points[2] - points[0]
+        turn = torch.rad2deg(torch.atan2(right[1], right[0]))
+        assert float(right @ lower) == pytest.approx(0, abs=30)  # still at a right angle,
+        scales = [float(right.norm()) / 80, float(lower.norm()) / 40]
+        assert scales[0] == pytest.approx(scales[1], abs=0.02)  # and scaled alike
+        middle = (points[1] + points[2]) / 2
+        found.append([float(turn), scales[0], float(middle[0]) / width, float(middle[1]) / height])
+    most = torch.tensor([5.3, 0.07, 0.03, 0.03])
+    away = torch.tensor(found) - torch.tensor([0, 1.0, 0, 0])
+    assert (away.abs() <= most).all()
+    assert (away.amax(0) > most / 2).all()
+    assert (away.amin(0) < -most / 2).all()
 
 
 def test_crop_keeps_a_rectangle_where_it_is(image: torch.Tensor) -> None:
@@ -119,4 +146,4 @@ def test_real_sizes_and_one_pixel() -> None:
     for size in ((1, 1), (3, 5), (112, 96)):
         image = torch.randint(256, (3, *size), dtype=torch.uint8)
         for seed in range(5):
-            assert Augmentation(1, 1, 1, 1, 1)(image, seed).shape == image.shape
+            assert Augmentation(1, 1, 1, 1, 1, 1)(image, seed).shape == image.shape

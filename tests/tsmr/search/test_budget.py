@@ -12,7 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recipes.tsmr import Stage, TSMRConfig
+from recipes.tsmr import Augment, Stage, TSMRConfig
 from recipes.tsmr.distributed import ALONE
 from recipes.tsmr.search.budget import MOST_PASSES, USUAL, Budget, affordable, drawn, lasting
 from recipes.tsmr.search.trials import FEWEST, ROUNDS, plan
@@ -43,6 +43,14 @@ def test_what_is_planned_fits(
     if steps > config.total_epochs:
         assert steps * 10 / rate + (config.total_epochs - 1) * judging <= max(seconds, 0) * 1.001
     assert config.total_epochs <= max(10, fewest)
+
+
+def test_images_that_are_moved_may_be_shown_more_often() -> None:
+    stages = (Stage(1, cosine=1.0),)
+    for augment, passes in ((Augment(), MOST_PASSES), (Augment(affine=0.5), 2 * MOST_PASSES)):
+        config = replace(CONFIG, stages=stages, augment=augment)
+        found = lasting(config, 100, 1e6, 1e6, 0.0, ALONE)
+        assert found.total_epochs * (found.steps or 0) == 10 * passes
 
 
 def test_several_stages_share_the_time() -> None:

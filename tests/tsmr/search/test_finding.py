@@ -88,7 +88,8 @@ def test_the_run_by_what_was_found_is_the_run_that_found_it(
     """The trials leave nothing behind: not in the student, and not in the generator."""
     monkeypatch.setattr(trials, "CANDIDATES", len(CANDIDATES) * (candidate,))
     found = searched()
-    assert found.report.config.augment.mirror == candidate.mirror
+    augment = found.report.config.augment
+    assert candidate.augment == {name: share for name, share in asdict(augment).items() if share}
     assert same(weights(found.model), weights(searched(found.report.config).model))
 
 
