@@ -6,8 +6,7 @@ space. These show it what both nets can agree on whatever the size of their embe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class _Shown(Adversarial):
     size = _OTHERS
 
     def start(self, start: Start) -> None:
-        self._make: Callable[[], Game] = partial(Game, self.size, start.device, start.config.adversary)
+        super().start(replace(start, size=self.size))
 
     def rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the student's and the teacher's."""
@@ -98,5 +97,4 @@ class _HingeGame(Game):
 class Hinge(Adversarial, name="adversarial_hinge", needs={"target"}, task="embeddings"):
     """The recipe's, with the hinge loss."""
 
-    def start(self, start: Start) -> None:
-        self._make: Callable[[], Game] = partial(_HingeGame, start.size, start.device, start.config.adversary)
+    kind = _HingeGame

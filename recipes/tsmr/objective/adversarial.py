@@ -120,12 +120,16 @@ class Adversarial(
     """What it takes to pass as the teacher before a discriminator, a new one in each stage.
 
     The discriminator has an optimizer of its own, so it is held in a ``Game``, which is no module.
+
+    Attributes:
+        kind: of game.
     """
 
+    kind: type[Game] = Game
     game: Game | None = None
 
     def start(self, start: Start) -> None:
-        self._make = partial(Game, start.size, start.device, start.config.adversary)
+        self._make = partial(self.kind, start.size, start.device, start.config.adversary)
 
     def begin(self) -> None:
         self.game = self._make()
