@@ -23,6 +23,7 @@ from recipes.tsmr.targets.views import Images
 DEFAULTS = "defaults"
 
 _NEAR = {"pairs": 0.1, "gallery": 0.5}
+_CHANGED = {"crop": 0.2, "colour": 0.3, "low_resolution": 0.3, "occlusion": 0.2, "mix": 0.5}
 _ADVERSARIES = {
     "adversarial": 0.005,
     "adversarial_profiles": 0.02,
@@ -120,6 +121,8 @@ def _changes(choices: dict[str, Any], student: Student) -> dict[str, dict[str, A
         "mirrored": {"augment": replace(augment, mirror=0.5)},
         "asked": {"augment": replace(augment, mirror=0.0), "flip": True},
         "moved": {"augment": replace(augment, affine=1.0)},
+        **{name: {"augment": replace(augment, **{name: share})} for name, share in _CHANGED.items()},
+        "live": {"views": "live"},
         "dbb": {"block": "dbb"},
         "orepa": {"block": "orepa"},
         "norm=batch": {"norm": "batch"},
