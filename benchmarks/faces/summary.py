@@ -102,7 +102,8 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
             changes, losses = (
                 [f"{name} {value:g}" for name, value in line[part].items()] for part in ("augment", "losses")
             )
-            seed, alike = line["seed"], [line] if arm == DEFAULTS else seeds
+            alike = [line] if arm == DEFAULTS else [one for one in seeds if one["device"] == line["device"]]
+            seed = line["seed"]
             yield (
                 f"- {arm}{f', seed {seed}' * (arm == DEFAULTS)}: {line['images']:,} images, {line['taken']} steps, "
                 f"{mean(one['minutes'] for one in alike):.1f} minutes on {line['device']}, lr {line['lr']:g}"
