@@ -86,7 +86,7 @@ class TSMRConfig(Choices):
         margin: the margin softmax of the losses "margin" and "centres".
         adversary: the discriminator of the loss "adversarial".
         attack: the adversarial images of the loss "perturbed".
-        augment: random changes of the images; none unless asked for.
+        augment: random changes of the images; none unless asked for, or by a choice of the search (``auto``).
         views: what the teacher sees: the unchanged image, each image as the student sees it, or K stored views of each.
             "original": the image and its mirror image, of which its answers are stored; "live": each image as the
             student sees it, at the cost of running the teacher in every step; a number K: the views of the first K
