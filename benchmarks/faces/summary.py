@@ -102,10 +102,10 @@ def _runs(runs: list[dict[str, Any]]) -> Iterator[str]:
             changes, losses = (
                 [f"{name} {value:g}" for name, value in line[part].items()] for part in ("augment", "losses")
             )
+            told = f", seed {line['seed']}" * (arm == DEFAULTS)
             alike = [line] if arm == DEFAULTS else [one for one in seeds if one["device"] == line["device"]]
-            seed = line["seed"]
             yield (
-                f"- {arm}{f', seed {seed}' * (arm == DEFAULTS)}: {line['images']:,} images, {line['taken']} steps, "
+                f"- {arm}{told}: {line['images']:,} images, {line['taken']} steps, "
                 f"{mean(one['minutes'] for one in alike):.1f} minutes on {line['device']}, lr {line['lr']:g}"
                 f"{', restored BN' * line['restore_bn']}, {', '.join(changes + losses)}, "
                 f"share {line['found']:g}"

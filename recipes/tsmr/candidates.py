@@ -47,11 +47,12 @@ class Hyperparameters:
             return self.losses | {name: weight for name, weight in stage.losses.items() if name not in KEEP}
 
         stages = tuple(Stage(stage.epochs, stage.rate, losses(stage)) for stage in config.plan.stages)
-        augment, changes = config.augment, self.augment if config.views == "original" else {}
-        most = {name: max(share, getattr(augment, name)) for name, share in changes.items()}
-        if config.flip:
-            most.pop("mirror", None)
-        augment = replace(augment, **most)
+        augment = config.augment
+        if config.views == "original":
+            most = {name: max(share, getattr(augment, name)) for name, share in self.augment.items()}
+            if config.flip:  # which shows both sides already
+                most |= {"mirror": augment.mirror}
+            augment = replace(augment, **most)
         return replace(
             config, lr=self.lr, restore_bn=self.restore_bn, augment=augment, stages=stages, epochs=None
         )

@@ -66,11 +66,9 @@ def test_flip(image: torch.Tensor) -> None:
 def test_an_affine_move_is_a_small_one_and_every_way() -> None:
     """Points far from the middle of an image that is wider than high, found again by their colour."""
     height, width = 120, 160
-    places = {0: (-40.0, -20.0), 1: (40.0, -20.0), 2: (-40.0, 20.0)}  # right of the middle, below it
+    places = ((-40.0, -20.0), (40.0, -20.0), (-40.0, 20.0))  # right of the middle, below it
     across, down = torch.arange(width) - (width - 1) / 2, torch.arange(height)[:, None] - (height - 1) / 2
-    dots = torch.stack(
-        [255 * torch.exp(-((across - x) ** 2 + (down - y) ** 2) / 18) for x, y in places.values()]
-    )
+    dots = torch.stack([255 * torch.exp(-((across - x) ** 2 + (down - y) ** 2) / 18) for x, y in places])
     found = []
     for seed in range(60):
         moved = only(affine=1)(dots.round().byte(), seed).double()
