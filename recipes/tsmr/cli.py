@@ -185,7 +185,7 @@ def _beside(ending: str) -> Callable[[click.Context, click.Parameter, Path | Non
     "--augment/--no-augment",
     "augmented",
     default=None,
-    help="Show images moved a little, and some cropped, in other colours, in low resolution or partly covered.",
+    help="Show some images cropped, in other colours, in low resolution or partly covered.",
 )
 @_option("--views", metavar="original|live|K")
 @_option(

@@ -14,7 +14,7 @@ from recipes.tsmr.parts import Ablation
 from recipes.tsmr.stages import LOSSES, REFINE, Stage
 from recipes.tsmr.told import Told
 
-_AUGMENTED = {"affine": 1.0, "crop": 0.2, "colour": 0.2, "low_resolution": 0.2, "occlusion": 0.1}
+_AUGMENTED = {"crop": 0.2, "colour": 0.2, "low_resolution": 0.2, "occlusion": 0.1}
 _PASSING = {"adversarial": REFINE.losses["adversarial"]}
 
 

@@ -103,6 +103,14 @@ Stage(epochs=1, losses={"cosine": 1.0, "mine": 0.1})
 """
 
 
+def test_augment_leaves_what_is_shown_in_its_place() -> None:
+    """So that a net that gives maps can train with it, too."""
+    inputs = ("--student-input", "raw", "--teacher-input", "raw")
+    augment = options(None, *inputs, "--augment").augment
+    assert (augment.mirror, augment.affine) == (0, 0)
+    assert min(augment.crop, augment.colour, augment.low_resolution, augment.occlusion) > 0
+
+
 def test_a_loss_of_ones_own_is_imported_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LOSSES, "_known", {loss: LOSSES[loss] for loss in LOSSES})
     monkeypatch.setattr(sys, "path", list(sys.path))
